@@ -1,0 +1,35 @@
+"""The teacher's count in the logger, and one count for all processes."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+
+from kdlightning.teachers import BlackBoxTeacher
+
+
+class QueryLogger(Callback):
+    """Logs ``teacher/queries``, ``teacher/bytes_up`` and ``teacher/bytes_down`` every epoch.
+
+    The count lives in ``<default_root_dir>/queries.meter``: every process of the run adds to it and spends the one
+    budget, and it survives a kill.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Share the count before any process asks."""
+        teacher = self._teacher(pl_module)
+        if teacher is not None:
+            teacher.share(Path(trainer.default_root_dir) / "queries.meter")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the count so far."""
+        teacher = self._teacher(pl_module)
+        if teacher is not None:
+            paid: dict[str, Any] = {f"teacher/{name}": float(value) for name, value in teacher.paid._asdict().items()}
+            pl_module.log_dict(paid, rank_zero_only=True)
+
+    @staticmethod
+    def _teacher(pl_module: L.LightningModule) -> BlackBoxTeacher | None:
+        teacher = getattr(pl_module, "teacher", None)
+        return teacher if isinstance(teacher, BlackBoxTeacher) else None

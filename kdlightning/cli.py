@@ -1,0 +1,182 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+# imported for their names: subclasses that are imported can be given by short name
+import kdlightning.data
+import kdlightning.networks  # noqa: F401
+from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
+from kdlightning.methods import DistillationModule, LabellingModule
+
+
+class _Parser(LightningArgumentParser):
+    """Adds the nearest valid name to errors about names."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's signature
+        return super().error(_explain(message, self), *args, **kwargs)
+
+
+class _RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's directory and into the logger; never over another run's."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write once, on the first process."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        self.already_saved = True
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, root / self.config_filename, skip_none=False, overwrite=True)
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(content, allow_val_change=True)
+
+
+class KDLightningCLI(LightningCLI):
+    """LightningCLI in subclass mode for model and data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``result.*`` and ``overwrite``."""
+        parser.add_lightning_class_args(RunResult, "result")
+        parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's hyper-parameters must not win over the command line's, nor replace the class."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose and guard the run's directory, and point every logger into it."""
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            model = config.model.class_path.rsplit(".", 1)[-1].lower()
+            config.trainer.default_root_dir = str(Path("runs") / f"{model}-seed{config.seed_everything}")
+        root = Path(config.trainer.default_root_dir)
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self._guard(root, config)
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        for logger in _as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and "init_args" in logger and "save_dir" in logger.init_args:
+                if logger.init_args.save_dir in (None, "."):
+                    logger.init_args.save_dir = str(root)
+                if "name" in logger.init_args and logger.class_path.endswith("WandbLogger"):
+                    root.mkdir(parents=True, exist_ok=True)
+                    logger.init_args.name = logger.init_args.name or str(root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401
+        """Add the callbacks that every run has, unless the configuration brings its own."""
+        root = Path(self.config_init[self.subcommand].trainer.default_root_dir)
+        mine: list[L.Callback] = [QueryLogger()]
+        if isinstance(self.model, LabellingModule):
+            mine.append(LabellingProgress())
+        else:
+            mine.append(RichProgressBar(refresh_rate=20))
+            mine.append(
+                ModelCheckpoint(root / "checkpoints", filename="last", enable_version_counter=False, verbose=False)
+            )
+        given = _as_list(self.config_init[self.subcommand].trainer.get("callbacks"))
+        bar = self.config_init[self.subcommand].trainer.get("enable_progress_bar") is not False
+        self.trainer_defaults["callbacks"] = [
+            callback
+            for callback in mine
+            if not any(isinstance(own, type(callback)) for own in given)
+            and (bar or not isinstance(callback, L.callbacks.ProgressBar))
+        ]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test the last weights, once; the record of the run is written from that."""
+        trainer, model = self.trainer, self.model
+        if isinstance(model, DistillationModule) and not trainer.fast_dev_run and not trainer.interrupted:
+            trainer.test(model, datamodule=self.datamodule, verbose=False)
+
+    def _guard(self, root: Path, config: Namespace) -> None:
+        resuming = config.get("ckpt_path") is not None
+        if (root / "config.yaml").exists() and not resuming and not config.overwrite:
+            last = root / "checkpoints" / "last.ckpt"
+            resume = f"--ckpt_path {last} to go on with it, " if last.exists() else ""
+            self.parser.error(
+                f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
+                "--overwrite true to replace it."
+            )
+        if config.overwrite and not resuming:
+            for leftover in ("result.json", "queries.meter"):
+                (root / leftover).unlink(missing_ok=True)
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, many, a flag or none
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _explain(message: str, parser: LightningArgumentParser) -> str:
+    """Append 'did you mean' for every unknown name in a message of jsonargparse."""
+    hints = list(_hints(message, parser))
+    return message if not hints else message.rstrip() + "\n\n" + "\n".join(hints)
+
+
+def _hints(message: str, parser: LightningArgumentParser) -> Iterator[str]:
+    known = _known_names(parser)
+    for name in dict.fromkeys(
+        re.findall(r"(?:[Kk]ey|option|Unrecognized arguments?:?|argument) ['\"]?(?:--)?([\w.]+)", message)
+    ):
+        leaf = name.rsplit(".", 1)[-1].split("=")[0]
+        near = get_close_matches(leaf, known, n=1, cutoff=0.7)
+        if near and near[0] != leaf:
+            yield f"'{leaf}' is not a name here; did you mean '{near[0]}'?"
+    for wrong, wanted in re.findall(
+        r"['\"]?([\w.]+)['\"]? (?:is not|not) (?:a valid )?(?:a )?subclass (?:of|type of) ['\"]?([\w.]+)", message
+    ):
+        yield f"{wrong} is not a {wanted}"
+
+
+def _known_names(parser: LightningArgumentParser) -> set[str]:
+    """Names of options and of the arguments of every method, datamodule, network, teacher and callback."""
+    import inspect
+
+    from kdlightning import callbacks, data, methods, networks, teachers
+
+    names = {action.dest.rsplit(".", 1)[-1] for action in parser._actions}
+    for module in (callbacks, data, methods, networks, teachers):
+        for cls in vars(module).values():
+            if inspect.isclass(cls):
+                names.add(cls.__name__)
+                names |= set(inspect.signature(cls.__init__).parameters)
+    return names - {"self", "args", "kwargs"}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        args: the command line, subcommand first; None for the process's own.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    KDLightningCLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=_RunConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=_Parser,
+        parser_kwargs={name: {"allow_abbrev": False} for name in ("fit", "validate", "test", "predict")},
+        trainer_defaults={"logger": True, "log_every_n_steps": 20},
+        args=arguments,
+    )
+    return 0

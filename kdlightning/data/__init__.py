@@ -1,0 +1,37 @@
+"""Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
+
+from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageTensorDataset
+from kdlightning.data.real import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    CINIC10DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    Flowers102DataModule,
+    ImageFolderDataModule,
+    ImageNetDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    TinyImageNetDataModule,
+)
+from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter
+
+__all__ = [
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "CINIC10DataModule",
+    "DigitsDataModule",
+    "FashionMNISTDataModule",
+    "Flowers102DataModule",
+    "ImageDataModule",
+    "ImageFileDataset",
+    "ImageFolderDataModule",
+    "ImageNetDataModule",
+    "ImageTensorDataset",
+    "MNISTDataModule",
+    "SVHNDataModule",
+    "TinyImageNetDataModule",
+    "TransferSet",
+    "TransferSetDataModule",
+    "TransferSetWriter",
+]

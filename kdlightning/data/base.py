@@ -1,0 +1,269 @@
+"""What every set of images shares: fixed splits, batches without a loop over images, pixels in [0, 1] on the device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision.transforms.v2 import functional as tvf
+
+from kdlightning.types import Batch
+
+Transform = torch.nn.Module | Callable[[Tensor], Tensor]
+
+
+class ImageTensorDataset(Dataset[Batch]):
+    """Images in memory, served a batch at a time.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        index: source indices ``(N,)``, int64.
+        labels: class indices ``(N,)``, int64, or None where they are withheld.
+
+    Raises:
+        ValueError: lengths differ, or the images are not uint8.
+    """
+
+    def __init__(self, images: Tensor, index: Tensor, labels: Tensor | None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if len(images) != len(index) or (labels is not None and len(labels) != len(index)):
+            raise ValueError(
+                f"{len(images)} images, {len(index)} indices and {labels if labels is None else len(labels)} labels"
+            )
+        self.images, self.index, self.labels = images, index, labels
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """One batch: torch's fetcher calls this with all positions at once."""
+        rows = torch.as_tensor(positions)
+        return Batch(self.images[rows], self.index[rows], None if self.labels is None else self.labels[rows])
+
+    def withheld(self) -> "ImageTensorDataset":
+        """The same images without labels."""
+        return ImageTensorDataset(self.images, self.index, None)
+
+
+class ImageFileDataset(Dataset[Batch]):
+    """Images that are decoded when they are asked for, in the loader's workers.
+
+    Args:
+        read: source index to uint8 image ``(C, H, W)``; the same size for all.
+        index: source indices ``(N,)``.
+        labels: class indices ``(N,)``, or None.
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:
+        self.read, self.index, self.labels = read, index, labels
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """One batch, decoded image by image."""
+        rows = torch.as_tensor(positions)
+        images = torch.stack([self.read(int(index)) for index in self.index[rows]])
+        return Batch(images, self.index[rows], None if self.labels is None else self.labels[rows])
+
+    def withheld(self) -> "ImageFileDataset":
+        """The same images without labels."""
+        return ImageFileDataset(self.read, self.index, None)
+
+
+ImageSet = ImageTensorDataset | ImageFileDataset
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+class ImageDataModule(L.LightningDataModule, ABC):
+    """A data set of labelled images. Splits depend on ``seed`` alone, batches carry source indices.
+
+    ``predict`` yields the training images in order, without augmentation: what a labelling phase asks the teacher.
+
+    Args:
+        root: where the files are, or go to.
+        download: fetch them if absent.
+        batch_size: of training.
+        eval_batch_size: of validation, test and predict.
+        num_samples: exactly this many local training images, drawn by ``seed``: the same for every method; None for all.
+        num_val: validation images taken from the training part, disjoint from it (a share if below 1).
+        unlabelled: withhold the training labels: ``Batch.label`` is None in training and predict.
+        image_size: resize to this many pixels (bilinear, antialiased); None for the native size.
+        augmentation: a transform of float batches in [0, 1], such as those of ``torchvision.transforms.v2``; training only.
+        augmentation_groups: a v2 transform draws once per call, so a batch is augmented in this many groups.
+        seed: owner of the split, the subset and the order.
+        num_workers: of the loaders; images in memory need none.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    native_size: int
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 256,
+        eval_batch_size: int = 1000,
+        num_samples: int | None = None,
+        num_val: int | float = 0.1,
+        unlabelled: bool = False,
+        image_size: int | None = None,
+        augmentation: Transform | None = None,
+        augmentation_groups: int = 16,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.download = Path(root), download
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_samples, self.num_val, self.unlabelled = num_samples, num_val, unlabelled
+        self.image_size = image_size or self.native_size
+        self.augmentation, self.augmentation_groups = augmentation, augmentation_groups
+        self.seed, self.num_workers = seed, num_workers
+        self.class_names = [str(k) for k in range(getattr(self, "num_classes", 0))]
+        self._ready = False
+
+    @abstractmethod
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """The source: all training images (index = position), official validation and test images where they exist."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split, once.
+
+        Raises:
+            ValueError: more images asked for than there are.
+        """
+        if self._ready:
+            return
+        train, val, test = self.load()
+        self.source_length = len(train)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        number = 0 if val is not None else self._count_val(len(train))
+        held_out, rest = order[:number], order[number:]
+        wanted = len(rest) if self.num_samples is None else self.num_samples
+        if wanted > len(rest):
+            raise ValueError(
+                f"num_samples={wanted} but {self.name} has {len(train)} training images, {number} of them for "
+                f"validation: at most {len(rest)}"
+            )
+        self.val_set = val if val is not None else self._take(train, held_out)
+        self.test_set = test
+        chosen = self._take(train, rest[:wanted].sort().values)
+        self.train_set = chosen.withheld() if self.unlabelled else chosen
+        self._ready = True
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this source this source, for manifests: plain values."""
+        self.setup()
+        return {
+            "name": self.name,
+            "length": self.source_length,
+            "seed": self.seed,
+            "num_samples": len(self.train_set),
+            "num_val": self.num_val,
+            "image_size": self.image_size,
+            "unlabelled": self.unlabelled,
+        }
+
+    def candidate_pool(self, limit: int | None = None) -> Batch:
+        """The training images, or ``limit`` of them drawn by seed, as one batch: uint8 pixels."""
+        self.setup()
+        positions = torch.arange(len(self.train_set))
+        if limit is not None and limit < len(positions):
+            generator = torch.Generator().manual_seed(self.seed + 1)
+            positions = torch.randperm(len(positions), generator=generator)[:limit].sort().values
+        return self.train_set.__getitems__(positions.tolist())
+
+    def predict_indices(self) -> Tensor:
+        """Source indices ``(N,)`` of what ``predict`` yields."""
+        self.setup()
+        return self.train_set.index
+
+    def shuffled_loader(self, dataset: ImageSet) -> DataLoader[Batch]:
+        """Batches in an order that depends on (seed, epoch) alone, also over processes: Lightning sets the epoch."""
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
+        return DataLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_same, num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )  # fmt: skip
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training images."""
+        return self.shuffled_loader(self.train_set)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation images, labelled."""
+        return self._sequential(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test images, labelled.
+
+        Raises:
+            ValueError: the data set has none.
+        """
+        if self.test_set is None:
+            raise ValueError(f"{self.name} has no labelled test images")
+        return self._sequential(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Training images in order, without augmentation."""
+        return self._sequential(self.train_set)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Pixels to float32 in [0, 1], on the device; augmentation while training."""
+        image = batch.image.float().div_(255) if batch.image.dtype == torch.uint8 else batch.image
+        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+            groups = image.chunk(min(self.augmentation_groups, len(image)))
+            image = torch.cat([self.augmentation(group) for group in groups]).clamp_(0, 1)
+        return batch._replace(image=image)
+
+    def resize(self, images: Tensor) -> Tensor:
+        """uint8 images ``(N, C, H, W)`` at ``image_size``."""
+        if images.shape[-2:] == (self.image_size, self.image_size):
+            return images
+        return tvf.resize(images, [self.image_size, self.image_size], antialias=True)
+
+    def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same, num_workers=self.num_workers
+        )
+
+    def _count_val(self, length: int) -> int:
+        number = (
+            round(self.num_val * length) if isinstance(self.num_val, float) and self.num_val < 1 else int(self.num_val)
+        )
+        if not 0 <= number < length:
+            raise ValueError(f"num_val={self.num_val} of {length} training images leaves none to train on")
+        return number
+
+    @staticmethod
+    def _take(images: ImageSet, positions: Tensor) -> ImageSet:
+        labels = None if images.labels is None else images.labels[positions]
+        if isinstance(images, ImageTensorDataset):
+            return ImageTensorDataset(images.images[positions], images.index[positions], labels)
+        return ImageFileDataset(images.read, images.index[positions], labels)
+
+
+def tensor_set(images: Tensor, labels: Sequence[int] | Tensor) -> ImageTensorDataset:
+    """Images in source order with their labels."""
+    return ImageTensorDataset(images, torch.arange(len(images)), torch.as_tensor(labels).long())

@@ -1,0 +1,268 @@
+"""Transfer sets: what a labelling or synthesising phase writes and a training phase reads, self-describing.
+
+A transfer set is a directory::
+
+    header.json           written first: what is being made, of what, asked of whom; a resumed run must agree with it
+    shard-*.safetensors   rows, written as they come; each row carries the index of its image in the source
+    manifest.json         written last: the header, the cost, statistics; a set without it is not finished
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from kdlightning.data.base import ImageDataModule, ImageTensorDataset
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from kdlightning.types import Batch
+
+SCHEMA = 1
+
+
+class TransferSetWriter:
+    """Writes rows as they come; goes on where an interrupted run stopped; refuses to overwrite.
+
+    Several processes may write one set at once: every shard is one file, renamed into place when it is whole.
+
+    Args:
+        path: the transfer set's directory.
+        header: what identifies the set (plain JSON): a resumed run must come with an equal one.
+
+    Raises:
+        FileExistsError: the set is finished already, or was begun with another header.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.header = {"schema": SCHEMA, **header}
+        if (self.path / "manifest.json").exists():
+            raise FileExistsError(
+                f"{self.path} already holds a finished transfer set; choose another output, or delete it to make it anew"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        begun = self.path / "header.json"
+        if not begun.exists():
+            _write_json(begun, self.header)
+        # another process may have been first: what lies there decides
+        there = json.loads(begun.read_text())
+        if there != json.loads(json.dumps(self.header)):
+            different = sorted(key for key in {*there, *self.header} if there.get(key) != self.header.get(key))
+            raise FileExistsError(
+                f"{self.path} was begun with other settings ({', '.join(different)}); give the same settings to "
+                "finish it, or another output"
+            )
+
+    def done(self) -> Tensor:
+        """Source indices ``(M,)``, int64, of the rows that are written already."""
+        rows = self.rows()
+        return rows["index"] if rows else torch.empty(0, dtype=torch.int64)
+
+    def rows(self) -> dict[str, Tensor]:
+        """All rows written so far, column by column, in no particular order; empty before the first."""
+        shards = [read_shard(shard) for shard in _shards(self.path)]
+        return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
+
+    def write(self, rows: Mapping[str, Tensor]) -> Path:
+        """Write rows as one shard.
+
+        Args:
+            rows: columns of equal length; ``index`` ``(M,)`` int64 is required.
+
+        Raises:
+            ValueError: no ``index``, or columns of different lengths.
+        """
+        lengths = {name: len(column) for name, column in rows.items()}
+        if "index" not in rows or len(set(lengths.values())) != 1:
+            raise ValueError(f"a shard needs an 'index' column and columns of one length, got {lengths}")
+        tensors = {name: column.detach().cpu().contiguous() for name, column in rows.items()}
+        name = hashlib.sha256(tensors["index"].numpy().tobytes()).hexdigest()[:16]
+        shard = self.path / f"shard-{name}.safetensors"
+        temporary = shard.with_suffix(f".{os.getpid()}.tmp")
+        save_file(tensors, temporary)
+        temporary.replace(shard)
+        return shard
+
+    def finish(self, expected: Tensor, facts: Mapping[str, Any]) -> "TransferSet":
+        """Check that every expected row is there and write the manifest.
+
+        Args:
+            expected: source indices ``(N,)`` that the set must hold.
+            facts: what the manifest says besides the header: cost, statistics (plain JSON).
+
+        Raises:
+            RuntimeError: rows are missing; the set stays resumable.
+        """
+        missing = set(expected.tolist()) - set(self.done().tolist())
+        if missing:
+            raise RuntimeError(
+                f"{self.path} lacks {len(missing)} of {len(expected)} rows (first: {min(missing)}); "
+                "run the same command again to label them"
+            )
+        shards = sorted(shard.name for shard in _shards(self.path))
+        made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        _write_json(
+            self.path / "manifest.json",
+            {**self.header, **facts, "rows": len(expected), "made": made, "shards": shards},
+        )
+        return TransferSet(self.path)
+
+
+class TransferSet:
+    """A finished transfer set, read whole and sorted by source index.
+
+    Args:
+        path: its directory.
+
+    Raises:
+        FileNotFoundError: no such set.
+        RuntimeError: not finished, of an unknown schema, or a shard is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        manifest = self.path / "manifest.json"
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path} does not exist; run the phase that writes it (`predict`) first")
+        if not manifest.exists():
+            raise RuntimeError(f"{self.path} is not finished; run the command that began it again to finish it")
+        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
+        if self.manifest.get("schema") != SCHEMA:
+            raise RuntimeError(f"{manifest} has schema {self.manifest.get('schema')}, this version reads {SCHEMA}")
+        absent = [name for name in self.manifest["shards"] if not (self.path / name).exists()]
+        if absent:
+            raise RuntimeError(f"{self.path} lacks {len(absent)} of its shards, first {absent[0]}")
+        shards = [read_shard(self.path / name) for name in self.manifest["shards"]]
+        columns = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        order = columns["index"].argsort()
+        self.columns = {name: column[order] for name, column in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    def column(self, name: str) -> Tensor:
+        """One column, rows sorted by source index.
+
+        Raises:
+            KeyError: no such column.
+        """
+        if name not in self.columns:
+            raise KeyError(f"{self.path} has no column {name!r}, only {sorted(self.columns)}")
+        return self.columns[name]
+
+
+class AnsweredImages(ImageTensorDataset):
+    """Images of a source joined to the rows of a transfer set by source index.
+
+    Args:
+        source: the source's training images.
+        index: source indices ``(M,)`` of the rows, sorted.
+        answer: what the rows say ``(M, K)``.
+
+    Raises:
+        ValueError: the source lacks an image that the transfer set has a row for.
+    """
+
+    def __init__(self, source: ImageTensorDataset, index: Tensor, answer: Tensor) -> None:
+        position = torch.full((int(max(source.index.max(), index.max())) + 1,), -1, dtype=torch.int64)
+        position[source.index] = torch.arange(len(source.index))
+        rows = position[index]
+        if (rows < 0).any():
+            raise ValueError(
+                f"the transfer set has rows for {int((rows < 0).sum())} images that the source does not yield: use the "
+                "datamodule, num_samples and seed that it was made with (they stand in its manifest)"
+            )
+        labels = None if source.labels is None else source.labels[rows]
+        super().__init__(source.images[rows], index, labels)
+        self.answer = answer
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """One batch, with the rows' answers."""
+        return super().__getitems__(positions)._replace(answer=self.answer[torch.as_tensor(positions)])
+
+
+class TransferSetDataModule(L.LightningDataModule):
+    """Trains on a source's images with the answers of a transfer set; validates and tests on the source.
+
+    Args:
+        source: the datamodule that the transfer set was made from, with the same ``num_samples`` and ``seed``; its
+            augmentation applies to the images.
+        path: the transfer set.
+        column: which of its columns becomes ``Batch.answer``.
+    """
+
+    def __init__(self, source: ImageDataModule, path: str, column: str = "activation") -> None:
+        super().__init__()
+        self.source, self.path, self.column = source, path, column
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - name, num_classes, image_size, ... are the source's
+        if name == "source" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def prepare_data(self) -> None:
+        """Let the source download."""
+        self.source.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the source and join the transfer set to it.
+
+        Raises:
+            ValueError: the transfer set was made from another source.
+        """
+        self.source.trainer = self.trainer
+        self.source.setup(stage)
+        self.transfer_set = TransferSet(self.path)
+        made_from = self.transfer_set.manifest["source"]
+        here = self.source.identity()
+        different = [key for key in ("name", "length", "image_size") if made_from.get(key) != here.get(key)]
+        if different:
+            raise ValueError(
+                f"{self.path} was made from {made_from} but the source is {here}: {', '.join(different)} differ"
+            )
+        if not isinstance(self.source.train_set, ImageTensorDataset):
+            raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
+        self.answered = AnsweredImages(
+            self.source.train_set, self.transfer_set.column("index"), self.transfer_set.column(self.column)
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The joined images, shuffled by (seed, epoch)."""
+        return self.source.shuffled_loader(self.answered)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The source's validation images."""
+        return self.source.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The source's test images."""
+        return self.source.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The source's conversion to [0, 1] and augmentation."""
+        self.source.trainer = self.trainer
+        return self.source.on_after_batch_transfer(batch, dataloader_idx)
+
+
+def _shards(path: Path) -> list[Path]:
+    return sorted(path.glob("shard-*.safetensors"))
+
+
+def read_shard(shard: Path) -> dict[str, Tensor]:
+    """The columns of one safetensors file."""
+    with safe_open(shard, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)

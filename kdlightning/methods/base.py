@@ -1,0 +1,203 @@
+"""What every method that trains shares: one training step, one set of metrics, honest checkpoints."""
+
+import hashlib
+import inspect
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.types import Answers, Batch
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _plain(value: Any) -> bool:  # noqa: ANN401 - hyper-parameters are anything
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+def keep_plain_hyperparameters(module: L.LightningModule) -> None:
+    """Store the arguments of a module's ``__init__`` as configuration, never as objects.
+
+    From the CLI they are ``class_path`` dictionaries and a checkpoint can be rebuilt from them; from Python, networks
+    and teachers are left out and have to be given to ``load_from_checkpoint``. Either way checkpoints load with
+    ``weights_only=True``. Called by the base classes, whose frame leads to the subclasses' arguments.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
+        frame = inspect.currentframe()
+        module.save_hyperparameters(frame=frame.f_back if frame else None)
+    for name in [key for key, value in module.hparams.items() if not _plain(value)]:
+        del module.hparams[name]
+        del module.hparams_initial[name]
+
+
+def run_seed(*parts: int) -> int:
+    """A seed that depends on the run's seed (``seed_everything``) and on ``parts``, such as epoch and rank."""
+    text = ":".join(str(part) for part in (os.environ.get("PL_GLOBAL_SEED", "0"), *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+class DistillationModule(L.LightningModule, ABC):
+    """Trains a student. A method overrides :meth:`losses` and, for its own hyper-parameters, ``__init__``.
+
+    Logs ``train/loss`` and ``train/<term>`` (means over ``log_every_n_steps`` steps), ``val/accuracy``,
+    ``val/loss`` and ``test/accuracy``. Only the student is optimised. The random state is set anew from (seed, epoch,
+    rank) at every epoch, so that a run resumed at an epoch's end equals an uninterrupted one.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        optimizer: makes the optimiser of the student's parameters.
+        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+    """
+
+    access: str | None = None
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        keep_plain_hyperparameters(self)
+        self.student = student
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._correct: dict[str, MulticlassAccuracy] = {}
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The named loss terms of one batch, already weighted; their sum is minimised.
+
+        Args:
+            batch: see :class:`kdlightning.types.Batch`; pixels are float in [0, 1] and on the module's device.
+        """
+
+    @property
+    def teacher_identity(self) -> dict[str, str] | None:
+        """Who teaches, for reports; None without a teacher."""
+        teacher = getattr(self, "teacher", None)
+        return None if teacher is None else dict(teacher.identity)
+
+    @property
+    def paid(self) -> Answers:
+        """What the teacher's answers have cost this run."""
+        teacher = getattr(self, "teacher", None)
+        return teacher.paid if isinstance(teacher, BlackBoxTeacher) else Answers(0, 0, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The student's logits ``(N, K)``."""
+        logits: Tensor = self.student(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the loss terms."""
+        terms = self.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self._accumulate({**terms, "loss": loss})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy on labelled images."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy on labelled images."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The student's probabilities ``(N, K)`` with the images' source indices ``(N,)``."""
+        return {"index": batch.index, "probabilities": self(batch.image).softmax(1)}
+
+    def on_train_epoch_start(self) -> None:
+        """Draws of an epoch depend on (seed, epoch, rank) alone."""
+        torch.manual_seed(run_seed(self.current_epoch, self.global_rank))
+
+    def on_train_epoch_end(self) -> None:
+        """Log what is left of the running means."""
+        self._flush()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
+        """The student's optimiser and schedule, and nothing else's."""
+        optimizer = self._optimizer(self.student.parameters())  # type: ignore[arg-type]
+        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the teacher's count, drop the teacher's weights."""
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, BlackBoxTeacher):
+            checkpoint["teacher"] = teacher.state_dict()
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
+            for name in [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]:
+                del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
+        if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
+            teacher.load_state_dict(checkpoint["teacher"])
+
+    def setup(self, stage: str) -> None:
+        """Refuse to miscount.
+
+        Raises:
+            RuntimeError: several processes, and a teacher whose count they would not share.
+        """
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
+            raise RuntimeError(
+                f"{self.trainer.world_size} processes would each count their own queries: add the callback "
+                "kdlightning.callbacks.QueryLogger, which lets them share one count and one budget"
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy``."""
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/accuracy``."""
+        self._log_accuracy("test")
+
+    def _accumulate(self, terms: Mapping[str, Tensor]) -> None:
+        # Each self.log costs about 0.3 ms, as much as a small network's step: means are kept on the device
+        for name, term in terms.items():
+            value = term.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        if self._steps >= self.trainer.log_every_n_steps:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._steps:
+            self.log_dict({f"train/{name}": total / self._steps for name, total in self._sums.items()})
+        self._sums, self._steps = {}, 0
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        if batch.label is None:
+            raise ValueError(f"{split} images need labels: accuracy cannot be measured without")
+        logits = self(batch.image)
+        if split not in self._correct:
+            self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+        self._correct[split].update(logits, batch.label)
+
+    def _log_accuracy(self, split: str) -> None:
+        metric = self._correct.pop(split, None)
+        if metric is not None:
+            self.log(f"{split}/accuracy", metric.compute(), prog_bar=True, rank_zero_only=True, sync_dist=False)

@@ -1,0 +1,77 @@
+"""KD: the student matches the teacher's softened probabilities. The smallest method, and the one to copy.
+
+.. [Hinton2015] G. Hinton, O. Vinyals, J. Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
+
+Access: soft labels. Phases: fit.
+
+Differences from the paper:
+1. The teacher is a black box that answers probabilities; ``log p`` equals its logits up to a constant that softmax
+   drops, so the softened target is the paper's exactly.
+2. Every image is asked again each epoch, because augmentation changes it. ``query_once`` keeps the first answer per
+   image instead: as many queries as images, for training without augmentation.
+"""
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.methods.base import DistillationModule
+from kdlightning.teachers import SoftLabelTeacher
+from kdlightning.types import Batch
+
+
+class KD(DistillationModule):
+    """Hinton's distillation from a teacher that answers probabilities.
+
+    Args:
+        teacher: answers ``(N, K)`` probabilities.
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        temperature: T, of both sides.
+        kd_weight: weight of the distillation term, which carries T².
+        ce_weight: weight of the cross-entropy with ground-truth labels; without labels there is no such term.
+        query_once: keep the first answer for every image; only without augmentation.
+        optimizer: see :class:`DistillationModule`.
+        lr_scheduler: see :class:`DistillationModule`.
+    """
+
+    access = "soft"
+
+    def __init__(
+        self,
+        teacher: SoftLabelTeacher,
+        student: nn.Module,
+        temperature: float = 4.0,
+        kd_weight: float = 1.0,
+        ce_weight: float = 1.0,
+        query_once: bool = False,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, optimizer, lr_scheduler)
+        self.teacher = teacher
+        self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
+        self.query_once = query_once
+        self._answers: dict[int, Tensor] = {}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Distillation term and, with labels, cross-entropy: Sec. 2 of [Hinton2015]_."""
+        target = log_softened(self.answers(batch), self.temperature)
+        logits = self(batch.image)
+        divergence = kd_divergence(logits, target, self.temperature)
+        terms = {"kd": self.kd_weight * self.temperature**2 * divergence}
+        if batch.label is not None and self.ce_weight > 0:
+            terms["ce"] = self.ce_weight * F.cross_entropy(logits, batch.label)
+        return terms
+
+    def answers(self, batch: Batch) -> Tensor:
+        """The teacher's probabilities ``(N, K)``, asked for, or remembered with ``query_once``."""
+        if not self.query_once:
+            return self.teacher.query(batch.image)
+        index = batch.index.tolist()
+        new = [position for position, image in enumerate(index) if image not in self._answers]
+        if new:
+            for position, answer in zip(new, self.teacher.query(batch.image[new]), strict=True):
+                self._answers[index[position]] = answer
+        return torch.stack([self._answers[image] for image in index])

@@ -1,0 +1,135 @@
+"""What every method that labels or synthesises shares: rows into a transfer set, nothing paid for twice."""
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.transferset import TransferSet, TransferSetWriter
+from kdlightning.methods.base import keep_plain_hyperparameters
+from kdlightning.teachers import AnswerJournal, HardLabelTeacher
+from kdlightning.types import Batch
+
+Predict = Callable[[Tensor], Tensor]
+
+
+class LabellingModule(L.LightningModule, ABC):
+    """A ``predict`` that writes a transfer set.
+
+    Rows that are written already are skipped; the answers to the batch in flight are journalled, so that after a kill
+    the same command goes on, asks nothing twice and ends with the same set. Processes write shards side by side and
+    share one budget. A subclass overrides :meth:`label`, and :meth:`facts` for what the manifest should say.
+
+    Args:
+        teacher: who answers.
+        output: directory of the transfer set.
+    """
+
+    def __init__(self, teacher: HardLabelTeacher, output: str) -> None:
+        super().__init__()
+        keep_plain_hyperparameters(self)
+        self.teacher, self.output = teacher, Path(output)
+        self.finished: TransferSet | None = None
+        self.rows_done = self.rows_total = 0
+
+    @abstractmethod
+    def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
+        """The rows of a batch.
+
+        Args:
+            batch: pixels ``(N, C, H, W)`` in [0, 1]; only images that have no row yet.
+            predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``; the only way to ask the teacher.
+
+        Returns:
+            Columns of length N, among them ``queries``: the images asked for each row, int64.
+        """
+
+    def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
+        """Plain statistics of the finished rows for the manifest."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies the set besides its source and teacher: plain values, compared on resume."""
+        return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
+
+    def on_predict_start(self) -> None:
+        """Open or resume the transfer set.
+
+        Raises:
+            FileExistsError: it is finished already, or was begun with other settings.
+            RuntimeError: no datamodule is attached.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
+        identity = self.teacher.identity
+        self.writer = TransferSetWriter(
+            self.output,
+            {
+                "method": type(self).__name__,
+                "access": self.teacher.access,
+                "teacher": {key: identity[key] for key in ("name", "fingerprint")},
+                "source": data.identity(),
+                "settings": self.settings(),
+            },
+        )
+        self.teacher.share(self.output / "queries.meter")
+        self._done = self.writer.done().sort().values
+        self._began = time.monotonic()
+        self.rows_done = len(self._done)
+        self.rows_total = int(data.identity()["num_samples"])
+        self.prepare(data)
+
+    def prepare(self, data: ImageDataModule) -> None:
+        """What has to happen once before the first batch; called on every process."""
+
+    def journalled(self, name: str) -> AnswerJournal:
+        """A ``predict`` whose answers are on disk before they are used, under this name."""
+        return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Label what is not labelled yet."""
+        todo = ~torch.isin(batch.index.cpu(), self._done)
+        if not todo.any():
+            return
+        batch = Batch(*(None if part is None else part[todo.to(part.device)] for part in batch))
+        journal = self.journalled(hashlib.sha256(batch.index.cpu().numpy().tobytes()).hexdigest()[:16])
+        rows = self.label(batch, journal)
+        self.writer.write({"index": batch.index, **rows})
+        journal.close(delete=True)
+        self.rows_done += len(batch.index) * self.trainer.world_size
+
+    def on_predict_end(self) -> None:
+        """Once every process is done, the first one writes the manifest."""
+        self.trainer.strategy.barrier("transfer set")
+        if self.trainer.is_global_zero and self.trainer.limit_predict_batches == 1.0:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            rows = self.writer.rows()
+            paid = self.teacher.paid
+            answered = int(rows["queries"].sum()) + self.preparation_queries()
+            self.finished = self.writer.finish(
+                data.predict_indices(),
+                {
+                    "dataset": data.name,
+                    "class_names": list(data.class_names),
+                    "queries": answered,
+                    "queries_paid": paid.queries,
+                    "bytes_up": paid.bytes_up,
+                    "bytes_down": paid.bytes_down,
+                    "teacher_identity": self.teacher.identity,
+                    "seconds": round(time.monotonic() - self._began, 3),
+                    **self.facts(rows),
+                },
+            )
+        self.trainer.strategy.barrier("manifest")
+
+    def preparation_queries(self) -> int:
+        """Queries of :meth:`prepare`, by all processes."""
+        return 0

@@ -1,0 +1,62 @@
+"""Classifiers: pixels in [0, 1] → logits, and where their weights are kept."""
+
+from kdlightning.networks.alexnet import AlexNet, AlexNetHalf, AlexNetQuarter
+from kdlightning.networks.base import Network, Normalize
+from kdlightning.networks.external import Adapter, TimmNetwork, TorchvisionNetwork
+from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
+from kdlightning.networks.mobilenet import MobileNetV1
+from kdlightning.networks.pretrained import fingerprint, load_network, load_state, push_network, save_network
+from kdlightning.networks.resnet import (
+    CIFARResNet,
+    ResNet,
+    ResNet8,
+    ResNet18,
+    ResNet20,
+    ResNet32,
+    ResNet34,
+    ResNet50,
+    ResNet56,
+    ResNet110,
+)
+from kdlightning.networks.statistics import Entry, catalogue, count_macs, count_parameters
+from kdlightning.networks.vgg import VGG, VGG11, VGG13, VGG13BN, VGG16BN
+
+__all__ = [
+    "VGG",
+    "VGG11",
+    "VGG13",
+    "VGG13BN",
+    "VGG16BN",
+    "Adapter",
+    "AlexNet",
+    "AlexNetHalf",
+    "AlexNetQuarter",
+    "CIFARResNet",
+    "Entry",
+    "LeNet5",
+    "LeNet5Classic",
+    "LeNet5Fifth",
+    "LeNet5Half",
+    "MobileNetV1",
+    "Network",
+    "Normalize",
+    "ResNet",
+    "ResNet8",
+    "ResNet18",
+    "ResNet20",
+    "ResNet32",
+    "ResNet34",
+    "ResNet50",
+    "ResNet56",
+    "ResNet110",
+    "TimmNetwork",
+    "TorchvisionNetwork",
+    "catalogue",
+    "count_macs",
+    "count_parameters",
+    "fingerprint",
+    "load_network",
+    "load_state",
+    "push_network",
+    "save_network",
+]

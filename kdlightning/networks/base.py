@@ -1,0 +1,156 @@
+"""What every network of the package is: pixels in [0, 1] in, logits out, normalisation inside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from kdlightning.networks.pretrained import load_network, save_network
+
+ChannelValues = Sequence[float] | None
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel, inside the network: its callers only deal with pixels in [0, 1].
+
+    Args:
+        mean: one value per channel, in pixel units.
+        std: one value per channel, in pixel units, positive.
+
+    Raises:
+        ValueError: if the lengths differ or a standard deviation is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"expected as many means as positive standard deviations, got {list(mean)}, {list(std)}")
+        # Persistent buffers: the weights file and the fingerprint cover the normalisation.
+        self.register_buffer("mean", torch.tensor([float(value) for value in mean]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor([float(value) for value in std]).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → the same shape, normalised."""
+        return (x - self.mean) / self.std
+
+
+class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
+    """Classifier: pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
+
+    A subclass calls this constructor, then sets three modules or overrides the methods that use them::
+
+        pixels → normalize → body → feature map → neck → vector (N, num_features) → classifier → logits
+
+    The methods follow timm's convention, so that methods which read features work with timm's networks too.
+    A subclass whose constructor takes only JSON-able arguments can be saved and loaded without further words.
+
+    Args:
+        num_classes: number of logits, K.
+        in_channels: channels of the pixels, C.
+        image_size: height and width of the square images it is meant for. Networks that flatten their last
+            map (``fixed_size``) take no other; the rest pool, and take others too.
+        num_features: length of the vector that the classifier reads.
+        mean: channel means to subtract from the pixels; None, with ``std`` None, for no normalisation.
+        std: channel standard deviations to divide by.
+
+    Raises:
+        ValueError: if only one of ``mean`` and ``std`` is given, or their length is not ``in_channels``.
+    """
+
+    fixed_size: ClassVar[bool] = False
+    body: nn.Module
+    neck: nn.Module
+    classifier: nn.Module
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        num_features: int,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.num_features = num_features
+        self.normalize: nn.Module = nn.Identity()
+        if mean is not None and std is not None and len(mean) == in_channels:
+            self.normalize = Normalize(mean, std)
+        elif mean is not None or std is not None:
+            raise ValueError(f"expected mean and std with {in_channels} values each, got {mean} and {std}")
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Check and normalise pixels ``(N, C, H, W)`` in [0, 1]; the first step of ``forward_features``.
+
+        Raises:
+            ValueError: if the shape is not one that the network takes.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} expected pixels (N, {self.in_channels}, H, W), got {tuple(x.shape)};"
+                " set in_channels to what the images have"
+            )
+        if self.fixed_size and x.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"{type(self).__name__} was built for images of {self.image_size} x {self.image_size} pixels,"
+                f" got {x.shape[2]} x {x.shape[3]}; set image_size to what the images have"
+            )
+        normalized: Tensor = self.normalize(x)
+        return normalized
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → last feature map ``(N, F, h, w)``; in some a vector."""
+        features: Tensor = self.body(self.preprocess(x))
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature
+        """What ``forward_features`` returned → logits ``(N, K)``.
+
+        Args:
+            features: the last feature map.
+            pre_logits: return the vector ``(N, num_features)`` that the classifier reads instead.
+        """
+        vector: Tensor = self.neck(features)
+        if pre_logits:
+            return vector
+        logits: Tensor = self.classifier(vector)
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""
+        return self.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""
+        return self.forward_head(self.forward_features(x))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:  # type: ignore[override]
+        """`load_network`, with a check that the result is of this class (``Network`` accepts all).
+
+        Raises:
+            TypeError: if the directory or repository holds another class.
+        """
+        network = load_network(source, revision=revision)
+        if not isinstance(network, cls):
+            raise TypeError(f"{source} holds a {type(network).__name__}, not a {cls.__name__}")
+        return network
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # The hub's save_pretrained and push_to_hub come through here and mean to overwrite.
+        save_network(self, save_directory, overwrite=True)
+
+
+def scaled(width: int, multiplier: float) -> int:
+    """Number of channels or units at a width multiplier, at least one."""
+    return max(1, round(width * multiplier))

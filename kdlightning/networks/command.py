@@ -1,0 +1,26 @@
+"""``kdlightning networks``: the catalogue as a table."""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print every named network with its default input, parameters and multiply-accumulates."""
+    parser = argparse.ArgumentParser(
+        prog="kdlightning networks",
+        description="List the networks with parameters and multiply-accumulates per image, at their default arguments.",
+    )
+    parser.parse_args(argv)
+    from kdlightning.networks.statistics import catalogue
+
+    table = Table("network", "input", title=None)
+    table.add_column("parameters", justify="right")
+    table.add_column("MACs", justify="right")
+    for entry in catalogue():
+        size = " x ".join(str(side) for side in entry.input)
+        table.add_row(entry.name, size, f"{entry.parameters:,}", f"{entry.macs:,}")
+    Console().print(table)
+    return 0

@@ -1,0 +1,312 @@
+"""Classifiers of timm, of torchvision and of the user, made to take pixels in [0, 1] of any size."""
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, cast
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import VGG, AlexNet, EfficientNet, MobileNetV3, ResNet
+
+from kdlightning.networks.base import ChannelValues, Network
+
+
+class _External(Network):
+    """Resizes images to ``input_size`` and repeats a grey channel before it normalises.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: channels of the pixels: 1, or as many as the classifier wants.
+        image_size: height and width of the images it is meant for; others work.
+        num_features: length of the vector that the classifier reads.
+        wanted_channels: channels that the classifier inside wants.
+        input_size: height and width that it wants; None to pass images on as they are.
+        mean: channel means to subtract from the pixels; None for no normalisation.
+        std: channel standard deviations to divide by.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        num_features: int,
+        wanted_channels: int,
+        input_size: int | None,
+        *,
+        mean: ChannelValues,
+        std: ChannelValues,
+    ) -> None:
+        super().__init__(num_classes, wanted_channels, image_size, num_features, mean=mean, std=std)
+        if in_channels not in (1, wanted_channels):
+            raise ValueError(f"{type(self).__name__} expected in_channels 1 or {wanted_channels}, got {in_channels}")
+        self.in_channels = in_channels
+        self.wanted_channels = wanted_channels
+        self.input_size = input_size
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → what the classifier inside wants.
+
+        Raises:
+            ValueError: if the images are neither grey nor have the wanted number of channels.
+        """
+        if x.ndim != 4 or x.shape[1] not in (1, self.wanted_channels):
+            raise ValueError(
+                f"{type(self).__name__} expected pixels (N, {self.wanted_channels}, H, W) or (N, 1, H, W), "
+                f"got {tuple(x.shape)}"
+            )
+        size = self.input_size
+        if size is not None and x.shape[2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        x = x.expand(-1, self.wanted_channels, -1, -1)
+        normalized: Tensor = self.normalize(x)
+        return normalized
+
+    def _remember(self, **init_args: object) -> None:
+        """Correct what a reload will pass: it needs the structure, and must not download weights again."""
+        config = self._hub_mixin_config
+        if isinstance(config, dict):
+            config.update({name: value for name, value in init_args.items() if name in config})
+
+
+class TimmNetwork(_External):
+    """A classifier of timm (``pip install kdlightning[timm]``) with its own normalisation and input size.
+
+    Args:
+        name: timm's name, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``.
+        num_classes: number of logits; a pretrained head of another size is replaced.
+        pretrained: download timm's weights. Not repeated when a saved network is loaded.
+        in_channels: channels of the pixels, 3, or 1 for grey images, which are repeated.
+        image_size: height and width of the images it is meant for; default ``input_size``. Others work.
+        input_size: height and width that images are resized to (bilinear, antialiased); default timm's own.
+        mean: channel means; default timm's own.
+        std: channel standard deviations; default timm's own.
+        model_args: further arguments of ``timm.create_model``, JSON-able.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if ``in_channels`` is neither 1 nor what the model takes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 10,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        image_size: int | None = None,
+        *,
+        input_size: int | None = None,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        arguments = dict(model_args or {})
+        model = _timm().create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+        own = model.pretrained_cfg
+        input_size = input_size or arguments.get("img_size") or own["input_size"][-1]
+        mean, std = list(mean or own["mean"]), list(std or own["std"])
+        super().__init__(
+            num_classes,
+            in_channels,
+            image_size or cast(int, input_size),
+            model.head_hidden_size,
+            arguments.get("in_chans", 3),
+            input_size,
+            mean=mean,
+            std=std,
+        )
+        self._remember(pretrained=False, input_size=input_size, mean=mean, std=std)
+        self.model = model
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → a feature map ``(N, F, h, w)`` or tokens ``(N, L, F)``."""
+        features: Tensor = self.model.forward_features(self.preprocess(x))
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features → logits ``(N, K)``, or the vector ``(N, num_features)`` before the classifier."""
+        output: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
+        return output
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""
+        classifier: nn.Module = self.model.get_classifier()
+        return classifier
+
+
+class TorchvisionNetwork(_External):
+    """A classifier of torchvision with its own normalisation and input size.
+
+    ResNet, VGG, AlexNet, MobileNet-V3 and EfficientNet give feature maps; of the others, ``forward_features``
+    gives the vector that the last linear layer reads.
+
+    Args:
+        name: torchvision's name, such as ``resnet18``.
+        num_classes: number of logits; a pretrained last layer of another size is replaced.
+        weights: name of the weights to download, such as ``DEFAULT`` or ``IMAGENET1K_V1``; None for random
+            ones. Not repeated when a saved network is loaded.
+        in_channels: channels of the pixels, 3, or 1 for grey images, which are repeated.
+        image_size: height and width of the images it is meant for; default ``input_size``. Others work.
+        input_size: height and width that images are resized to (bilinear, antialiased); default that of the
+            weights (of the default weights if None are asked for).
+        mean: channel means; default those of the weights.
+        std: channel standard deviations; default those of the weights.
+        model_args: further arguments of the model's constructor, JSON-able.
+
+    Raises:
+        ValueError: if the name or the weights are unknown, or the model does not end in a linear layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 10,
+        weights: str | None = None,
+        in_channels: int = 3,
+        image_size: int | None = None,
+        *,
+        input_size: int | None = None,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        if name not in torchvision.models.list_models(module=torchvision.models):
+            raise ValueError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() names them")
+        choices = torchvision.models.get_model_weights(name)
+        if weights is not None and weights not in choices.__members__:
+            raise ValueError(f"{name} has no weights {weights!r}, only {', '.join(choices.__members__)}")
+        own = choices[weights or "DEFAULT"].transforms()
+        input_size = input_size or own.crop_size[0]
+        mean, std = list(mean or own.mean), list(std or own.std)
+        arguments = dict(model_args or {})
+        if weights is None:
+            arguments["num_classes"] = num_classes
+        body, neck, classifier = _split(torchvision.models.get_model(name, weights=weights, **arguments))
+        if classifier.out_features != num_classes:
+            classifier = nn.Linear(classifier.in_features, num_classes)
+        super().__init__(
+            num_classes,
+            in_channels,
+            image_size or cast(int, input_size),
+            classifier.in_features,
+            3,
+            input_size,
+            mean=mean,
+            std=std,
+        )
+        self._remember(weights=None, input_size=input_size, mean=mean, std=std)
+        self.body, self.neck, self.classifier = body, neck, classifier
+
+
+class Adapter(_External):
+    """The user's own classifier: normalised images in, logits out.
+
+    ``forward_features`` and ``forward_head`` are the classifier's own, by timm's convention; without them it
+    can be a teacher that answers, and a student of methods that need no features.
+
+    `save_network` must be able to build the classifier again. It can if the classifier is a `Network` or
+    another ``PyTorchModelHubMixin``; otherwise give it the description that a config holds::
+
+        save_network(adapter, path, init_args={
+            "network": {"class_path": "my_package.MyNet", "init_args": {"depth": 3}}, "num_classes": 10
+        })
+
+    Args:
+        network: maps normalised images ``(N, C, H, W)`` to logits ``(N, K)``.
+        num_classes: number of logits, K.
+        mean: channel means to subtract from the pixels; None if the classifier takes pixels in [0, 1].
+        std: channel standard deviations to divide by.
+        size: height and width that images are resized to (bilinear, antialiased); None to leave them.
+        in_channels: channels that the classifier takes; if several, grey images are repeated.
+        image_size: height and width of the images it is meant for; default ``size``, or 32.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+        size: int | None = None,
+        *,
+        in_channels: int = 3,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            in_channels,
+            image_size or size or 32,
+            _num_features(network),
+            in_channels,
+            size,
+            mean=mean,
+            std=std,
+        )
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""
+        logits: Tensor = self.network(self.preprocess(x))
+        return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → the classifier's features."""
+        features: Tensor = self._method("forward_features")(self.preprocess(x))
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features → logits ``(N, K)``, or the vector before the classifier."""
+        output: Tensor = self._method("forward_head")(features, pre_logits=pre_logits)
+        return output
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier's last layer."""
+        classifier: nn.Module = self._method("get_classifier")()
+        return classifier
+
+    def _method(self, name: str) -> Any:  # noqa: ANN401  (a method of a foreign module)
+        method = getattr(self.network, name, None)
+        if method is None:
+            raise TypeError(
+                f"{type(self.network).__name__} has no {name}; methods that read features need"
+                " forward_features(x), forward_head(features, pre_logits=False) and get_classifier(),"
+                " as timm's networks have them"
+            )
+        return method
+
+
+def _num_features(network: nn.Module) -> int:
+    """Length of the vector before the classifier; 0 if the network does not follow timm's convention."""
+    get_classifier = getattr(network, "get_classifier", None)
+    return int(getattr(get_classifier(), "in_features", 0)) if callable(get_classifier) else 0
+
+
+def _timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ImportError("TimmNetwork needs timm: pip install kdlightning[timm]") from error
+
+
+def _split(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:
+    """Cut a torchvision classifier into body, neck and last linear layer, without hooks."""
+    if isinstance(model, ResNet):
+        *body, pool, classifier = model.children()
+        return nn.Sequential(*body), nn.Sequential(pool, nn.Flatten()), cast(nn.Linear, classifier)
+    if isinstance(model, VGG | AlexNet | MobileNetV3 | EfficientNet):
+        *hidden, classifier = model.classifier
+        return (
+            model.features,
+            nn.Sequential(model.avgpool, nn.Flatten(), *hidden),
+            cast(nn.Linear, classifier),
+        )
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} does not end in a linear layer; wrap it in an Adapter instead")
+    parent, _, leaf = linear[-1].rpartition(".")
+    classifier = model.get_submodule(linear[-1])
+    setattr(model.get_submodule(parent), leaf, nn.Identity())
+    return model, nn.Identity(), cast(nn.Linear, classifier)

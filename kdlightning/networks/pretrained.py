@@ -1,0 +1,315 @@
+"""The one place that loads or saves weights.
+
+A saved network is a directory of two files: ``model.safetensors``, and ``config.json`` with the constructor's
+arguments at the top level (the Hugging Face Hub's convention) next to ``class_path``, ``fingerprint``,
+``kdlightning_version`` and ``notes``. Nothing is pickled.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdlightning import __version__
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+RESERVED = ("class_path", "fingerprint", "kdlightning_version", "notes")
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 (64 hexadecimal digits) of a network's parameters and persistent buffers.
+
+    Covers names, dtypes, shapes and bytes, whatever the order and the device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_network(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    class_path: str | None = None,
+    init_args: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a network to a directory that `load_network` and ``Network.from_pretrained`` read.
+
+    The files appear complete or not at all. Other files in the directory stay.
+
+    Args:
+        network: any module. A `Network` remembers how it was constructed; another module needs ``init_args``.
+        path: the directory; its parents are made.
+        class_path: dotted path of its class (the default), or of a function annotated to return a module.
+        init_args: constructor arguments, JSON-able; a module among them is given as
+            ``{"class_path": ..., "init_args": {...}}``. Default: what the network remembers.
+        notes: anything JSON-able worth keeping next to the weights.
+        overwrite: replace different weights that are already there.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FileExistsError: if the directory holds different weights and ``overwrite`` is false.
+        ValueError: if the class or its arguments cannot be recorded, or build a network of another shape.
+    """
+    path = Path(path)
+    spec = _spec(network, class_path, init_args)
+    _require_same_shapes(network, spec)
+    taken = sorted(set(spec["init_args"]) & set(RESERVED))
+    if taken:
+        raise ValueError(f"{spec['class_path']} has arguments named {taken}, which {CONFIG} uses itself; rename them")
+    digest = fingerprint(network)
+    config = {
+        **spec["init_args"],
+        "class_path": spec["class_path"],
+        "kdlightning_version": __version__,
+        "fingerprint": digest,
+        **({"notes": dict(notes)} if notes else {}),
+    }
+    try:
+        text = json.dumps(config, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"init_args and notes must be JSON-able to be saved: {error}; got {config}") from error
+    if not overwrite:
+        _refuse_other_weights(path, digest)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        # Copies, because the format refuses tensors that share memory (tied weights).
+        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        if path.is_dir():
+            for name in (WEIGHTS, CONFIG):
+                (temporary / name).replace(path / name)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def load_network(source: str | Path, *, revision: str | None = None) -> nn.Module:
+    """Build a saved network and load its weights.
+
+    Args:
+        source: a directory written by `save_network`, or a repository ``owner/name`` on the Hugging Face Hub;
+            the latter is asked only if no local directory is called ``owner``, or ``revision`` is given.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The network, in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, repository or file.
+        ValueError: if a file is damaged, or the weights are not those that the configuration describes.
+        TypeError: if the configuration names something that is no module.
+    """
+    directory = _locate(source, revision)
+    config = _read_config(directory)
+    state = load_state(directory)
+    init_args = {key: value for key, value in config.items() if key not in RESERVED}
+    network = _build({"class_path": config["class_path"], "init_args": init_args})
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        network.to(dtypes.pop())
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{directory / WEIGHTS} does not fit {config['class_path']}: {error}") from error
+    found = fingerprint(network)
+    if found != config["fingerprint"]:
+        raise ValueError(
+            f"the weights in {directory} are not those that were saved: fingerprint {found[:16]}, "
+            f"expected {config['fingerprint'][:16]}; restore or write the directory again"
+        )
+    return network.eval()
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of the one in a directory written by `save_network`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged.
+    """
+    path = Path(path)
+    file = _existing(path / WEIGHTS if path.is_dir() else path)
+    try:
+        state: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); restore it or write it again") from error
+    return state
+
+
+def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str:
+    """Upload a directory written by `save_network` to the Hugging Face Hub.
+
+    Args:
+        path: the directory; only its two files are uploaded.
+        repo_id: ``owner/name``, made if it does not exist.
+        private: whether a new repository is private.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        FileNotFoundError: if the directory is not a saved network.
+    """
+    path = Path(path)
+    for name in (WEIGHTS, CONFIG):
+        _existing(path / name)
+    api = huggingface_hub.HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=path,
+        allow_patterns=[WEIGHTS, CONFIG],
+        commit_message=f"Upload a network saved by kdlightning {__version__}",
+    )
+    return str(commit)
+
+
+def _class_path(network: nn.Module) -> str:
+    cls = type(network)
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        raise ValueError(f"{cls.__qualname__} cannot be imported by name; move it to a module, or give class_path")
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _spec(
+    network: nn.Module, class_path: str | None = None, init_args: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How a network is built again: as told, else as it remembers."""
+    class_path = class_path or _class_path(network)
+    if init_args is not None:
+        return {"class_path": class_path, "init_args": dict(init_args)}
+    remembered = getattr(network, "_hub_mixin_config", None) or {}
+    if not isinstance(network, PyTorchModelHubMixin) or not isinstance(remembered, dict):
+        raise ValueError(f"how this {class_path} was constructed is not known; give init_args to save it")
+    # The mixin forgets arguments that are modules; they are described in their turn.
+    modules = {
+        name: _spec(argument)
+        for name in inspect.signature(type(network).__init__).parameters
+        if name not in remembered and isinstance(argument := getattr(network, name, None), nn.Module)
+    }
+    return {"class_path": class_path, "init_args": {**remembered, **modules}}
+
+
+def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
+    """A wrong description is found now, not when the network is needed."""
+    with torch.random.fork_rng(devices=[]):
+        rebuilt = {name: tensor.shape for name, tensor in _build(spec).state_dict().items()}
+    actual = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if rebuilt != actual:
+        different = sorted(name for name in rebuilt.keys() | actual.keys() if rebuilt.get(name) != actual.get(name))
+        raise ValueError(
+            f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save: "
+            f"{len(different)} tensors differ, the first is {different[0]}"
+        )
+
+
+def _refuse_other_weights(path: Path, digest: str) -> None:
+    if not (path / WEIGHTS).exists() and not (path / CONFIG).exists():
+        return
+    try:
+        present = _read_config(path)["fingerprint"]
+    except (FileNotFoundError, ValueError):
+        present = None
+    if present != digest:
+        raise FileExistsError(f"{path} holds different weights; choose another path or pass overwrite=True")
+
+
+def _locate(source: str | Path, revision: str | None) -> Path:
+    """The local directory of a source, downloaded if need be."""
+    path = Path(source)
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"{source} is a local directory, which has no revision {revision}")
+        return path
+    is_repository = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+    if not is_repository or (revision is None and path.parent.is_dir()):
+        raise FileNotFoundError(
+            f"there is no saved network at {source} (working directory {Path.cwd()}); "
+            "run the `fit` that writes it first, or correct the path"
+        )
+    try:
+        directory = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=[WEIGHTS, CONFIG])
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{source} is neither a local directory (working directory {Path.cwd()}; run the `fit` that"
+            f" writes it first) nor a repository that could be downloaded from the Hugging Face Hub: {error}"
+        ) from error
+    return Path(directory)
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist; a saved network is a directory with {WEIGHTS} and {CONFIG}, "
+            "as the `fit` that trains it writes"
+        )
+    return file
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    file = _existing(directory / CONFIG)
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); restore it or write it again") from error
+    missing = [key for key in ("class_path", "fingerprint") if key not in config]
+    if missing:
+        raise ValueError(f"{file} has no {' and no '.join(missing)}; was it written by save_network?")
+    return config
+
+
+def _build(spec: Mapping[str, Any]) -> nn.Module:
+    """Construct ``{"class_path", "init_args"}``; arguments that are such a mapping are constructed first."""
+    constructor = _constructor(spec["class_path"])
+    init_args = {
+        name: _build(value) if isinstance(value, dict) and "class_path" in value else value
+        for name, value in spec.get("init_args", {}).items()
+    }
+    try:
+        return constructor(**init_args)
+    except TypeError as error:
+        raise ValueError(f"{spec['class_path']} cannot be built from {init_args}: {error}") from error
+
+
+def _constructor(class_path: str) -> Callable[..., nn.Module]:
+    """The class or function of a dotted path, if it makes a module: a file must not call anything else."""
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        constructor = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"unknown network class {class_path!r} ({error}); install the package that defines it"
+        ) from error
+    made = constructor
+    if inspect.isfunction(constructor):
+        made = typing.get_type_hints(constructor).get("return")
+    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
+        raise TypeError(f"{class_path} is neither a torch.nn.Module nor a function annotated to return one")
+    found: Callable[..., nn.Module] = constructor
+    return found

@@ -1,0 +1,57 @@
+"""``python -m kdlightning report``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdlightning.report import ReportError, load_rows, print_table, write_report
+
+_DESCRIPTION = """\
+Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, and the
+distances between a teacher's classes.
+
+Every RUNS directory is searched recursively for result.json (one per finished run) and manifest.json (one per
+transfer set). Nothing is trained, nothing is asked of a teacher, no GPU is needed."""
+
+_EPILOG = """\
+files written into DIR (an earlier report there is replaced):
+  report.md, report.html      the tables and figures; the HTML file is self-contained
+  results.csv, results.json   one row per method, variant, role, data set, teacher, student and access
+  *.png                       the figures
+
+examples:
+  kdlightning report runs/
+  kdlightning report runs/db3kd runs/mekd --output comparison
+  WANDB_MODE=online kdlightning report runs/ --wandb"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a report and print its table.
+
+    Args:
+        argv: the arguments after ``report``.
+
+    Returns:
+        Exit code: 0, or 2 when there was nothing to report or W&B could not start.
+    """
+    parser = argparse.ArgumentParser(
+        prog="kdlightning report",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUNS", nargs="+", type=Path, help="directory with finished runs")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="where to write (default: report in the first RUNS)")
+    parser.add_argument(
+        "--wandb", action="store_true", help="also log to Weights & Biases: offline, unless WANDB_MODE says otherwise"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        output = write_report(arguments.runs, arguments.output, wandb=arguments.wandb)
+    except ReportError as error:
+        sys.stderr.write(f"kdlightning report: {error}\n")
+        return 2
+    print_table(load_rows(output / "results.json"))
+    sys.stdout.write(f"{output / 'report.html'}\n")
+    return 0

@@ -1,0 +1,48 @@
+"""The comparison as a table in the terminal."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdlightning.report import text
+from kdlightning.report.rows import Row
+
+_STYLES = {"teacher": "bold", "reference": "dim", "student": ""}
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print one compact table per data set.
+
+    Args:
+        rows: the rows, those of one data set next to each other.
+        console: where to print; None for the terminal.
+    """
+    console = console or Console()
+    for dataset, members in groupby(rows, key=lambda row: row.dataset):
+        table = Table(title=Text(dataset, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("Method", overflow="fold", min_width=10)
+        table.add_column("Student", overflow="fold", min_width=8)
+        table.add_column("Access")
+        for heading in ("Accuracy % ± std (seeds)", "Agreement", "Parameters", "Queries", "Seconds"):
+            table.add_column(heading, justify="right", no_wrap=heading != "Accuracy % ± std (seeds)")
+        previous = None
+        for row in members:
+            if previous not in (None, row.role):
+                table.add_section()
+            previous = row.role
+            cells = (
+                row.label,
+                row.student,
+                row.role if row.role == "teacher" else row.access or text.DASH,
+                text.accuracy(row),
+                text.percent(row.agreement),
+                text.count(row.parameters),
+                text.count(row.queries),
+                text.seconds(row.seconds),
+            )
+            table.add_row(*map(Text, cells), style=_STYLES[row.role])  # Text: names are not markup
+        console.print(table)

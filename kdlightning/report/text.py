@@ -1,0 +1,60 @@
+"""Numbers as people read them."""
+
+from kdlightning.report.rows import Row
+
+DASH = "–"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction of 1 in percent with two decimals.
+
+    >>> percent(0.9712)
+    '97.12'
+    """
+    return DASH if fraction is None else f"{100 * fraction:.2f}"
+
+
+def accuracy(row: Row) -> str:
+    """Mean ± sample standard deviation in percent and the number of seeds, ``"97.12 ± 0.30 (3)"``.
+
+    One seed has no deviation to state: ``"97.12 (1)"``.
+    """
+    spread = f" ± {percent(row.accuracy_std)}" if len(row.seeds) > 1 else ""
+    return f"{percent(row.accuracy_mean)}{spread} ({len(row.seeds)})"
+
+
+def count(number: float | None) -> str:
+    """A count in full, with thousands separated.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return DASH if number is None else f"{number:,.0f}"
+
+
+def scaled(number: float | None, unit: str = "") -> str:
+    """A number with three significant digits and an SI prefix (powers of 1000).
+
+    >>> scaled(123456), scaled(1500, "B"), scaled(12, "B")
+    ('123 k', '1.50 kB', '12 B')
+    """
+    if number is None:
+        return DASH
+    value = float(number)
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 999.5 or prefix == "T":
+            break
+        value /= 1000
+    digits = 0 if not prefix or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+
+
+def seconds(duration: float | None) -> str:
+    """Seconds, with a decimal while they are few.
+
+    >>> seconds(12.34), seconds(4321.0)
+    ('12.3', '4,321')
+    """
+    if duration is None:
+        return DASH
+    return f"{duration:.1f}" if duration < 99.95 else f"{duration:,.0f}"

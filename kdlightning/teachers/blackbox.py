@@ -1,0 +1,167 @@
+"""The teacher as its client sees it: images in, answers out, every image counted before it is answered."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from kdlightning.networks.pretrained import fingerprint, load_network
+from kdlightning.teachers.meter import QueryMeter
+from kdlightning.types import Answers, Bounds
+
+
+class BlackBoxTeacher(ABC):
+    """A classifier that only answers. No parameters, no gradients, no logits, no features; not callable.
+
+    This class hides a local network behind that interface; a teacher behind a network connection is a subclass that
+    overrides :meth:`_ask`.
+
+    Args:
+        network: directory (or Hugging Face id) of a saved network, or the network itself.
+        budget: the most images it may answer, for all processes of a run together; None for no limit.
+
+    Raises:
+        FileNotFoundError: there is no saved network at that place.
+    """
+
+    access: ClassVar[str]
+    bounds: ClassVar[Bounds] = Bounds(0.0, 1.0)
+
+    def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
+        local = network if isinstance(network, nn.Module) else load_network(network)
+        source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
+        self._identity = {"network": source, "name": type(local).__name__, "access": self.access}
+        self._ask, self._fingerprint = _enclose(local)
+        self._meter = QueryMeter(budget)
+
+    @property
+    def budget(self) -> int | None:
+        """The most images it may answer; None for no limit."""
+        return self._meter.budget
+
+    @property
+    def paid(self) -> Answers:
+        """Images answered and bytes exchanged so far, by all processes that share the budget."""
+        return self._meter.total
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Who answers: where the network came from, its class, its access and the fingerprint of its weights."""
+        return {**self._identity, "fingerprint": self._fingerprint()}
+
+    @final
+    def query(self, images: Tensor) -> Tensor:
+        """Answer images.
+
+        Args:
+            images: pixels ``(N, C, H, W)``, float in [0, 1].
+
+        Returns:
+            What the access discloses, see the subclass; float32 or int64, never part of an autograd graph.
+
+        Raises:
+            ValueError: pixels outside [0, 1] or not finite, or not a batch of images. Nothing is charged.
+            QueryBudgetExceededError: before the answer that the budget does not allow. Nothing is charged.
+        """
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(
+                f"expected float pixels of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}; "
+                "convert uint8 images by dividing by 255"
+            )
+        if not len(images):
+            raise ValueError("expected at least one image, got an empty batch")
+        low, high = (float(value) for value in torch.aminmax(images.detach()))
+        if not (low >= self.bounds.lower and high <= self.bounds.upper):
+            raise ValueError(
+                f"expected pixels in [{self.bounds.lower:g}, {self.bounds.upper:g}], got [{low:g}, {high:g}]: "
+                "normalisation belongs inside the network, and clamping is the caller's decision"
+            )
+        self._meter.charge(len(images), images.numel() * images.element_size(), len(images) * self._answer_bytes())
+        # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
+        with torch.no_grad():
+            return self._disclose(self._ask(images.detach()))
+
+    def share(self, path: str | Path) -> None:
+        """Count in this file from now on, together with every other process that shares it."""
+        self._meter.share(path)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the count lives in a file that other processes can share."""
+        return self._meter.shared
+
+    def state_dict(self) -> dict[str, int]:
+        """The count, for a checkpoint."""
+        return dict(self.paid._asdict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint's count, or from a higher one that is known already."""
+        self._meter.raise_to(Answers(**state))
+
+    @abstractmethod
+    def _disclose(self, logits: Tensor) -> Tensor:
+        """Reduce logits ``(N, K)`` to what this access answers."""
+
+    @abstractmethod
+    def _answer_bytes(self) -> int:
+        """Bytes of one image's answer."""
+
+
+class SoftLabelTeacher(BlackBoxTeacher):
+    """Answers class probabilities ``(N, K)``, float32, rows sum to 1."""
+
+    access = "soft"
+
+    def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
+        super().__init__(network, budget)
+        self._classes = 0
+
+    def _disclose(self, logits: Tensor) -> Tensor:
+        self._classes = logits.shape[1]
+        return logits.float().softmax(dim=1)
+
+    def _answer_bytes(self) -> int:
+        if not self._classes:
+            self._classes = int(getattr(self._ask, "num_classes", 0))
+        return 4 * self._classes
+
+
+class HardLabelTeacher(BlackBoxTeacher):
+    """Answers the top-1 class index ``(N,)``, int64."""
+
+    access = "hard"
+
+    def _disclose(self, logits: Tensor) -> Tensor:
+        return logits.argmax(dim=1)
+
+    def _answer_bytes(self) -> int:
+        return 8
+
+
+class _Enclosed:
+    """A network in a closure: nothing on this object leads to its parameters."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.__call = forward
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.__call(images)
+
+
+def _enclose(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], str]]:
+    """Freeze a network and hide it. channels_last is the faster layout for convolutions on CPU and GPU alike."""
+    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    place: list[torch.device | None] = [None]
+
+    def forward(images: Tensor) -> Tensor:
+        if place[0] != images.device:
+            network.to(images.device)
+            place[0] = images.device
+        logits: Tensor = network(images)
+        return logits
+
+    return _Enclosed(forward, int(getattr(network, "num_classes", 0))), lambda: fingerprint(network)

@@ -1,0 +1,77 @@
+"""A teacher whose weights are there: frozen, always in eval mode, but gradients may reach its input."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from kdlightning.networks.pretrained import fingerprint, load_network
+
+
+class WhiteBoxTeacher(nn.Module):
+    """A frozen classifier that discloses logits, features and input gradients.
+
+    Args:
+        network: directory (or Hugging Face id) of a saved network, or the network itself: any classifier that
+            takes pixels in [0, 1] and, where a method reads features, follows timm's ``forward_features``,
+            ``forward_head`` and ``get_classifier``.
+
+    Raises:
+        FileNotFoundError: there is no saved network at that place.
+    """
+
+    access = "white"
+
+    def __init__(self, network: str | Path | nn.Module) -> None:
+        super().__init__()
+        self.network = network if isinstance(network, nn.Module) else load_network(network)
+        self.network.requires_grad_(False).eval()
+        self._source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Where the network came from, its class, its access and the fingerprint of its weights."""
+        return {
+            "network": self._source,
+            "name": type(self.network).__name__,
+            "access": self.access,
+            "fingerprint": fingerprint(self.network),
+        }
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, so that no running statistic ever moves."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of pixels ``(N, C, H, W)`` in [0, 1]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last feature map, by timm's convention.
+
+        Raises:
+            TypeError: the network does not follow it.
+        """
+        features: Tensor = self._timm("forward_features")(images)
+        return features
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Logits ``(N, K)`` of features, or with ``pre_logits`` the vector before the classifier."""
+        head: Tensor = self._timm("forward_head")(features, pre_logits=pre_logits)
+        return head
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        module: nn.Module = self._timm("get_classifier")()
+        return module
+
+    def _timm(self, name: str) -> Callable[..., Any]:
+        method: Callable[..., Any] | None = getattr(self.network, name, None)
+        if method is None:
+            raise TypeError(
+                f"{type(self.network).__name__} has no {name}: this method reads features, which needs a network "
+                "with timm's interface (any timm classifier, or kdlightning.networks.TorchvisionNetwork)"
+            )
+        return method

@@ -1,0 +1,37 @@
+"""The shapes that travel between the stations of the package, and nothing else."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Bounds(NamedTuple):
+    """The closed interval that pixels live in; ``Bounds(0.0, 1.0)`` everywhere in this package."""
+
+    lower: float
+    upper: float
+
+
+class Batch(NamedTuple):
+    """One batch, as every dataloader of the package yields it and every method receives it.
+
+    Attributes:
+        image: pixels ``(N, C, H, W)``, float32 in [0, 1] once on the device (uint8 before the transfer).
+        index: position ``(N,)`` of each image in its source dataset, int64.
+        label: ground-truth class indices ``(N,)``, int64; None where labels are withheld or do not exist.
+        answer: what a transfer set holds for each image ``(N, K)``, float32; its column is named by the
+            datamodule (for DB3KD the pre-softmax activations of Eq. 7); None without a transfer set.
+    """
+
+    image: Tensor
+    index: Tensor
+    label: Tensor | None = None
+    answer: Tensor | None = None
+
+
+class Answers(NamedTuple):
+    """What a teacher has been paid for so far: images answered and bytes exchanged."""
+
+    queries: int
+    bytes_up: int
+    bytes_down: int

@@ -1,0 +1,381 @@
+import json
+import sys
+import types
+
+import huggingface_hub
+import pytest
+import torch
+from torch import nn
+
+import kdlightning
+from kdlightning.networks import (
+    VGG,
+    Adapter,
+    LeNet5,
+    LeNet5Fifth,
+    Network,
+    ResNet8,
+    TimmNetwork,
+    TorchvisionNetwork,
+    fingerprint,
+    load_network,
+    load_state,
+    push_network,
+    save_network,
+)
+
+
+class Tiny(nn.Module):
+    """A user's own module: knows nothing of the package."""
+
+    def __init__(self, classes, scale=1.0):
+        super().__init__()
+        self.linear = nn.Linear(4, classes)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * self.linear(x[:, 0, :2, :2].flatten(1))
+
+
+class Tied(Network):
+    """Two layers that share their weight."""
+
+    def __init__(self):
+        super().__init__(4, 1, 2, 4)
+        self.body, self.neck, self.classifier = nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.classifier.weight = self.neck.weight
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """The classes above under a module name that can be imported whatever pytest calls this file."""
+    module = types.ModuleType("user_networks")
+    for cls in (Tiny, Tied):
+        monkeypatch.setattr(cls, "__module__", "user_networks")
+        setattr(module, cls.__name__, cls)
+    module.make_tiny = make_tiny
+    module.anything = lambda: nn.Linear(1, 1)
+    monkeypatch.setitem(sys.modules, "user_networks", module)
+
+
+def make_tiny(classes: int) -> nn.Module:
+    return Tiny(classes)
+
+
+@pytest.fixture
+def lenet(tmp_path):
+    torch.manual_seed(0)
+    network = LeNet5(10, width=0.2, mean=(0.1,), std=[0.3])
+    return network, save_network(network, tmp_path / "runs" / "lenet", notes={"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LeNet5Fifth(3, image_size=32),
+        lambda: ResNet8(5, 1, mean=[0.5], std=[0.2]),
+        lambda: VGG(11, width=0.1, batch_norm=True, hidden=(), pools=3),
+        lambda: TorchvisionNetwork("mobilenet_v3_small", 4, input_size=32, mean=[0.5] * 3, std=[0.5] * 3),
+        lambda: TimmNetwork("resnet18", 4, input_size=32),
+        lambda: Adapter(ResNet8(5), 5, mean=[0.5] * 3, std=[0.2] * 3, size=16),
+        lambda: Adapter(network=ResNet8(5), num_classes=5),
+        Tied,
+    ],
+)
+def test_a_loaded_network_answers_the_same(make, tmp_path):
+    torch.manual_seed(0)
+    network = make()
+    x = torch.rand(4, network.in_channels, network.image_size, network.image_size)
+    network.train()(x)  # running statistics must come along
+    path = save_network(network, tmp_path / "net")
+    before = torch.random.get_rng_state()
+    save_network(network, tmp_path / "net")
+    assert torch.equal(before, torch.random.get_rng_state())
+    loaded = load_network(path)
+    assert type(loaded) is type(network)
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.eval()(x))
+    assert fingerprint(loaded) == fingerprint(network)
+
+
+def test_directory_holds_two_files_that_describe_themselves(lenet):
+    network, path = lenet
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert list(path.parent.iterdir()) == [path]
+    assert json.loads((path / "config.json").read_text()) == {
+        "num_classes": 10,
+        "in_channels": 1,
+        "image_size": 28,
+        "width": 0.2,
+        "mean": [0.1],
+        "std": [0.3],
+        "class_path": "kdlightning.networks.lenet.LeNet5",
+        "kdlightning_version": kdlightning.__version__,
+        "fingerprint": fingerprint(network),
+        "notes": {"seed": 1},
+    }
+
+
+def test_another_class_path_keeps_the_remembered_arguments(lenet, tmp_path):
+    network, _ = lenet
+    path = save_network(network, tmp_path / "net", class_path="kdlightning.networks.LeNet5")
+    config = json.loads((path / "config.json").read_text())
+    assert (config["class_path"], config["width"]) == ("kdlightning.networks.LeNet5", 0.2)
+    assert fingerprint(load_network(path)) == fingerprint(network)
+
+
+def test_from_pretrained_of_the_base_and_of_the_class(lenet):
+    network, path = lenet
+    x = torch.rand(2, 1, 28, 28)
+    for cls in (Network, LeNet5):
+        loaded = cls.from_pretrained(path)
+        assert isinstance(loaded, LeNet5)
+        assert torch.equal(loaded(x), network(x))
+    with pytest.raises(TypeError, match="holds a LeNet5, not a ResNet8"):
+        ResNet8.from_pretrained(path)
+
+
+def test_the_hubs_own_save_writes_the_same_files(lenet, tmp_path):
+    network, _ = lenet
+    network.save_pretrained(tmp_path / "hub")
+    assert fingerprint(load_network(tmp_path / "hub")) == fingerprint(network)
+    LeNet5Fifth().save_pretrained(tmp_path / "hub")
+    assert isinstance(load_network(tmp_path / "hub"), LeNet5Fifth)
+
+
+def test_different_weights_are_not_overwritten(lenet, tmp_path):
+    network, path = lenet
+    (path / "notes.txt").write_text("mine")
+    save_network(network, path, notes={"again": True})
+    assert json.loads((path / "config.json").read_text())["notes"] == {"again": True}
+    other = LeNet5(width=0.2)
+    with pytest.raises(FileExistsError, match="holds different weights"):
+        save_network(other, path)
+    assert fingerprint(load_network(path)) == fingerprint(network)
+    save_network(other, path, overwrite=True)
+    assert fingerprint(load_network(path)) == fingerprint(other)
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_weights_of_unknown_origin_are_not_overwritten(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="holds different weights"):
+        save_network(LeNet5Fifth(), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "kdlightning.networks.pretrained.save_file", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        save_network(LeNet5Fifth(), tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_follows_every_tensor_but_not_their_order():
+    torch.manual_seed(0)
+    network = LeNet5Fifth(mean=[0.5], std=[0.5])
+    first = fingerprint(network)
+    assert len(first) == 64
+    assert first == fingerprint(network.eval())
+    network.classifier.bias.data[3] += 1e-6
+    second = fingerprint(network)
+    network.normalize.std += 0.1
+    assert len({first, second, fingerprint(network), fingerprint(network.half())}) == 4
+    a, b = nn.Linear(2, 2), nn.ReLU()
+    one, two = nn.ModuleDict({"a": a, "b": b}), nn.ModuleDict({"b": b})
+    two["a"] = a
+    assert fingerprint(one) == fingerprint(two)
+
+
+def test_half_precision_survives(tmp_path):
+    network = LeNet5Fifth().to(torch.bfloat16)
+    loaded = load_network(save_network(network, tmp_path / "net"))
+    assert loaded.classifier.weight.dtype == torch.bfloat16
+    assert fingerprint(loaded) == fingerprint(network)
+
+
+def test_changed_weights_are_noticed(lenet):
+    _, path = lenet
+    content = bytearray((path / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="are not those that were saved: fingerprint"):
+        load_network(path)
+
+
+def test_truncated_weights_are_noticed(lenet):
+    _, path = lenet
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_network(path)
+
+
+def edit(path, **changes):
+    config = json.loads((path / "config.json").read_text()) | changes
+    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"class_path": "nowhere.Net"},
+            ValueError,
+            "unknown network class 'nowhere.Net'.*install the package",
+        ),
+        ({"class_path": "kdlightning.networks.LeNet9"}, ValueError, "unknown network class"),
+        ({"class_path": "LeNet5"}, ValueError, "unknown network class"),
+        ({"class_path": "os.system"}, TypeError, "neither a torch.nn.Module nor"),
+        ({"class_path": "pathlib.Path"}, TypeError, "neither a torch.nn.Module nor"),
+        ({"class_path": "user_networks.anything"}, TypeError, "neither a torch.nn.Module nor"),
+        ({"class_path": None}, ValueError, "has no class_path"),
+        ({"fingerprint": None}, ValueError, "has no fingerprint"),
+        ({"depth": 3}, ValueError, "cannot be built from .*depth"),
+        ({"width": 0.5}, ValueError, r"model\.safetensors does not fit kdlightning"),
+        ({"mean": None, "std": None}, ValueError, r"model\.safetensors does not fit kdlightning"),
+    ],
+)
+def test_a_wrong_configuration_is_explained(lenet, changes, error, message):
+    _, path = lenet
+    edit(path, **changes)
+    with pytest.raises(error, match=message):
+        load_network(path)
+
+
+def test_missing_files_are_named(lenet, tmp_path):
+    _, path = lenet
+    with pytest.raises(FileNotFoundError, match="run the `fit` that writes it first"):
+        load_network(tmp_path / "missing")
+    (path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        load_network(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors does not exist"):
+        load_state(path)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
+        load_network(path)
+
+
+def test_a_path_below_a_local_directory_never_asks_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    for source in ("runs/teacher", "runs/a/b", "./owner/name", "teacher"):
+        with pytest.raises(FileNotFoundError, match="run the `fit` that writes it first"):
+            load_network(source)
+
+
+def test_a_repository_is_downloaded(lenet, tmp_path, monkeypatch):
+    network, path = lenet
+    calls = []
+
+    def snapshot_download(repo_id, *, revision, allow_patterns):
+        calls.append((repo_id, revision, sorted(allow_patterns)))
+        return str(path)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert fingerprint(load_network("owner/name", revision="v1")) == fingerprint(network)
+    assert calls == [("owner/name", "v1", ["config.json", "model.safetensors"])]
+    with pytest.raises(ValueError, match="is a local directory, which has no revision v1"):
+        load_network(path, revision="v1")
+
+
+def test_an_unreachable_repository_is_explained(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(
+        FileNotFoundError, match=r"neither a local directory .* nor a repository .*no network"
+    ):
+        load_network("owner/name")
+
+
+def test_a_foreign_module_needs_its_arguments(tmp_path):
+    torch.manual_seed(0)
+    network = Tiny(3, scale=2.0)
+    x = torch.rand(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"how this user_networks.Tiny was constructed is not known"):
+        save_network(network, tmp_path / "net")
+    with pytest.raises(ValueError, match="builds another network than the one to save: 2 tensors differ"):
+        save_network(network, tmp_path / "net", init_args={"classes": 4})
+    assert not (tmp_path / "net").exists()
+    path = save_network(network, tmp_path / "net", init_args={"classes": 3, "scale": 2.0})
+    assert torch.equal(load_network(path)(x), network(x))
+    edit(path, class_path="user_networks.make_tiny", scale=None)
+    assert torch.equal(load_network(path)(x), network(x) / 2)
+
+
+def test_an_adapter_of_a_foreign_module(tmp_path):
+    torch.manual_seed(0)
+    adapter = Adapter(Tiny(3), 3, mean=[0.5], std=[0.5], in_channels=1)
+    with pytest.raises(ValueError, match="give init_args to save it"):
+        save_network(adapter, tmp_path / "net")
+    spec = {"class_path": "user_networks.Tiny", "init_args": {"classes": 3}}
+    init_args = {"network": spec, "num_classes": 3, "mean": [0.5], "std": [0.5], "in_channels": 1}
+    path = save_network(adapter, tmp_path / "net", init_args=init_args)
+    x = torch.rand(2, 1, 4, 4)
+    assert torch.equal(load_network(path)(x), adapter(x))
+
+
+def test_a_torchvision_function_is_a_class_path(tmp_path):
+    from torchvision.models import shufflenet_v2_x0_5
+
+    network = shufflenet_v2_x0_5(num_classes=3).eval()
+    path = save_network(
+        network,
+        tmp_path / "net",
+        class_path="torchvision.models.shufflenet_v2_x0_5",
+        init_args={"num_classes": 3},
+    )
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(load_network(path)(x), network(x))
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path):
+    class Local(nn.Linear):
+        pass
+
+    with pytest.raises(ValueError, match="cannot be imported by name"):
+        save_network(Local(1, 1), tmp_path / "net", init_args={"in_features": 1, "out_features": 1})
+    with pytest.raises(ValueError, match="must be JSON-able"):
+        save_network(LeNet5Fifth(), tmp_path / "net", notes={"path": tmp_path})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_push_uploads_the_two_files_privately(lenet, monkeypatch):
+    _, path = lenet
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, *, private, exist_ok):
+            calls.append((repo_id, private, exist_ok))
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
+            calls.append((repo_id, folder_path, sorted(allow_patterns)))
+            return "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert push_network(path, "owner/name") == "https://hub/commit"
+    assert calls == [
+        ("owner/name", True, True),
+        ("owner/name", path, ["config.json", "model.safetensors"]),
+    ]
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
+        push_network(path, "owner/name")
+
+
+def test_load_state_reads_a_directory_or_a_file(lenet):
+    network, path = lenet
+    for source in (path, path / "model.safetensors"):
+        state = load_state(source)
+        assert state.keys() == network.state_dict().keys()
+        assert torch.equal(state["classifier.bias"], network.classifier.bias)
