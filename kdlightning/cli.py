@@ -1,12 +1,16 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
 
+import importlib
+import inspect
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as L
 import yaml
@@ -15,18 +19,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-# imported for their names: subclasses that are imported can be given by short name
-import kdlightning.data
-import kdlightning.networks  # noqa: F401
+from kdlightning import callbacks, data, methods, networks, teachers
 from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
 from kdlightning.methods import DistillationModule, LabellingModule
 
+# importing them also lets YAML and the command line use their short names
+_PUBLIC = (methods, data, networks, teachers, callbacks)
+
 
 class _Parser(LightningArgumentParser):
-    """Adds the nearest valid name to errors about names."""
+    """Errors without the pages of usage, with the nearest valid name."""
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's signature
-        return super().error(_explain(message, self), *args, **kwargs)
+        if not self.exit_on_error:  # the parser of a nested class: the outer one reports
+            return super().error(message, *args, **kwargs)
+        sys.stderr.write(f"kdlightning: error: {_explain(message, self)}\n")
+        raise SystemExit(2)
 
 
 class _RunConfig(SaveConfigCallback):
@@ -76,6 +84,13 @@ class KDLightningCLI(LightningCLI):
                     root.mkdir(parents=True, exist_ok=True)
                     logger.init_args.name = logger.init_args.name or str(root)
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, FileNotFoundError) as error:
+            self.parser.error(str(error))
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401
         """Add the callbacks that every run has, unless the configuration brings its own."""
         root = Path(self.config_init[self.subcommand].trainer.default_root_dir)
@@ -105,7 +120,8 @@ class KDLightningCLI(LightningCLI):
 
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None
-        if (root / "config.yaml").exists() and not resuming and not config.overwrite:
+        valuable = ("result.json", "queries.meter", "checkpoints/last.ckpt")
+        if any((root / name).exists() for name in valuable) and not resuming and not config.overwrite:
             last = root / "checkpoints" / "last.ckpt"
             resume = f"--ckpt_path {last} to go on with it, " if last.exists() else ""
             self.parser.error(
@@ -124,39 +140,79 @@ def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, ma
 
 
 def _explain(message: str, parser: LightningArgumentParser) -> str:
-    """Append 'did you mean' for every unknown name in a message of jsonargparse."""
-    hints = list(_hints(message, parser))
-    return message if not hints else message.rstrip() + "\n\n" + "\n".join(hints)
+    """Put what was expected and the nearest valid name under a message of jsonargparse."""
+    noise = r"\n\s*(?:- Expected a <class 'NoneType'>|Given value(?: type)?: .*|- Expected a path but .*)"
+    hints = list(dict.fromkeys(_hints(message, parser)))
+    return "\n".join([re.sub(noise, "", message).rstrip(), *(f"  -> {hint}" for hint in hints)])
 
 
 def _hints(message: str, parser: LightningArgumentParser) -> Iterator[str]:
-    known = _known_names(parser)
-    for name in dict.fromkeys(
-        re.findall(r"(?:[Kk]ey|option|Unrecognized arguments?:?|argument) ['\"]?(?:--)?([\w.]+)", message)
+    owner, key = None, None
+    for line in message.splitlines():
+        if found := re.search(r"class_path '([\w.]+)'", line):
+            owner = _import(found[1])
+        if found := re.search(r'Parser key "([\w.]+)"', line):
+            key = found[1]
+        if found := re.search(r"Option '([\w.]+)' is not accepted", line):
+            yield _nearest(found[1], set(inspect.signature(owner).parameters) if owner else set(), "argument")
+        if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
+            yield _wanted(owner, key, next(filter(None, found.groups())))
+        if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
+            names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+            subparsers = [action for action in parser._actions if isinstance(action.choices, dict)]
+            for action in subparsers:
+                for sub in action.choices.values():
+                    names |= {option.lstrip("-") for one in sub._actions for option in one.option_strings}
+            for option in re.findall(r"--([\w.]+)", found[1]):
+                yield _nearest(option, names, "option")
+        if found := re.search(
+            r"[Kk]ey '?\"?([\w.]+)'?\"? is not (?:accepted|expected)|No action for key \"([\w.]+)\"", line
+        ):
+            names = {action.dest for action in parser._actions}
+            yield _nearest(found[1] or found[2], names, "key")
+
+
+def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
+    """What a parameter takes, and the nearest of those names."""
+    if owner is not None and key in inspect.signature(owner).parameters:
+        annotation, place = inspect.signature(owner).parameters[key].annotation, f"'{key}' of {owner.__name__}"
+    else:
+        annotation = L.LightningDataModule if key == "data" else L.LightningModule
+        place = f"'{key}'"
+    bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
+    known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
+    fitting = {name for name, cls in known.items() if issubclass(cls, tuple(bases)) and not inspect.isabstract(cls)}
+    kinds = " or ".join(base.__name__ for base in bases)
+    near = get_close_matches(given, fitting, n=1, cutoff=0.0)
+    known_as = f"'{given}' is a {known[given].__mro__[1].__name__}" if given in known else f"'{given}' is none"
+    return f"{place} takes a {kinds}; {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _nearest(given: str, names: set[str], kind: str) -> str:
+    near = get_close_matches(given, names - {"self"}, n=1, cutoff=0.0)
+    return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _import(class_path: str) -> Any:  # noqa: ANN401 - a class, or a function that makes one
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name, None)
+
+
+def _quiet() -> None:
+    """Silence messages that no user of this program can act on."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
+    for message in (
+        "LightningCLI's args parameter",  # ours to give: subcommands are dispatched before Lightning is imported
+        "`isinstance(treespec, LeafSpec)` is deprecated",
+        "predict returned None",  # a labelling predict writes its rows itself
+        "The 'val_dataloader' does not have many workers",  # images in memory need none
+        "The 'train_dataloader' does not have many workers",
+        "The 'test_dataloader' does not have many workers",
+        "The 'predict_dataloader' does not have many workers",
+        "The number of training batches",  # shorter than log_every_n_steps: means are logged at the epoch's end
     ):
-        leaf = name.rsplit(".", 1)[-1].split("=")[0]
-        near = get_close_matches(leaf, known, n=1, cutoff=0.7)
-        if near and near[0] != leaf:
-            yield f"'{leaf}' is not a name here; did you mean '{near[0]}'?"
-    for wrong, wanted in re.findall(
-        r"['\"]?([\w.]+)['\"]? (?:is not|not) (?:a valid )?(?:a )?subclass (?:of|type of) ['\"]?([\w.]+)", message
-    ):
-        yield f"{wrong} is not a {wanted}"
-
-
-def _known_names(parser: LightningArgumentParser) -> set[str]:
-    """Names of options and of the arguments of every method, datamodule, network, teacher and callback."""
-    import inspect
-
-    from kdlightning import callbacks, data, methods, networks, teachers
-
-    names = {action.dest.rsplit(".", 1)[-1] for action in parser._actions}
-    for module in (callbacks, data, methods, networks, teachers):
-        for cls in vars(module).values():
-            if inspect.isclass(cls):
-                names.add(cls.__name__)
-                names |= set(inspect.signature(cls.__init__).parameters)
-    return names - {"self", "args", "kwargs"}
+        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -166,6 +222,16 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line, subcommand first; None for the process's own.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    _quiet()
+    try:
+        _run(arguments)
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish()  # else the next run in this process would log into this one
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
     KDLightningCLI(
         L.LightningModule,
         L.LightningDataModule,
@@ -175,8 +241,7 @@ def main(args: Sequence[str] | None = None) -> int:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_class=_Parser,
-        parser_kwargs={name: {"allow_abbrev": False} for name in ("fit", "validate", "test", "predict")},
+        parser_kwargs={"allow_abbrev": False},
         trainer_defaults={"logger": True, "log_every_n_steps": 20},
         args=arguments,
     )
-    return 0

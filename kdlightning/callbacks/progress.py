@@ -65,7 +65,8 @@ class LabellingProgress(ProgressBar):
             self._progress.start()
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,  # noqa: ANN401
+        batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Move it."""
         if self._progress is not None and isinstance(pl_module, LabellingModule):

@@ -101,11 +101,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
         download: fetch them if absent.
         batch_size: of training.
         eval_batch_size: of validation, test and predict.
-        num_samples: exactly this many local training images, drawn by ``seed``: the same for every method; None for all.
+        num_samples: exactly this many local training images, drawn by ``seed``, the same for every method; None: all.
         num_val: validation images taken from the training part, disjoint from it (a share if below 1).
         unlabelled: withhold the training labels: ``Batch.label`` is None in training and predict.
         image_size: resize to this many pixels (bilinear, antialiased); None for the native size.
-        augmentation: a transform of float batches in [0, 1], such as those of ``torchvision.transforms.v2``; training only.
+        augmentation: a transform of float batches in [0, 1], such as ``torchvision.transforms.v2``'s, for training.
         augmentation_groups: a v2 transform draws once per call, so a batch is augmented in this many groups.
         seed: owner of the split, the subset and the order.
         num_workers: of the loaders; images in memory need none.

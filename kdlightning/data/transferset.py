@@ -17,12 +17,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from kdlightning.data.base import ImageDataModule, ImageTensorDataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kdlightning.data.base import ImageDataModule, ImageTensorDataset
 from kdlightning.types import Batch
 
 SCHEMA = 1
@@ -46,7 +46,7 @@ class TransferSetWriter:
         self.header = {"schema": SCHEMA, **header}
         if (self.path / "manifest.json").exists():
             raise FileExistsError(
-                f"{self.path} already holds a finished transfer set; choose another output, or delete it to make it anew"
+                f"{self.path} already holds a finished transfer set; choose another output, or delete it"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         begun = self.path / "header.json"

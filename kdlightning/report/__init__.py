@@ -73,7 +73,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         searched = ", ".join(map(str, runs))
         unread = "".join(f"\n  could not be read: {problem.path}: {problem.reason}" for problem in findings.problems)
         raise ReportError(
-            f"No finished run found: looked for {RUN_FILE} in {searched} and below. A run writes it when it ends.{unread}"
+            f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{unread}"
         )
     rows, notes = summarise(findings.runs)
     notes += [

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlightning.report import ReportError, load_rows, print_table, write_report
+from kdlightning.report import ReportError, load_rows, print_table, read_runs, write_report
 
 _DESCRIPTION = """\
 Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, and the
@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
     except ReportError as error:
         sys.stderr.write(f"kdlightning report: {error}\n")
         return 2
+    if problems := read_runs(arguments.runs).problems:
+        files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
+        sys.stderr.write(f"kdlightning report: could not be read and is left out:{files}\n")
     print_table(load_rows(output / "results.json"))
     sys.stdout.write(f"{output / 'report.html'}\n")
     return 0

@@ -23,12 +23,14 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """
     console = console or Console()
     for dataset, members in groupby(rows, key=lambda row: row.dataset):
-        table = Table(title=Text(dataset, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Method", overflow="fold", min_width=10)
-        table.add_column("Student", overflow="fold", min_width=8)
-        table.add_column("Access")
-        for heading in ("Accuracy % ± std (seeds)", "Agreement", "Parameters", "Queries", "Seconds"):
-            table.add_column(heading, justify="right", no_wrap=heading != "Accuracy % ± std (seeds)")
+        title = Text(dataset, style="bold")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        table.pad_edge, table.collapse_padding = False, True  # two blanks between columns: it all fits into 100
+        table.add_column("Method", overflow="fold")
+        table.add_column("Student", overflow="fold")
+        table.add_column("Access", no_wrap=True)
+        for heading in ("Accuracy %\n± std (seeds)", "Agreement\n%", "Parameters", "Queries", "Seconds"):
+            table.add_column(heading, justify="right", no_wrap=True)
         previous = None
         for row in members:
             if previous not in (None, row.role):

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from kdlightning.report.rows import Row, TransferSet
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
@@ -46,6 +45,8 @@ _STYLE = {
     "grid.color": _PALE,
     "grid.linewidth": 0.8,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
     "savefig.dpi": 200,
 }
 _DISTANCES = {"sd": "sample distance", "bd": "boundary distance", "mbd": "minimal boundary distance"}
@@ -89,7 +90,7 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
         name = f"{slug}.png" if names[slug] == 1 else f"{slug}-{names[slug]}.png"
         buffer = io.BytesIO()
         with _style():
-            figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.12)
+            figure.savefig(buffer, format="png")
         pictures.append(Picture(name, title, caption, buffer.getvalue()))
 
     for dataset in dict.fromkeys(row.dataset for row in rows):
@@ -134,24 +135,26 @@ def plot_accuracy(rows: Sequence[Row]) -> "Figure | None":
         free = any(row.queries == 0 for row in students)
         axes.set_xlim(10.0 ** (low - 0.25 - free), 10.0**high)
         exponents = np.arange(low, high + 1, max(1, (high - low) // 5))
-        ticks, labels = [10.0**e for e in exponents], [f"$10^{{{e}}}$" for e in exponents]
+        ticks = [10.0**exponent for exponent in exponents]
+        labels = [_thousands(tick) for tick in ticks]
         zero = 10.0 ** (low - 0.8)
         if free:
             ticks, labels = [zero, *ticks], ["0", *labels]
             axes.axvline(10.0 ** (low - 0.4), color=_GREY, linewidth=0.8, linestyle=(0, (1, 3)))
         axes.set_xticks(ticks, labels)
         points = [row.queries or zero for row in students]
-        bars = _draw_points(axes, students, points)
+        _draw_points(axes, students, points)
         lines = [row for row in rows if row.role != "student"]
         for row in lines:
             style = "-" if row.role == "teacher" else (0, (5, 3))
-            axes.axhline(100 * row.accuracy_mean, color=_GREY, linewidth=1.1, linestyle=style, zorder=1)
+            axes.axhline(100 * row.accuracy_mean, color=_GREY, linewidth=0.9, linestyle=style, zorder=1)
         _limit_percent(axes)
         axes.grid(axis="y")
         axes.set_xlabel("queries (images answered by the teacher)")
         axes.set_ylabel("test accuracy (%)")
-        _label_lines(figure, axes, lines)
-        _label_points(figure, axes, students, points, bars)
+        networks = {row.student for row in rows if row.role != "teacher"}
+        _label_lines(figure, axes, lines, name_students=len(networks) > 1)
+        _label_points(figure, axes, students, points)
     return figure
 
 
@@ -184,7 +187,7 @@ def plot_distances(transfer_set: TransferSet) -> "Figure":
         axes.set_xlabel(f"target class{index}")
         axes.set_ylabel(f"teacher's class of the image{index}")
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.set_label(f"mean {_distance(transfer_set)} (L2)")
     return figure
@@ -226,6 +229,7 @@ def plot_distance_curve(transfer_set: TransferSet) -> "Figure":
         )
         if queries.min() > 0 and queries.max() >= 100 * queries.min():
             axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda queries, _: _thousands(queries))
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.set_xlabel("queries per pair")
@@ -265,42 +269,37 @@ def _limit_percent(axes: "Axes") -> None:
     axes.set_ylim(bottom, top)
 
 
-def _draw_points(axes: "Axes", rows: Sequence[Row], points: Sequence[float]) -> "list[Artist]":
+def _thousands(queries: float) -> str:
+    """A tick's label: ``"500"``, ``"20k"``, ``"1M"``."""
+    from matplotlib.ticker import EngFormatter
+
+    return str(EngFormatter(sep="")(queries))
+
+
+def _draw_points(axes: "Axes", rows: Sequence[Row], points: Sequence[float]) -> None:
     """One marker with its error bar per row: a colour per method, a marker per row of the method."""
     methods = list(dict.fromkeys(row.method for row in rows))
     seen: Counter[str] = Counter()
-    bars: list[Artist] = []
     for row, x, name in zip(rows, points, _short_names(rows), strict=True):
-        container = axes.errorbar(
-            x,
-            100 * row.accuracy_mean,
-            yerr=100 * row.accuracy_std if len(row.seeds) > 1 else None,
-            color=_COLOURS[methods.index(row.method) % len(_COLOURS)],
-            marker=_MARKERS[seen[row.method] % len(_MARKERS)],
-            markersize=7,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            elinewidth=1.4,
-            capsize=3,
-            linestyle="none",
-            label=name,
-            zorder=3,
-        )
+        colour = _COLOURS[methods.index(row.method) % len(_COLOURS)]
+        marker = _MARKERS[seen[row.method] % len(_MARKERS)]
+        y, std = 100 * row.accuracy_mean, 100 * row.accuracy_std
+        axes.plot([x, x], [y - std, y + std], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+        axes.plot(x, y, marker, color=colour, markersize=7.5, markeredgecolor="white", label=name, zorder=3)
         seen[row.method] += 1
-        bars += [container.lines[0], *container.lines[2]]
-    return bars
 
 
 def _short_names(rows: Sequence[Row]) -> list[str]:
-    """Method and variant, with the student, the teacher and the access only where they tell rows apart."""
+    """Method and variant, with the student where there are several, teacher and access where rows need them."""
     names = [row.label for row in rows]
     for key in ("student", "teacher", "access"):
-        if len({getattr(row, key) for row in rows}) > 1:
+        needed = key == "student" or len(set(names)) < len(names)
+        if needed and len({getattr(row, key) for row in rows}) > 1:
             names = [f"{name}, {getattr(row, key) or 'none'}" for name, row in zip(names, rows, strict=True)]
     return names
 
 
-def _label_lines(figure: "Figure", axes: "Axes", rows: Sequence[Row]) -> None:
+def _label_lines(figure: "Figure", axes: "Axes", rows: Sequence[Row], *, name_students: bool) -> None:
     """Name each horizontal line in the right margin, one below the other where lines are close."""
     if not rows:
         return
@@ -310,16 +309,18 @@ def _label_lines(figure: "Figure", axes: "Axes", rows: Sequence[Row]) -> None:
     gap = 9.5 / 72 * figure.dpi * 1.15 / axes.get_window_extent().height
     wanted = [(100 * row.accuracy_mean - bottom) / (top - bottom) for row in ordered]
     for row, line, place in zip(ordered, wanted, _spread(wanted, gap), strict=True):
-        kind = "teacher" if row.role == "teacher" else row.label
+        if row.role == "teacher":
+            name = f"teacher {row.student}"
+        else:
+            name = f"{row.label}, {row.student}" if name_students else row.label
         axes.annotate(
-            f"{kind}: {row.student} {100 * row.accuracy_mean:.1f}",
+            f"{name} {100 * row.accuracy_mean:.1f}",
             xy=(1.0, line),
             xytext=(1.035, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
             fontsize=8.5,
-            fontweight="bold" if row.role == "teacher" else "normal",
             color=_INK if row.role == "teacher" else _GREY,
             arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
             annotation_clip=False,
@@ -337,20 +338,23 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [(a + b) / 2 for a, b in zip(up, down, strict=True)]
 
 
-def _label_points(
-    figure: "Figure", axes: "Axes", rows: Sequence[Row], points: Sequence[float], bars: "Sequence[Artist]"
-) -> None:
+def _label_points(figure: "Figure", axes: "Axes", rows: Sequence[Row], points: Sequence[float]) -> None:
     """Write each point's name beside it; if one name finds no free place, use a legend for all of them."""
+    from matplotlib.transforms import Bbox
+
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
-    taken = [artist.get_window_extent() for artist in bars]
+    taken = []
+    for row, x in zip(rows, points, strict=True):
+        ends = [(x, 100 * (row.accuracy_mean + sign * row.accuracy_std)) for sign in (-1, 1)]
+        taken.append(Bbox(axes.transData.transform(ends)).padded(4 / 72 * figure.dpi))  # 4 pt: half a marker
     placed: list[Annotation] = []
     for row, x, name in zip(rows, points, _short_names(rows), strict=True):
         label = _place(axes, (x, 100 * row.accuracy_mean), name, frame, taken)
         if label is None:
             for earlier in placed:
                 earlier.remove()
-            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, handletextpad=0.2)
             return
         placed.append(label)
         taken.append(label.get_window_extent())

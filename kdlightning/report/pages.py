@@ -65,7 +65,7 @@ class Report:
 
 class _Table(NamedTuple):
     columns: tuple[str, ...]
-    cells: list[tuple[str, ...]]
+    cells: Sequence[tuple[str, ...]]
     roles: list[str]
 
 
@@ -161,8 +161,9 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, _Table]]:
 def _cells(row: Row, sizes: Mapping[str, int]) -> tuple[str, ...]:
     """One line of a data set's table, unescaped; ``sizes`` are the teachers' numbers of parameters."""
     parameters = text.count(row.parameters)
-    if row.role != "teacher" and row.parameters and row.teacher in sizes:
-        parameters += f" ({sizes[row.teacher] / row.parameters:.1f}× smaller)"
+    teacher = sizes.get(row.teacher or "")
+    if row.role != "teacher" and row.parameters and teacher:
+        parameters += f" ({teacher / row.parameters:.1f}× smaller)"
     return (
         row.label,
         row.role,

@@ -265,7 +265,7 @@ def load_rows(path: Path) -> list[Row]:
     return [Row(**content) for content in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _parse_run(path: Path, content: Any) -> Run:
+def _parse_run(path: Path, content: object) -> Run:
     """Check one ``result.json``; a ValueError says what is wrong with it."""
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
@@ -283,7 +283,7 @@ def _parse_run(path: Path, content: Any) -> Run:
     return Run(path=path, modified=path.stat().st_mtime_ns, **values)
 
 
-def _check(key: str, value: Any) -> None:
+def _check(key: str, value: object) -> None:
     if key in _TEXTS:
         if not isinstance(value, str):
             raise ValueError(f"{key}: expected a string, got {value!r}")
@@ -322,14 +322,14 @@ def _parse_transfer_set(path: Path, content: dict[str, Any]) -> TransferSet:
     )
 
 
-def _parse_matrix(matrix: Any, classes: int) -> tuple[tuple[float | None, ...], ...]:
+def _parse_matrix(matrix: object, classes: int) -> tuple[tuple[float | None, ...], ...]:
     rows = matrix if isinstance(matrix, list) else []
     if len(rows) != classes or any(not isinstance(row, list) or len(row) != classes for row in rows):
         raise ValueError(f"mean_distance: expected {classes} rows of {classes} numbers, one per class name")
     return tuple(tuple(None if value is None else _finite(value, "mean_distance") for value in row) for row in rows)
 
 
-def _parse_curve(curve: Any) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+def _parse_curve(curve: object) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     parts = [curve.get(key) if isinstance(curve, dict) else None for key in ("queries", "mean", "std")]
     if any(not isinstance(part, list) or not part or len(part) != len(parts[0] or []) for part in parts):
         raise ValueError("distance_curve: expected queries, mean and std, three lists of the same length")
@@ -337,7 +337,7 @@ def _parse_curve(curve: Any) -> tuple[tuple[float, ...], tuple[float, ...], tupl
     return queries, mean, std
 
 
-def _finite(value: Any, key: str) -> float:
+def _finite(value: object, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{key}: expected numbers, got {value!r}")
     return float(value)

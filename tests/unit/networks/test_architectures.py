@@ -64,9 +64,7 @@ def test_size_is_the_published_one(entries, name):
 def test_kd3_sizes_at_64_pixels():
     with torch.device("meta"):
         assert count_macs(ResNet18(200), (3, 64, 64)) == pytest.approx(2.23e9, abs=0.01e9)
-        assert count_macs(VGG16BN(200, image_size=64, pools=4), (3, 64, 64)) == pytest.approx(
-            1.26e9, abs=0.01e9
-        )
+        assert count_macs(VGG16BN(200, image_size=64, pools=4), (3, 64, 64)) == pytest.approx(1.26e9, abs=0.01e9)
         assert count_parameters(LeNet5Classic(width=0.5)) == 15_738
 
 

@@ -17,9 +17,7 @@ def parse(annotation, value):
 
 @pytest.mark.parametrize("annotation", [nn.Module, Network])
 def test_short_class_name(annotation):
-    network = parse(
-        annotation, {"class_path": "LeNet5", "init_args": {"width": 0.5, "mean": [0.5], "std": [0.5]}}
-    )
+    network = parse(annotation, {"class_path": "LeNet5", "init_args": {"width": 0.5, "mean": [0.5], "std": [0.5]}})
     assert type(network) is LeNet5
     assert count_parameters(network) == 47_645
 
@@ -27,9 +25,7 @@ def test_short_class_name(annotation):
 def test_name_that_torchvision_has_too_is_short_where_a_network_is_expected():
     assert parse(Network, {"class_path": "AlexNet", "init_args": {"width": 0.25}}).num_features == 1024
     assert (
-        parse(
-            nn.Module, {"class_path": "kdlightning.networks.AlexNet", "init_args": {"width": 0.25}}
-        ).num_features
+        parse(nn.Module, {"class_path": "kdlightning.networks.AlexNet", "init_args": {"width": 0.25}}).num_features
         == 1024
     )
 
@@ -53,8 +49,6 @@ def test_external_network():
 
 def test_network_inside_an_adapter():
     inner = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 7}}
-    network = parse(
-        Network, {"class_path": "Adapter", "init_args": {"network": inner, "num_classes": 7, "size": 64}}
-    )
+    network = parse(Network, {"class_path": "Adapter", "init_args": {"network": inner, "num_classes": 7, "size": 64}})
     assert isinstance(network, Adapter)
     assert network.network.fc.out_features == 7

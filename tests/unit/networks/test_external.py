@@ -134,12 +134,7 @@ def test_images_are_resized_with_antialiasing():
     torch.testing.assert_close(adapter(x), expected.flatten(1))
     assert torch.equal(adapter(expected), expected.flatten(1))
     # Without antialiasing a checkerboard of single pixels would not come out grey.
-    board = (
-        (torch.arange(32).view(1, -1) + torch.arange(32).view(-1, 1))
-        .remainder(2)
-        .float()
-        .expand(1, 3, 32, 32)
-    )
+    board = (torch.arange(32).view(1, -1) + torch.arange(32).view(-1, 1)).remainder(2).float().expand(1, 3, 32, 32)
     torch.testing.assert_close(adapter(board), torch.full((1, 48), 0.5), atol=0.01, rtol=0)
 
 

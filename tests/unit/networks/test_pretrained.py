@@ -166,9 +166,7 @@ def test_weights_of_unknown_origin_are_not_overwritten(tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "kdlightning.networks.pretrained.save_file", lambda *_: (_ for _ in ()).throw(OSError("full"))
-    )
+    monkeypatch.setattr("kdlightning.networks.pretrained.save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         save_network(LeNet5Fifth(), tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
@@ -292,9 +290,7 @@ def test_an_unreachable_repository_is_explained(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(
-        FileNotFoundError, match=r"neither a local directory .* nor a repository .*no network"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"neither a local directory .* nor a repository .*no network"):
         load_network("owner/name")
 
 

@@ -1,0 +1,54 @@
+# Each target sets up what it needs; `make help` lists them. Needs Python >= 3.11 and make, nothing else.
+PYTHON ?= $(firstword $(foreach v,python3.13 python3.12 python3.11 python3,$(shell command -v $(v) 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+export WANDB_MODE ?= offline
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types format check bench docs clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## set up .venv with everything for development, versions as tested
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install a newer one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## distil a hard-label black box on handwritten digits (about 5 minutes) into runs/demo
+	$(BIN)/python -m kdlightning run experiments/demo.yaml
+
+test: install ## the test suite (minutes)
+	$(BIN)/python -m pytest
+
+test-slow: install ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: install ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy --strict
+	$(BIN)/mypy
+
+format: install ## rewrite in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint types test ## everything that has to pass before a change lands
+
+bench: install ## speed and query efficiency against named baselines
+	$(BIN)/python benchmarks/boundary.py
+
+docs: install ## the pages are Markdown under docs/; check that their links lead somewhere
+	$(BIN)/python -m pytest -q tests/architecture/test_docs.py
+
+clean: ## remove .venv and caches, never runs/ or data/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
