@@ -204,7 +204,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
         return DataLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_same, num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=self.num_workers > 0, generator=self._generator(),
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -245,8 +245,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
         return DataLoader(
-            dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same, num_workers=self.num_workers
-        )
+            dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same, num_workers=self.num_workers,
+            generator=self._generator(),
+        )  # fmt: skip
+
+    def _generator(self) -> torch.Generator:
+        """A loader's own, so that starting one leaves the random state of the training alone."""
+        return torch.Generator().manual_seed(self.seed)
 
     def _count_val(self, length: int) -> int:
         number = (

@@ -383,9 +383,11 @@ def _place(
 def _annotate_cells(axes: "Axes", matrix: npt.NDArray[np.float64]) -> None:
     """Write each distance into its cell, light on the dark half of the colour map and dark on the light half."""
     low, high = np.nanmin(matrix), np.nanmax(matrix)
-    size = 8.5 if len(matrix) <= 12 else 6.5
+    decimals = 1 if high >= 10 else 2
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5 if len(matrix) <= 12 else 6.5}
     for (row, column), value in np.ndenumerate(matrix):
         if np.isfinite(value):
-            dark = value < (low + high) / 2
-            number = f"{value:.1f}" if value >= 10 or high >= 10 else f"{value:.2f}"
-            axes.text(column, row, number, ha="center", va="center", fontsize=size, color="white" if dark else "black")
+            dark = value < (low + high) / 2 or low == high  # one distance only is drawn as the lowest
+            colour = "white" if dark else "black"
+            cell = axes.text(column, row, f"{value:.{decimals}f}", color=colour, **style)
+            cell.set_in_layout(False)  # it lies within the axes; asking for its extent takes time

@@ -237,7 +237,8 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
 
     Returns:
         The rows, sorted by data set, then teacher → reference → student, then accuracy (highest first), and
-        sentences about what a reader must know: seeds that were there twice, seeds that do not belong together.
+        sentences about what a reader must know: seeds that were there twice, seeds that do not belong together,
+        checkpoints other than the last.
     """
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
@@ -294,7 +295,7 @@ def _check(key: str, value: object) -> None:
             raise ValueError(f"versions: expected an object, got {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{key}: expected a number, got {value!r}")
-    elif key == "seed" and value != int(value):
+    elif key == "seed" and not isinstance(value, int):
         raise ValueError(f"seed: expected an integer, got {value!r}")
     elif key in _FRACTIONS and not 0 <= value <= 1:
         raise ValueError(f"{key}: expected a fraction in [0, 1], got {value!r}")
@@ -310,23 +311,27 @@ def _parse_transfer_set(path: Path, content: dict[str, Any]) -> TransferSet:
     for key in ("dataset", "robustness"):
         if not isinstance(content.get(key), str | None):
             raise ValueError(f"{key}: expected a string, got {content[key]!r}")
-    matrix, curve = content.get("mean_distance"), content.get("distance_curve")
+    queries, matrix, curve = content.get("queries"), content.get("mean_distance"), content.get("distance_curve")
+    if not isinstance(queries, int | None):
+        raise ValueError(f"queries: expected an integer, got {queries!r}")
     return TransferSet(
         path=path,
         dataset=content.get("dataset") or "unnamed data set",
         robustness=content.get("robustness"),
         class_names=tuple(map(str, names)),
-        queries=content.get("queries"),
+        queries=queries,
         mean_distance=None if matrix is None else _parse_matrix(matrix, len(names)),
         distance_curve=None if curve is None else _parse_curve(curve),
     )
 
 
-def _parse_matrix(matrix: object, classes: int) -> tuple[tuple[float | None, ...], ...]:
+def _parse_matrix(matrix: object, classes: int) -> tuple[tuple[float | None, ...], ...] | None:
+    """The matrix, or None if it has no distance at all."""
     rows = matrix if isinstance(matrix, list) else []
     if len(rows) != classes or any(not isinstance(row, list) or len(row) != classes for row in rows):
         raise ValueError(f"mean_distance: expected {classes} rows of {classes} numbers, one per class name")
-    return tuple(tuple(None if value is None else _finite(value, "mean_distance") for value in row) for row in rows)
+    parsed = tuple(tuple(None if cell is None else _finite(cell, "mean_distance") for cell in row) for row in rows)
+    return parsed if any(cell is not None for row in parsed for cell in row) else None
 
 
 def _parse_curve(curve: object) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
@@ -365,9 +370,12 @@ def _average(members: list[Run]) -> tuple[Row, list[str]]:
     seeds = [run.seed for run in members]
     notes = [
         f"{_describe(first)}: seeds {', '.join(map(str, seeds))} differ in {key}; are these the same experiment?"
-        for key in ("parameters", "macs", "checkpoint")
+        for key in ("parameters", "macs")
         if len({getattr(run, key) for run in members}) > 1
     ]
+    others = sorted({run.checkpoint or "not stated" for run in members} - {"last"})
+    if others:
+        notes.append(f"{_describe(first)}: not (only) the last checkpoint was tested, but: {', '.join(others)}.")
     row = Row(
         **{key: getattr(first, key) for key in _GROUP},
         accuracy_mean=fmean(accuracies),

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from kdlightning.report.figures import (
+    _short_names,
+    _spread,
+    distance_matrix,
+    draw_figures,
+    plot_accuracy,
+    plot_distance_curve,
+    plot_distances,
+)
+from kdlightning.report.rows import read_runs, summarise
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def rows_of(workspace):
+    return summarise(read_runs([workspace.root]).runs)[0]
+
+
+def transfer_set_of(workspace):
+    return read_runs([workspace.root]).transfer_sets[0]
+
+
+def test_distance_matrix_has_the_teachers_class_in_its_rows(workspace):
+    workspace.transfer_set()
+    matrix = distance_matrix(transfer_set_of(workspace))
+    assert matrix[0, 1] == 4.25
+    assert matrix[1, 0] == 2.0
+    assert np.isnan(np.diag(matrix)).all()
+
+
+def test_heat_map_shows_the_matrix_upright_with_blank_cells(workspace):
+    workspace.transfer_set()
+    axes = plot_distances(transfer_set_of(workspace)).axes[0]
+    (image,) = axes.images
+    assert image.origin == "upper"
+    assert image.get_array()[0, 1] == 4.25
+    assert image.get_array().mask.tolist() == [[True, False, False], [False, True, True], [False, False, True]]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {  # x = target, y = teacher's class
+        (1, 0): "4.25",
+        (2, 0): "1.50",
+        (0, 1): "2.00",
+        (0, 2): "3.00",
+        (1, 2): "0.50",
+    }
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("target class", "teacher's class of the image")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_numbers_are_light_on_dark_cells_and_dark_on_light_cells(workspace):
+    workspace.transfer_set()
+    colours = {text.get_text(): text.get_color() for text in plot_distances(transfer_set_of(workspace)).axes[0].texts}
+    assert (colours["0.50"], colours["4.25"]) == ("white", "black")
+
+
+def test_many_classes_are_not_annotated(workspace):
+    names = [str(i) for i in range(50)]
+    workspace.transfer_set(class_names=names, mean_distance=[[1.0] * 50] * 50)
+    axes = plot_distances(transfer_set_of(workspace)).axes[0]
+    assert (len(axes.texts), axes.get_xlabel()) == (0, "target class (index)")
+
+
+@pytest.mark.parametrize(("queries", "scale"), [([100, 500, 900], "linear"), ([10, 100, 1000], "log")])
+def test_distance_curve_has_its_values_and_band(workspace, queries, scale):
+    workspace.transfer_set(distance_curve={"queries": queries, "mean": [5, 4, 3], "std": [1, 0.5, 4]})
+    axes = plot_distance_curve(transfer_set_of(workspace)).axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[queries[0], 5], [queries[1], 4], [queries[2], 3]]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0, 7)  # 3 - 4 is no distance
+    assert axes.get_xscale() == scale
+
+
+def test_accuracy_stands_at_its_queries_with_its_deviation(workspace):
+    workspace.run(seed=0, accuracy=0.90)
+    workspace.run(seed=1, accuracy=0.94)
+    workspace.teacher(accuracy=0.99)
+    axes = plot_accuracy(rows_of(workspace)).axes[0]
+    bar, point, teacher = axes.lines
+    assert point.get_xydata() == pytest.approx(np.array([[1_000_000, 92.0]]))
+    assert bar.get_ydata() == pytest.approx([92 - 2 * 2**0.5, 92 + 2 * 2**0.5])
+    assert list(teacher.get_ydata()) == [99.0, 99.0]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.texts] == ["teacher LeNet5 99.0", "DB3KD (mbd)"]
+
+
+def test_a_student_without_queries_has_a_tick_of_its_own_left_of_the_others(workspace):
+    workspace.run(queries=5_000)
+    workspace.run(method="KD3", variant=None, access="white", queries=0)
+    workspace.run(method="Unknown", variant=None, queries=None)
+    axes = plot_accuracy(rows_of(workspace)).axes[0]
+    ticks = dict(zip([label.get_text() for label in axes.get_xticklabels()], axes.get_xticks(), strict=True))
+    assert list(ticks) == ["0", "1k", "10k"]
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_label() == "KD3"] == [ticks["0"]]
+    assert axes.get_xlim()[0] < ticks["0"] < ticks["1k"] == pytest.approx(1000)
+    assert "Unknown" not in [line.get_label() for line in axes.lines]
+
+
+def test_without_a_student_that_asked_there_is_no_figure(workspace):
+    workspace.teacher()
+    workspace.run(queries=0)
+    assert plot_accuracy(rows_of(workspace)) is None
+    assert draw_figures(rows_of(workspace), []) == []
+
+
+def test_names_that_find_no_place_go_into_a_legend(workspace):
+    for i in range(12):
+        workspace.run(method=f"A method with quite a long name, number {i}", accuracy=0.97)
+    figure = plot_accuracy(rows_of(workspace))
+    assert figure.axes[0].texts[:] == []
+    assert len(figure.legends[0].get_texts()) == 12
+
+
+def test_names_say_what_tells_rows_apart(workspace):
+    workspace.run(access="hard")
+    workspace.run(access="soft")
+    assert sorted(_short_names(rows_of(workspace))) == ["DB3KD (mbd), hard", "DB3KD (mbd), soft"]
+    workspace.run(access="soft", student="LeNet5Half")
+    assert "DB3KD (mbd), LeNet5Half, soft" in _short_names(rows_of(workspace))
+
+
+def test_spread_keeps_labels_apart_and_in_order():
+    assert _spread([0.1, 0.5], 0.2) == [0.1, 0.5]
+    assert _spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
+    assert _spread([0.5, 0.5, 0.5], 0.2) == pytest.approx([0.3, 0.5, 0.7])
+
+
+def test_pictures_have_distinct_safe_names_and_are_png(workspace):
+    workspace.run(dataset="a/b")
+    workspace.run(dataset="a b")
+    workspace.transfer_set("db3kd", distance_curve={"queries": [1, 2], "mean": [2, 1], "std": [0, 0]})
+    findings = read_runs([workspace.root])
+    pictures = draw_figures(summarise(findings.runs)[0], findings.transfer_sets)
+    assert [picture.name for picture in pictures] == [
+        "accuracy-a-b.png",
+        "accuracy-a-b-2.png",
+        "distances-digits-db3kd.png",
+        "curve-digits-db3kd.png",
+    ]
+    assert all(picture.png.startswith(PNG) for picture in pictures)
+    assert pictures[2].title == "Class-by-class boundary distance, digits"
+    assert pictures[2].caption.startswith("Transfer set db3kd, 4,321 queries.")

@@ -1,0 +1,238 @@
+import base64
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import kdlightning
+from kdlightning.report import ReportError, print_table, read_runs, summarise, write_report
+from kdlightning.report.command import main
+from kdlightning.report.pages import COLUMNS
+
+KEYS = [
+    *("method", "variant", "role", "dataset", "teacher", "student", "access"),
+    *("accuracy_mean", "accuracy_std", "seeds", "agreement", "parameters", "macs"),
+    *("queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit"),
+]
+
+
+@pytest.fixture
+def runs(workspace):
+    workspace.teacher()
+    for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
+        workspace.run(seed=seed, accuracy=accuracy)
+    workspace.run(method="MEKD", variant=None, access="soft", accuracy=0.95, queries=50_000)
+    workspace.transfer_set()
+    return workspace
+
+
+def table_line(markdown, start):
+    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {start} |") and "→" in line][:1]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_all_files_are_written_into_the_first_directory(runs):
+    output = write_report([runs.root])
+    assert output == runs.root / "report"
+    assert sorted(path.name for path in output.iterdir()) == [
+        "accuracy-digits.png",
+        "distances-digits-transfer.png",
+        "report.html",
+        "report.md",
+        "results.csv",
+        "results.json",
+    ]
+
+
+def test_results_json_has_exactly_the_promised_keys(runs):
+    results = json.loads((write_report([runs.root]) / "results.json").read_text())
+    assert [list(result) for result in results] == [KEYS] * 3
+    assert [(result["method"], result["seeds"]) for result in results] == [
+        ("Supervised", [0]),
+        ("DB3KD", [0, 1, 2]),
+        ("MEKD", [0]),
+    ]
+    assert results[1]["accuracy_mean"] == pytest.approx(0.97)
+    assert results[1]["accuracy_std"] == pytest.approx(0.01)
+    assert results[1]["queries"] == 1_000_000
+
+
+def test_csv_says_what_json_says(runs):
+    output = write_report([runs.root])
+    with (output / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    results = json.loads((output / "results.json").read_text())
+    assert list(lines[0]) == KEYS
+    for line, result in zip(lines, results, strict=True):
+        expected = {**result, "seeds": " ".join(map(str, result["seeds"]))}
+        assert line == {key: "" if value is None else str(value) for key, value in expected.items()}
+
+
+def test_markdown_cells(runs):
+    markdown = (write_report([runs.root]) / "report.md").read_text()
+    assert f"| {' | '.join(COLUMNS)} |" in markdown
+    assert table_line(markdown, "DB3KD (mbd)") == [
+        "DB3KD (mbd)",
+        "student",
+        "LeNet5 → LeNet5Fifth",
+        "hard",
+        "97.00 ± 1.00 (3)",
+        "98.00",
+        "10,000 (5.5× smaller)",
+        "123 k",
+        "1,000,000",
+        "784 MB / 4.00 MB",
+        "12.5",
+    ]
+    assert "95.00 (1)" in table_line(markdown, "MEKD")  # one seed has no deviation
+    assert "| Supervised | teacher | LeNet5 | – | 99.00 (1) | – | 55,000 | 123 k | 0 | 0 B / 0 B | 12.5 |" in markdown
+
+
+def test_markdown_states_what_the_numbers_are(runs):
+    markdown = (write_report([runs.root]) / "report.md").read_text()
+    for statement in (
+        "- Commit: abc1234",
+        "- Hardware: a machine",
+        "- Versions: torch 2.8.0",
+        "at the last checkpoint: mean ± sample standard deviation over seeds",
+        "A query is one image answered by the teacher; evaluation is not counted.",
+        "Queries and bytes of a student are what its transfer set cost plus its own.",
+        "![Accuracy against queries, digits](accuracy-digits.png)",
+    ):
+        assert statement in markdown
+
+
+def test_each_dataset_has_its_table(runs):
+    runs.run(dataset="fashion")
+    markdown = (write_report([runs.root]) / "report.md").read_text()
+    assert re.findall(r"^## (.*)$", markdown, re.M) == ["digits", "fashion", "Figures", "Runs"]
+    fashion = markdown.split("## fashion")[1].split("## Figures")[0]
+    assert "| 10,000 |" in fashion  # no teacher's size is known there
+
+
+def test_html_is_self_contained_and_holds_the_figures(runs):
+    output = write_report([runs.root])
+    page = (output / "report.html").read_text()
+    images = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    written = [(output / name).read_bytes() for name in ("accuracy-digits.png", "distances-digits-transfer.png")]
+    assert [base64.b64decode(image) for image in images] == written
+    assert page.count("<img") == 2
+    assert not re.search(r"https?://|<link|<script|@import|url\(", page)
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+    assert "<td class=number>97.00 ± 1.00 (3)</td>" in page
+
+
+def test_names_are_escaped(workspace):
+    workspace.run(method="A|B*<script>", variant="x_y", dataset="<b>&")
+    output = write_report([workspace.root])
+    markdown, page = (output / "report.md").read_text(), (output / "report.html").read_text()
+    assert "| A\\|B\\*&lt;script&gt; (x\\_y) |" in markdown
+    assert "## &lt;b&gt;&amp;" in markdown
+    assert "<td>A|B*&lt;script&gt; (x_y)</td>" in page
+    assert "<h2>&lt;b&gt;&amp;</h2>" in page
+    assert "<script>" not in page
+
+
+def test_unreadable_files_are_listed(runs):
+    bad = runs.run()
+    bad.write_text("{")
+    manifest = runs.transfer_set("broken", class_names=[])
+    output = write_report([runs.root])
+    markdown, page = (output / "report.md").read_text(), (output / "report.html").read_text()
+    assert f"> **1 run could not be read**\n>\n> - {bad}: Expecting property name" in markdown.replace("\\_", "_")
+    assert f"> **1 transfer set could not be read**\n>\n> - {manifest}: class_names" in markdown.replace("\\_", "_")
+    assert "<strong>1 run could not be read</strong>" in page
+    assert str(bad) in page
+
+
+def test_notes_are_shown(runs, tmp_path):
+    runs.run(seed=2, accuracy=0.5)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    markdown = (write_report([runs.root, empty]) / "report.md").read_text().replace("\\_", "_")
+    assert "> **2 things to know**" in markdown
+    assert "seed 2 was run more than once; the newest is kept" in markdown
+    assert f"No finished run was found in {empty}." in markdown
+
+
+def test_a_report_replaces_the_earlier_one_and_leaves_no_drafts(runs):
+    first = write_report([runs.root])
+    names = sorted(path.name for path in first.iterdir())
+    (first / "report.md").write_text("old")
+    runs.run(seed=3, accuracy=0.93)
+    second = write_report([runs.root])
+    assert sorted(path.name for path in second.iterdir()) == names
+    assert "96.00 ± 2.16 (4)" in (second / "report.md").read_text()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_results_the_command_says_what_was_looked_for(workspace, capsys, broken):
+    workspace.transfer_set()
+    if broken:
+        workspace.run().write_text("[]")
+    assert main([str(workspace.root)]) == 2
+    message = capsys.readouterr().err
+    assert f"looked for result.json in {workspace.root} and below" in message
+    assert ("expected a JSON object, got list" in message) is broken
+    assert not (workspace.root / "report").exists()
+
+
+def test_no_directories_is_an_error():
+    with pytest.raises(ReportError, match="No directories were given"):
+        write_report([])
+
+
+def test_the_command_writes_and_prints(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    bad = runs.run()
+    bad.write_text("{")
+    assert main([str(runs.root), "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "97.00 ± 1.00 (3)" in captured.out
+    assert captured.out.endswith(f"{tmp_path / 'out' / 'report.html'}\n")
+    assert f"left out:\n  {bad}: Expecting" in captured.err
+
+
+def test_help_names_what_is_read_and_written(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: kdlightning report")
+    assert all(name in text for name in ("result.json", "manifest.json", "results.csv", "--output DIR", "--wandb"))
+
+
+def test_a_report_needs_neither_torch_nor_wandb(runs):
+    code = (
+        "import sys; from kdlightning.report.command import main; code = main(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'lightning', 'wandb', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(kdlightning.__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(runs.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_console_table_fits_a_hundred_columns(runs):
+    runs.run(method="[red]KD", accuracy=0.9, queries=45_000_000, student="LeNet5Half")  # not markup, a name
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_table(summarise(read_runs([runs.root]).runs)[0], console)
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    cells = [re.split(r"\s{2,}", line) for line in lines if line]
+    assert cells[0] == ["digits"]
+    assert cells[2] == ["Method", "Student", "Access", "± std (seeds)", "%", "Parameters", "Queries", "Seconds"]
+    assert cells[4:] == [
+        ["Supervised", "LeNet5", "teacher", "99.00 (1)", "–", "55,000", "0", "12.5"],
+        ["DB3KD (mbd)", "LeNet5Fifth", "hard", "97.00 ± 1.00 (3)", "98.00", "10,000", "1,000,000", "12.5"],
+        ["MEKD", "LeNet5Fifth", "soft", "95.00 (1)", "98.00", "10,000", "50,000", "12.5"],
+        ["[red]KD (mbd)", "LeNet5Half", "hard", "90.00 (1)", "98.00", "10,000", "45,000,000", "12.5"],
+    ]
+    assert max(map(len, lines)) <= 100

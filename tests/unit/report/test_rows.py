@@ -1,0 +1,177 @@
+import math
+
+import pytest
+
+from kdlightning.report.rows import ReportError, load_rows, read_runs, summarise
+
+
+def rows_of(workspace):
+    return summarise(read_runs([workspace.root]).runs)
+
+
+def test_seeds_are_averaged_with_the_sample_deviation(workspace):
+    for seed, accuracy, queries in ((2, 0.90, 10), (0, 0.92, 20), (1, 0.97, 33)):
+        workspace.run(seed=seed, accuracy=accuracy, queries=queries, agreement=accuracy, seconds=seed)
+    (row,), notes = rows_of(workspace)
+    assert row.accuracy_mean == pytest.approx(0.93)
+    # deviations -0.03, -0.01, 0.04: squares sum to 0.0026, divided by n - 1 = 2
+    assert row.accuracy_std == pytest.approx(math.sqrt(0.0013))
+    assert row.seeds == [0, 1, 2]
+    assert row.queries == 21
+    assert isinstance(row.queries, int)
+    assert row.agreement == pytest.approx(0.93)
+    assert row.seconds == pytest.approx(1.0)
+    assert (row.checkpoint, row.commit, notes) == ("last", "abc1234", [])
+
+
+def test_a_mean_that_is_not_whole_stays_a_fraction(workspace):
+    workspace.run(seed=0, queries=1)
+    workspace.run(seed=1, queries=2)
+    assert rows_of(workspace)[0][0].queries == 1.5
+
+
+def test_one_seed_has_no_deviation(workspace):
+    workspace.run(accuracy=0.5)
+    (row,), _ = rows_of(workspace)
+    assert (row.accuracy_mean, row.accuracy_std, row.seeds) == (0.5, 0.0, [0])
+
+
+@pytest.mark.parametrize("key", ["method", "variant", "dataset", "teacher", "student", "access"])
+def test_every_key_of_the_group_separates(workspace, key):
+    workspace.run(seed=0)
+    workspace.run(seed=1, **{key: "other"})
+    rows, _ = rows_of(workspace)
+    assert [len(row.seeds) for row in rows] == [1, 1]
+    assert {getattr(row, key) for row in rows} >= {"other"}
+
+
+def test_rows_are_sorted_by_role_then_accuracy(workspace):
+    workspace.run(method="C", accuracy=0.8)
+    workspace.run(method="B", accuracy=0.9)
+    workspace.run(method="A", role="reference", accuracy=0.1)
+    workspace.teacher(accuracy=0.05)
+    assert [row.method for row in rows_of(workspace)[0]] == ["Supervised", "A", "B", "C"]
+
+
+def test_of_a_seed_that_was_run_twice_the_newest_is_kept_and_it_is_said(workspace):
+    older = workspace.run(seed=3, accuracy=0.91)
+    newer = workspace.run(seed=3, accuracy=0.93)
+    (row,), (note,) = rows_of(workspace)
+    assert (row.accuracy_mean, row.seeds) == (0.93, [3])
+    assert note.startswith("DB3KD (mbd), LeNet5Fifth on digits: seed 3 was run more than once")
+    assert f"{newer}: 93.00%" in note
+    assert f"{older} (91.00%) is left out" in note
+
+
+def test_a_copy_of_a_run_counts_once_without_a_note(workspace):
+    workspace.run(seed=3)
+    workspace.run(seed=3)
+    (row,), notes = rows_of(workspace)
+    assert (row.seeds, notes) == ([3], [])
+
+
+def test_a_run_below_two_of_the_directories_counts_once(workspace):
+    path = workspace.run()
+    assert [run.path for run in read_runs([workspace.root, path.parent]).runs] == [path]
+
+
+def test_seeds_that_do_not_belong_together_are_named(workspace):
+    workspace.run(seed=0)
+    workspace.run(seed=1, parameters=20_000, commit="fff0000", checkpoint="best", agreement=None)
+    (row,), notes = rows_of(workspace)
+    assert (row.parameters, row.commit, row.checkpoint, row.agreement) == (None, "mixed", "mixed", None)
+    assert notes == [
+        "DB3KD (mbd), LeNet5Fifth on digits: seeds 0, 1 differ in parameters; are these the same experiment?",
+        "DB3KD (mbd), LeNet5Fifth on digits: not (only) the last checkpoint was tested, but: best.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"accuracy": 97.1}, "accuracy: expected a fraction in [0, 1], got 97.1"),
+        ({"accuracy": None}, "accuracy is null"),
+        ({"accuracy": float("nan")}, "accuracy: expected a number, got nan"),
+        ({"seed": True}, "seed: expected a number, got True"),
+        ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+        ({"role": "pupil"}, "role: expected one of teacher, reference, student, got 'pupil'"),
+        ({"queries": -1}, "queries: expected a number that is not negative, got -1"),
+        ({"method": 3}, "method: expected a string, got 3"),
+        ({"versions": "2.8"}, "versions: expected an object, got '2.8'"),
+        ({"schema": 2}, "expected schema 1, got 2; update kdlightning to read it"),
+    ],
+)
+def test_a_run_with_a_wrong_value_is_a_problem_not_a_crash(workspace, changes, reason):
+    good, bad = workspace.run(seed=1), workspace.run(**changes)
+    findings = read_runs([workspace.root])
+    assert [run.path for run in findings.runs] == [good]
+    assert findings.problems == ((bad, reason),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[]", "expected a JSON object, got list"),
+        ('{"method": "MEKD", "variant": null, "role": "student", "dataset": "d", "teacher": null, "student": "s"}',
+         "missing access, seed, accuracy"),
+    ],
+)  # fmt: skip
+def test_malformed_and_incomplete_files_are_problems(workspace, content, reason):
+    path = workspace.run()
+    path.write_text(content)
+    findings = read_runs([workspace.root])
+    assert (findings.runs, findings.problems) == ((), ((path, reason),))
+
+
+def test_unknown_keys_are_ignored_and_optional_keys_may_be_absent(workspace):
+    path = workspace.run(colour="blue", path="/elsewhere")
+    text = path.read_text().replace('"agreement": 0.98, ', "")
+    path.write_text(text)
+    (run,) = read_runs([workspace.root]).runs
+    assert (run.path, run.agreement, hasattr(run, "colour")) == (path, None, False)
+
+
+def test_a_transfer_set_keeps_rows_and_columns(workspace):
+    workspace.transfer_set(distance_curve={"queries": [10, 100], "mean": [5, 4], "std": [1, 0.5]})
+    (found,) = read_runs([workspace.root]).transfer_sets
+    assert found.mean_distance == ((None, 4.25, 1.5), (2.0, None, None), (3.0, 0.5, None))
+    assert found.distance_curve == ((10.0, 100.0), (5.0, 4.0), (1.0, 0.5))
+    assert (found.robustness, found.class_names, found.queries) == ("bd", ("a", "b", "c"), 4321)
+
+
+def test_manifests_without_distances_are_not_shown(workspace):
+    path = workspace.transfer_set()
+    path.write_text('{"class_names": ["a"], "dataset": "digits"}')
+    findings = read_runs([workspace.root])
+    assert (findings.transfer_sets, findings.problems) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"class_names": None}, "class_names: expected a list of names, got None"),
+        ({"mean_distance": [[1.0]]}, "mean_distance: expected 3 rows of 3 numbers, one per class name"),
+        ({"mean_distance": [["x"] * 3] * 3}, "mean_distance: expected numbers, got 'x'"),
+        ({"distance_curve": {"queries": [1], "mean": [1, 2], "std": [1]}},
+         "distance_curve: expected queries, mean and std, three lists of the same length"),
+        ({"queries": "many"}, "queries: expected an integer, got 'many'"),
+    ],
+)  # fmt: skip
+def test_a_transfer_set_with_a_wrong_value_is_a_problem(workspace, changes, reason):
+    path = workspace.transfer_set(**changes)
+    assert read_runs([workspace.root]).problems == ((path, reason),)
+
+
+def test_a_path_that_is_not_a_directory_is_refused(tmp_path):
+    with pytest.raises(ReportError, match="nowhere is not a directory"):
+        read_runs([tmp_path / "nowhere"])
+
+
+def test_rows_survive_the_json_file(workspace, tmp_path):
+    from kdlightning.report import write_report
+
+    workspace.run(seed=0, accuracy=0.9)
+    workspace.run(seed=1, accuracy=0.95)
+    output = write_report([workspace.root], tmp_path / "out")
+    assert load_rows(output / "results.json") == rows_of(workspace)[0]
