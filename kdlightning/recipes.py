@@ -226,7 +226,8 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an
     if not isinstance(value, str):
         return value
     if (whole := re.fullmatch(r"\{(\w+)\}", value)) and whole[1] in variables:
-        return variables[whole[1]]
+        others = {name: item for name, item in variables.items() if name != whole[1]}
+        return _fill(variables[whole[1]], others)  # a variable may hold placeholders, but not its own
 
     def replace(found: re.Match[str]) -> str:
         if found[1] not in variables:
