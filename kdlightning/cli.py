@@ -115,7 +115,8 @@ class KDLightningCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the last weights, once; the record of the run is written from that."""
         trainer, model = self.trainer, self.model
-        if isinstance(model, DistillationModule) and not trainer.fast_dev_run and not trainer.interrupted:
+        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if isinstance(model, DistillationModule) and not rehearsal and not trainer.interrupted:
             trainer.test(model, datamodule=self.datamodule, verbose=False)
 
     def _guard(self, root: Path, config: Namespace) -> None:
@@ -159,9 +160,9 @@ def _hints(message: str, parser: LightningArgumentParser) -> Iterator[str]:
             yield _wanted(owner, key, next(filter(None, found.groups())))
         if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
             names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-            subparsers = [action for action in parser._actions if isinstance(action.choices, dict)]
-            for action in subparsers:
-                for sub in action.choices.values():
+            subparsers = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+            for choices in subparsers:
+                for sub in choices.values():
                     names |= {option.lstrip("-") for one in sub._actions for option in one.option_strings}
             for option in re.findall(r"--([\w.]+)", found[1]):
                 yield _nearest(option, names, "option")
@@ -174,7 +175,7 @@ def _hints(message: str, parser: LightningArgumentParser) -> Iterator[str]:
 
 def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
     """What a parameter takes, and the nearest of those names."""
-    if owner is not None and key in inspect.signature(owner).parameters:
+    if owner is not None and key is not None and key in inspect.signature(owner).parameters:
         annotation, place = inspect.signature(owner).parameters[key].annotation, f"'{key}' of {owner.__name__}"
     else:
         annotation = L.LightningDataModule if key == "data" else L.LightningModule

@@ -60,6 +60,12 @@ class Stage:
         return hashlib.sha256(json.dumps([self.command, self.config], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def begun(self) -> bool:
+        """Whether its directory holds more than what its command was told: something to lose."""
+        told = {"stage.json", "stage.yaml", "config.yaml"}
+        return self.directory.is_dir() and any(file.name not in told for file in self.directory.iterdir())
+
+    @property
     def finished(self) -> bool:
         """Whether its result lies in its directory."""
         return (self.directory / _FINISHED[self.command]).exists()
@@ -111,13 +117,11 @@ def run_stage(stage: Stage, console: Console) -> None:
         SystemExit: the command failed.
     """
     record = stage.directory / "stage.json"
-    if record.exists():
-        begun = json.loads(record.read_text())
-        if begun["digest"] != stage.digest:
-            raise RecipeError(
-                f"{stage.directory} holds stage '{stage.name}' with other settings; choose another --output, or delete "
-                "that directory to run it anew"
-            )
+    if record.exists() and json.loads(record.read_text())["digest"] != stage.digest and stage.begun:
+        raise RecipeError(
+            f"{stage.directory} holds stage '{stage.name}' with other settings; choose another --output, or delete "
+            "that directory to run it anew"
+        )
     if stage.finished:
         console.print(f"[dim]{stage.name}: finished already, skipped[/dim]")
         return

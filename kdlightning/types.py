@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """
 
     image: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody wants of a batch
     label: Tensor | None = None
     answer: Tensor | None = None
 

@@ -1,5 +1,7 @@
 """How often the student says what the teacher says, measured with a teacher of its own."""
 
+from typing import Any
+
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -27,7 +29,7 @@ class Agreement(Callback):
         self._seen = torch.zeros((), device=pl_module.device)
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Tensor | None, batch: Batch,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch,  # noqa: ANN401
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Ask both."""

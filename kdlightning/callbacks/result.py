@@ -1,6 +1,7 @@
 """What a finished run leaves: the student's weights, and one small record that reports read."""
 
 import json
+import os
 import platform
 import subprocess
 import time
@@ -52,7 +53,8 @@ class RunResult(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the student."""
         self._seconds = time.monotonic() - self._began
-        if trainer.fast_dev_run or not trainer.is_global_zero or not isinstance(pl_module, DistillationModule):
+        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if rehearsal or not trainer.is_global_zero or not isinstance(pl_module, DistillationModule):
             return
         spec = pl_module.hparams.get("student") or {}
         save_network(
@@ -116,8 +118,6 @@ def _add(one: Answers, other: Answers) -> Answers:
 
 
 def _seed() -> int | None:
-    import os
-
     seed = os.environ.get("PL_GLOBAL_SEED")
     return None if seed is None else int(seed)
 

@@ -1,7 +1,9 @@
 """What every set of images shares: fixed splits, batches without a loop over images, pixels in [0, 1] on the device."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from torchvision.transforms.v2 import functional as tvf
 from kdlightning.types import Batch
 
 Transform = torch.nn.Module | Callable[[Tensor], Tensor]
+
+_MEMORY = 2**30  # bytes of decoded pixels that are held without being asked to
+_CHUNK = 1000  # images decoded or resized at once: bounds the float copies that resizing makes
 
 
 class ImageTensorDataset(Dataset[Batch]):
@@ -58,7 +63,7 @@ class ImageFileDataset(Dataset[Batch]):
     """Images that are decoded when they are asked for, in the loader's workers.
 
     Args:
-        read: source index to uint8 image ``(C, H, W)``; the same size for all.
+        read: source index to uint8 image ``(C, H, W)``; the same size for all. It travels to worker processes.
         index: source indices ``(N,)``.
         labels: class indices ``(N,)``, or None.
     """
@@ -87,7 +92,7 @@ class ImageFileDataset(Dataset[Batch]):
 ImageSet = ImageTensorDataset | ImageFileDataset
 
 
-def _same(batch: Batch) -> Batch:
+def _same(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list
     return batch
 
 
@@ -95,26 +100,46 @@ class ImageDataModule(L.LightningDataModule, ABC):
     """A data set of labelled images. Splits depend on ``seed`` alone, batches carry source indices.
 
     ``predict`` yields the training images in order, without augmentation: what a labelling phase asks the teacher.
+    A subclass sets the four attributes below and overrides :meth:`load`; images leave the loaders as uint8 and become
+    float32 in [0, 1] on the device.
 
     Args:
         root: where the files are, or go to.
         download: fetch them if absent.
-        batch_size: of training.
-        eval_batch_size: of validation, test and predict.
+        batch_size: of training, in images per process.
+        eval_batch_size: of validation, test and predict, in images per process.
         num_samples: exactly this many local training images, drawn by ``seed``, the same for every method; None: all.
-        num_val: validation images taken from the training part, disjoint from it (a share if below 1).
-        unlabelled: withhold the training labels: ``Batch.label`` is None in training and predict.
+        num_val: validation images taken from the training part, disjoint from it: a number, or a share if below 1;
+            None for the data set's own default. Unused where the data set has official validation images.
+        unlabelled: withhold the training labels: ``Batch.label`` is None in training and predict, not in validation
+            and test.
         image_size: resize to this many pixels (bilinear, antialiased); None for the native size.
-        augmentation: a transform of float batches in [0, 1], such as ``torchvision.transforms.v2``'s, for training.
-        augmentation_groups: a v2 transform draws once per call, so a batch is augmented in this many groups.
+        augmentation: a transform of float batches ``(N, C, H, W)`` in [0, 1], such as ``torchvision.transforms.v2``'s,
+            for training; what it returns is clamped to [0, 1].
+        augmentation_groups: a v2 transform draws once per call, so a batch is augmented in this many groups, each with
+            a draw of its own: more are more diverse and slower.
         seed: owner of the split, the subset and the order.
-        num_workers: of the loaders; images in memory need none.
+        num_workers: of the loaders, and of decoding files into memory; images in memory need none.
+
+    Attributes:
+        name: of the data set, in tables and manifests.
+        num_classes: K.
+        channels: 1 or 3.
+        native_size: height and width without ``image_size``.
+        class_names: K names; complete after :meth:`setup`.
+        train_set: the drawn training images, after :meth:`setup`.
+
+    Raises:
+        ValueError: a size or a number below 1.
     """
 
     name: str
     num_classes: int
     channels: int
     native_size: int
+    default_num_val: int | float = 0.1
+    in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
+    train_set: ImageSet
 
     def __init__(
         self,
@@ -123,7 +148,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         batch_size: int = 256,
         eval_batch_size: int = 1000,
         num_samples: int | None = None,
-        num_val: int | float = 0.1,
+        num_val: int | float | None = None,
         unlabelled: bool = False,
         image_size: int | None = None,
         augmentation: Transform | None = None,
@@ -132,10 +157,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.root, self.download = Path(root), download
+        counts = {
+            "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_samples": num_samples,
+            "image_size": image_size, "augmentation_groups": augmentation_groups,
+        }  # fmt: skip
+        for setting, value in counts.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        self.root, self.download = Path(root).expanduser(), download
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_samples, self.num_val, self.unlabelled = num_samples, num_val, unlabelled
-        self.image_size = image_size or self.native_size
+        self.num_samples, self.unlabelled = num_samples, unlabelled
+        self.num_val = self.default_num_val if num_val is None else num_val
+        self.image_size = self.native_size if image_size is None else image_size
         self.augmentation, self.augmentation_groups = augmentation, augmentation_groups
         self.seed, self.num_workers = seed, num_workers
         self.class_names = [str(k) for k in range(getattr(self, "num_classes", 0))]
@@ -143,7 +176,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
-        """The source: all training images (index = position), official validation and test images where they exist."""
+        """The source at its native size.
+
+        Returns:
+            All training images in file order, whose index is their position; the official validation images and the
+            official test images, each None where there are none.
+        """
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split, once.
@@ -164,11 +202,23 @@ class ImageDataModule(L.LightningDataModule, ABC):
                 f"num_samples={wanted} but {self.name} has {len(train)} training images, {number} of them for "
                 f"validation: at most {len(rest)}"
             )
-        self.val_set = val if val is not None else self._take(train, held_out)
-        self.test_set = test
-        chosen = self._take(train, rest[:wanted].sort().values)
+        self._val = val if val is not None else self._take(train, held_out)
+        self._test = test
+        chosen = self._held(self._take(train, rest[:wanted].sort().values))
         self.train_set = chosen.withheld() if self.unlabelled else chosen
         self._ready = True
+
+    @cached_property
+    def val_set(self) -> ImageSet:
+        """Validation images with labels, made ready when first used."""
+        self.setup()
+        return self._held(self._val)
+
+    @cached_property
+    def test_set(self) -> ImageSet | None:
+        """Official test images with labels, made ready when first used; None if there are none."""
+        self.setup()
+        return None if self._test is None else self._held(self._test)
 
     def identity(self) -> dict[str, Any]:
         """What makes this source this source, for manifests: plain values."""
@@ -201,10 +251,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Batches in an order that depends on (seed, epoch) alone, also over processes: Lightning sets the epoch."""
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
-        sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
+        sampler: DistributedSampler[Batch] = DistributedSampler(
+            dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
+        )
         return DataLoader(
-            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_same, num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0, generator=self._generator(),
+            dataset=dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_same,
+            num_workers=self.num_workers, persistent_workers=self.num_workers > 0, generator=self._generator(),
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -239,14 +291,35 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def resize(self, images: Tensor) -> Tensor:
         """uint8 images ``(N, C, H, W)`` at ``image_size``."""
-        if images.shape[-2:] == (self.image_size, self.image_size):
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] == size:
             return images
-        return tvf.resize(images, [self.image_size, self.image_size], antialias=True)
+        out = images.new_empty(*images.shape[:2], *size)
+        for source, target in zip(images.split(_CHUNK), out.split(_CHUNK), strict=True):
+            if len(source):
+                target.copy_(tvf.resize(source, list(size), antialias=True))
+        return out
+
+    def _held(self, images: ImageSet) -> ImageSet:
+        """The images at ``image_size``, in memory unless they are files and too many."""
+        if isinstance(images, ImageTensorDataset):
+            return ImageTensorDataset(self.resize(images.images), images.index, images.labels)
+        size = (len(images), self.channels, self.image_size, self.image_size)
+        if not (math.prod(size) <= _MEMORY if self.in_memory is None else self.in_memory):
+            return images
+        pixels = torch.empty(size, dtype=torch.uint8)
+        loader = DataLoader(
+            dataset=images, batch_size=_CHUNK, collate_fn=_same, num_workers=self.num_workers,
+            generator=self._generator(),
+        )  # fmt: skip
+        for batch, target in zip(loader, pixels.split(_CHUNK), strict=False):  # no image at all: one empty chunk
+            target.copy_(batch.image)
+        return ImageTensorDataset(pixels, images.index, images.labels)
 
     def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
         return DataLoader(
-            dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same, num_workers=self.num_workers,
-            generator=self._generator(),
+            dataset=dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same,
+            num_workers=self.num_workers, generator=self._generator(),
         )  # fmt: skip
 
     def _generator(self) -> torch.Generator:
@@ -254,12 +327,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return torch.Generator().manual_seed(self.seed)
 
     def _count_val(self, length: int) -> int:
-        number = (
-            round(self.num_val * length) if isinstance(self.num_val, float) and self.num_val < 1 else int(self.num_val)
-        )
+        number = round(self.num_val * length) if 0 < self.num_val < 1 else self.num_val
+        if number != int(number):
+            raise ValueError(f"num_val={self.num_val}: expected a whole number of images, or a share below 1")
         if not 0 <= number < length:
             raise ValueError(f"num_val={self.num_val} of {length} training images leaves none to train on")
-        return number
+        return int(number)
 
     @staticmethod
     def _take(images: ImageSet, positions: Tensor) -> ImageSet:

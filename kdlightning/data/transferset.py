@@ -202,6 +202,7 @@ class TransferSetDataModule(L.LightningDataModule):
     def __init__(self, source: ImageDataModule, path: str, column: str = "activation") -> None:
         super().__init__()
         self.source, self.path, self.column = source, path, column
+        self.name = source.name  # Lightning has a class attribute of that name
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - name, num_classes, image_size, ... are the source's
         if name == "source" or name.startswith("__"):

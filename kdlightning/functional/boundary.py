@@ -449,7 +449,8 @@ def _principal_components(flat: Tensor, rank: int) -> Tensor:
     else:
         values, vectors = torch.linalg.eigh(rows @ rows.T)
         basis = (vectors.flip(1).T[:rank] @ rows) / values.flip(0)[:rank, None].clamp_min(1e-12).sqrt()
-    return basis.float()
+    components: Tensor = basis.float()
+    return components
 
 
 def _lowest_frequencies(height: int, width: int, rank: int) -> Tensor:
@@ -458,7 +459,8 @@ def _lowest_frequencies(height: int, width: int, rank: int) -> Tensor:
     def cosines(n: int) -> Tensor:
         k, i = torch.arange(n)[:, None], torch.arange(n)[None]
         rows = torch.cos(math.pi * (i + 0.5) * k / n)
-        return rows / rows.norm(dim=1, keepdim=True)
+        unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+        return unit
 
     basis = torch.einsum("ai,bj->abij", cosines(height), cosines(width)).reshape(height * width, -1)
     frequency = ((torch.arange(height)[:, None] / height) ** 2 + (torch.arange(width)[None] / width) ** 2).flatten()

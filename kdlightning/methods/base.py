@@ -133,7 +133,7 @@ class DistillationModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """The student's optimiser and schedule, and nothing else's."""
-        optimizer = self._optimizer(self.student.parameters())  # type: ignore[arg-type]
+        optimizer = self._optimizer(self.student.parameters())
         return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class DistillationModule(L.LightningModule, ABC):
             value = term.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
-        if self._steps >= self.trainer.log_every_n_steps:
+        if self._steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._flush()
 
     def _flush(self) -> None:

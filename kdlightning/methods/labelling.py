@@ -99,7 +99,9 @@ class LabellingModule(L.LightningModule, ABC):
         todo = ~torch.isin(batch.index.cpu(), self._done)
         if not todo.any():
             return
-        batch = Batch(*(None if part is None else part[todo.to(part.device)] for part in batch))
+        here = todo.to(batch.index.device)
+        label = None if batch.label is None else batch.label[here]
+        batch = Batch(batch.image[here], batch.index[here], label)
         journal = self.journalled(hashlib.sha256(batch.index.cpu().numpy().tobytes()).hexdigest()[:16])
         rows = self.label(batch, journal)
         self.writer.write({"index": batch.index, **rows})

@@ -218,7 +218,8 @@ def test_banks_are_unit_norm_and_lie_in_their_subspace():
         boundary.probe_bank(SHAPE, subspace="images")
     with pytest.raises(ValueError, match="larger bank"):
         boundary.minimal_boundary_distance(
-            lambda x: x, images(1), torch.tensor([0]), boundary.BoundaryPoints(images(1), torch.ones(1), torch.zeros(1)),
+            lambda x: x, images(1), torch.tensor([0]),
+            boundary.BoundaryPoints(images(1), torch.ones(1), torch.zeros(1)),
             torch.zeros(1, dtype=torch.int64), bank, num_probes=65,
         )  # fmt: skip
 

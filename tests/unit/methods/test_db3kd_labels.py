@@ -217,7 +217,11 @@ def script(tmp_path):
 def run_script(tmp_path, *args):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
-        [sys.executable, script(tmp_path), *map(str, args)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, script(tmp_path), *map(str, args)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 

@@ -119,7 +119,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
     def run(epochs, net, ckpt=None):
         fit = trainer(tmp_path, max_epochs=epochs)
-        fit.fit(net, datamodule=ToyDataModule(augmentation=lambda x: (x + 0.1 * torch.rand_like(x)).clamp(0, 1)), ckpt_path=ckpt)
+        fit.fit(
+            net,
+            datamodule=ToyDataModule(augmentation=lambda x: (x + 0.1 * torch.rand_like(x)).clamp(0, 1)),
+            ckpt_path=ckpt,
+        )
         return fit
 
     whole = module()

@@ -1,0 +1,172 @@
+"""Boundary search: how busy it keeps the teacher, and how near it gets for how many queries. One run, one teacher.
+
+    python benchmarks/boundary.py                        # on scikit-learn's digits, about 5 minutes
+    python benchmarks/boundary.py --mnist data           # on MNIST in data/MNIST/raw, about 15 minutes on 2 cores
+
+Prints two tables and writes them to --output as JSON:
+1. images answered per second by the labelling loop (DB3KDLabels' work: candidates, BD, MBD, counting, journal), over
+   the teacher's bare forward at its best batch size;
+2. mean boundary distance against mean queries per pair: BD, MBD with each subspace, and the released scheme.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from released import ReleasedSearch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlightning.data import DigitsDataModule, MNISTDataModule
+from kdlightning.functional import boundary
+from kdlightning.networks import LeNet5
+from kdlightning.teachers import AnswerJournal, HardLabelTeacher
+
+
+def train_teacher(images: Tensor, labels: Tensor, size: int, epochs: int = 12) -> nn.Module:
+    """A LeNet-5 from labels."""
+    torch.manual_seed(0)
+    network = LeNet5(image_size=size).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-4)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images)).split(128):
+            loss = F.cross_entropy(network(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
+
+
+def raw_rate(network: nn.Module, images: Tensor, seconds: float = 3.0) -> dict[int, float]:
+    """Images per second of the bare forward, best of repeats, by batch size; batches differ."""
+    rates = {}
+    with torch.no_grad():
+        for size in (64, 128, 256, 512, 1000):
+            batches = [chunk for chunk in images.split(size) if len(chunk) == size]
+            network(batches[0])
+            best, end, turn = 0.0, time.perf_counter() + seconds, 0
+            while time.perf_counter() < end:
+                start, answered = time.perf_counter(), 0
+                for _ in range(max(1, 2000 // size)):
+                    network(batches[turn % len(batches)]).argmax(1)
+                    answered, turn = answered + size, turn + 1
+                best = max(best, answered / (time.perf_counter() - start))
+            rates[size] = best
+    return rates
+
+
+def busy(network: nn.Module, pool: Tensor, size: int) -> tuple[float, float, float]:
+    """Share of the raw rate that BD and MBD labelling reach; in turns, so that both meet the same machine."""
+    teacher = HardLabelTeacher(network)
+    label = torch.cat([teacher.query(chunk) for chunk in pool.split(size)])
+    x = pool[:200]
+    target = torch.stack([torch.tensor([k for k in range(10) if k != m]) for m in label[:200].tolist()]).flatten()
+    image = torch.arange(len(x)).repeat_interleave(9)
+    bank = boundary.probe_bank(pool.shape[1:], images=pool)
+    rows = []
+    for turn in range(3):
+        raw = max(raw_rate_of(network, pool, size) for _ in range(2))
+        with tempfile.TemporaryDirectory() as directory:
+            predict = AnswerJournal(Path(directory) / "journal", teacher.query)
+            images = x[image]
+            start, before = time.perf_counter(), teacher.paid.queries
+            index = boundary.nearest_candidates(images, pool, label, target, 20)
+            found = boundary.boundary_distance(predict, images, target, pool, index, batch_size=size)
+            middle, between = time.perf_counter(), teacher.paid.queries
+            key = image * 10 + target + turn
+            boundary.minimal_boundary_distance(
+                predict, images, target, found, key, bank, query_limit=320, batch_size=size
+            )
+            end, after = time.perf_counter(), teacher.paid.queries
+        raw = (raw + max(raw_rate_of(network, pool, size) for _ in range(2))) / 2
+        rows.append((raw, (between - before) / (middle - start) / raw, (after - before) / (end - start) / raw))
+    rows.sort(key=lambda row: row[2])
+    return rows[1]
+
+
+def raw_rate_of(network: nn.Module, images: Tensor, size: int) -> float:
+    """Images per second of the bare forward at one batch size, over about 10,000 images."""
+    with torch.no_grad():
+        start, answered = time.perf_counter(), 0
+        for chunk in images[:10_000].split(size):
+            network(chunk).argmax(1)
+            answered += len(chunk)
+    return answered / (time.perf_counter() - start)
+
+
+def distances(network: nn.Module, pool: Tensor, x: Tensor, limits: tuple[int, ...]) -> list[dict[str, object]]:
+    """Mean distance against mean queries, ours and the released scheme's, on the same pairs."""
+    teacher = HardLabelTeacher(network)
+    label = torch.cat([teacher.query(chunk) for chunk in pool.split(256)])
+    own = teacher.query(x)
+    generator = torch.Generator().manual_seed(1)
+    target = (own + 1 + torch.randint(0, 9, (len(x),), generator=generator)) % 10
+    rows: list[dict[str, object]] = []
+
+    def add(method: str, queries: float, distance: float) -> None:
+        rows.append({"method": method, "queries": round(queries, 1), "distance": round(distance, 4)})
+        print(f"  {method:32} {queries:8.0f} queries  distance {distance:.3f}", flush=True)
+
+    for number in (1, 5, 20, 100):
+        index = boundary.nearest_candidates(x, pool, label, target, number)
+        found = boundary.boundary_distance(teacher.query, x, target, pool, index)
+        add(f"BD, {number} candidates", float(found.queries.float().mean()), float(found.distance.mean()))
+    index = boundary.nearest_candidates(x, pool, label, target, 20)
+    start = boundary.boundary_distance(teacher.query, x, target, pool, index)
+    key = torch.arange(len(x)) * 10 + target
+    for subspace, probes in (("images", 100), ("images", 200), ("frequency", 100), ("pixels", 200)):
+        bank = boundary.probe_bank(pool.shape[1:], subspace=subspace, images=pool)
+        for limit in limits:
+            found = boundary.minimal_boundary_distance(
+                teacher.query, x, target, start, key, bank, num_probes=probes, query_limit=limit
+            )
+            name = f"MBD, {subspace}, Q={probes}"
+            add(name, float(found.queries.float().mean()), float(found.distance.mean()))
+    released = ReleasedSearch(teacher.query, x, target)
+    theta, radius = released.candidates(pool, label, 201)
+    add("released BD, 201 candidates", float(released.queries.float().mean()), float(radius.mean()))
+    wanted = [limit * 2 for limit in limits]
+    for queries, distance in released.minimise(theta, radius, wanted[-1]):
+        if queries >= wanted[0]:
+            wanted.pop(0)
+            add("released MBD", queries, distance)
+    return rows
+
+
+def main() -> None:
+    """Run both parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", metavar="ROOT", help="use MNIST from ROOT/MNIST/raw")
+    parser.add_argument("--pairs", type=int, default=100, help="pairs of the distance table")
+    parser.add_argument("--part", choices=["speed", "distance"], help="run one part only")
+    parser.add_argument("--output", type=Path, help="write the tables as JSON")
+    options = parser.parse_args()
+    data = MNISTDataModule(root=options.mnist, num_val=6000) if options.mnist else DigitsDataModule(image_size=28)
+    data.setup()
+    # as in the measurement of the released code: the teacher learns from 8,000 images
+    images = data.train_set.images[:8000].float().div(255)
+    network = train_teacher(images, data.train_set.labels[:8000], data.image_size)
+    x = data.test_set.images[: options.pairs].float().div(255)
+    with torch.no_grad():
+        accuracy = (network(data.test_set.images[:2000] / 255).argmax(1) == data.test_set.labels[:2000]).float().mean()
+    pool = data.train_set.images[:10_000].float().div(255)
+    print(f"LeNet-5 on {data.name}, test accuracy {accuracy:.2%}, {torch.get_num_threads()} threads")
+    record: dict[str, object] = {"dataset": data.name, "teacher_accuracy": round(float(accuracy), 4)}
+    if options.part != "distance":
+        rates = raw_rate(network, pool)
+        size = max(rates, key=lambda one: rates[one])
+        raw, bd, both = busy(network, pool, size)
+        print("  raw forward: " + ", ".join(f"{rate:,.0f}/s at {number}" for number, rate in rates.items()))
+        print(f"  labelling over raw forward at batch {size} ({raw:,.0f}/s): BD {bd:.2f}, BD and MBD {both:.2f}")
+        record["speed"] = {"raw": rates, "batch": size, "bd_ratio": round(bd, 3), "ratio": round(both, 3)}
+    if options.part != "speed":
+        record["distance"] = distances(network, pool, x, (500, 1000, 2000))
+    if options.output:
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kdlightning import cli
+from kdlightning.__main__ import main
+from kdlightning.networks import LeNet5Fifth, load_network, save_network
+
+SMALL = [
+    "--data", "DigitsDataModule", "--data.num_samples", "64", "--data.num_val", "32", "--data.batch_size", "32",
+    "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+STUDENT = ["--model.student", "LeNet5Fifth", "--model.student.image_size", "32"]
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    torch.manual_seed(0)
+    return str(save_network(LeNet5Fifth(image_size=32), tmp_path / "teacher"))
+
+
+def fit(*arguments):
+    return main(["fit", *arguments, *SMALL])
+
+
+def test_help_needs_no_torch_and_answers_fast():
+    start = time.perf_counter()
+    code = "import sys; from kdlightning.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 3
+    for command in ("fit", "validate", "test", "predict", "run", "report", "networks"):
+        assert f"  {command} " in done.stdout
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert main(["reprot"]) == 2
+    assert "did you mean 'report'?" in capsys.readouterr().err
+
+
+def test_networks_lists_published_sizes(capsys):
+    assert main(["networks"]) == 0
+    out = capsys.readouterr().out
+    assert "187,780" in out
+    assert "7,964" in out
+
+
+def test_fit_leaves_a_network_a_record_and_its_configuration(tmp_path):
+    assert fit("--model", "Supervised", *STUDENT, "--seed_everything", "7", "--result.role", "reference") == 0
+    run = tmp_path / "runs/supervised-seed7"
+    record = json.loads((run / "result.json").read_text())
+    assert (record["role"], record["seed"], record["dataset"]) == ("reference", 7, "digits")
+    assert record["parameters"] == 11_564
+    assert record["queries"] == 0
+    network = load_network(run / "network")
+    assert network.image_size == 32
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["init_args"]["num_samples"] == 64
+
+
+def test_a_run_is_not_overwritten_silently(tmp_path, capsys):
+    arguments = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "run")
+    fit(*arguments)
+    before = (tmp_path / "run/result.json").read_text()
+    with pytest.raises(SystemExit):
+        fit(*arguments)
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "run/result.json").read_text() == before
+    fit(*arguments, "--overwrite", "true", "--seed_everything", "3")
+    assert json.loads((tmp_path / "run/result.json").read_text())["seed"] == 3
+
+
+def test_a_resume_keeps_the_command_lines_word(tmp_path):
+    lr = "--model.optimizer.lr"
+    start = (
+        "--model",
+        "Supervised",
+        *STUDENT,
+        "--trainer.default_root_dir",
+        "run",
+        "--model.optimizer",
+        "torch.optim.SGD",
+    )
+    fit(*start, lr, "0.1")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    main(["fit", *start, lr, "0.5", "--ckpt_path", str(last), *SMALL, "--trainer.max_epochs", "2"])
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.5
+    assert json.loads((tmp_path / "run/result.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--model", "Supervised", *STUDENT, "--model.studnet", "x"], ["'studnet'", "did you mean 'student'?"]),
+        (["--model", "DB3KD", *STUDENT, "--model.temperatur", "3"], ["'temperatur'", "did you mean 'temperature'?"]),
+        (["--model", "DB3KDD", *STUDENT], ["'DB3KDD' is none", "did you mean 'DB3KD'?"]),
+        (["--model", "Supervised", "--model.student", "LeNet6"], ["'LeNet6' is none", "did you mean 'LeNet5'?"]),
+        (["--model", "Supervised", *STUDENT, "--trainer.max_epoch", "3"], ["did you mean 'trainer.max_epochs'?"]),
+        (
+            ["--model", "KD", "--model.teacher", "HardLabelTeacher", "--model.teacher.network", "x", *STUDENT],
+            ["'teacher' of KD takes a SoftLabelTeacher", "'HardLabelTeacher' is a BlackBoxTeacher"],
+        ),
+        (
+            ["--model", "KD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", "nowhere", *STUDENT],
+            ["there is no saved network at nowhere"],
+        ),
+    ],
+)
+def test_mistakes_are_named_with_what_was_expected(arguments, texts, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        fit(*arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    for text in texts:
+        assert text in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_wrong_access_in_a_file_is_an_error_when_it_is_parsed(tmp_path, teacher, capsys):
+    config = {
+        "model": {
+            "class_path": "DB3KDLabels",
+            "init_args": {
+                "teacher": {"class_path": "SoftLabelTeacher", "init_args": {"network": teacher}},
+                "output": "set",
+                "num_classes": 10,
+            },
+        },
+        "data": {"class_path": "DigitsDataModule"},
+    }
+    Path("exp.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", "exp.yaml"])
+    assert "'teacher' of DB3KDLabels takes a HardLabelTeacher" in capsys.readouterr().err
+
+
+MINE = """
+import torch
+from kdlightning.methods import KD
+
+class MyKD(KD):
+    def losses(self, batch):
+        return {**super().losses(batch), "sharpness": 0.1 * self(batch.image).softmax(1).max(1).values.mean()}
+"""
+
+
+def test_a_users_own_subclass_in_a_file_outside_the_package(tmp_path, teacher, monkeypatch):
+    (tmp_path / "mymodule.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    fit(
+        "--model", "mymodule.MyKD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", teacher, *STUDENT,
+        "--trainer.default_root_dir", "run", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", ".",
+        "--trainer.log_every_n_steps", "1",
+    )  # fmt: skip
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert (record["method"], record["queries"], record["access"]) == ("MyKD", 64, "soft")
+    (metrics,) = (tmp_path / "run").rglob("metrics.csv")
+    header, *rows = metrics.read_text().splitlines()
+    column = header.split(",").index("train/sharpness")
+    values = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    assert values
+    assert all(0.01 <= value <= 0.1 for value in values)
+
+
+def test_a_sweeps_argument_form_is_understood(tmp_path):
+    arguments = ["--model=Supervised", "--model.student=LeNet5Fifth", "--model.student.image_size=32",
+                 "--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=0.01"]  # fmt: skip
+    cli.main(["fit", *arguments, *SMALL, "--trainer.default_root_dir=sweep", "--trainer.fast_dev_run=true"])
+    assert not (tmp_path / "sweep/result.json").exists()

@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdlightning.__main__ import main
+from kdlightning.recipes import RecipeError, read_recipe
+
+STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
+TRAINER = {
+    "accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False,
+    "logger": [
+        {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}},
+        {"class_path": "WandbLogger", "init_args": {"project": "test", "offline": True}},
+    ],
+}  # fmt: skip
+RECIPE = {
+    "output": "runs/x",
+    "variables": {
+        "n": 64,
+        "data": {
+            "class_path": "DigitsDataModule", "init_args": {"num_samples": "{n}", "num_val": 32, "batch_size": 32}
+        },
+    },
+    "stages": [
+        {
+            "name": "teacher", "command": "fit",
+            "config": {
+                "seed_everything": 1,
+                "model": {"class_path": "Supervised", "init_args": {"student": STUDENT}},
+                "data": "{data}", "trainer": TRAINER, "result": {"role": "teacher"},
+            },
+        },
+        {
+            "name": "labels", "command": "predict",
+            "config": {
+                "model": {
+                    "class_path": "DB3KDLabels",
+                    "init_args": {
+                        "teacher": {
+                            "class_path": "HardLabelTeacher", "init_args": {"network": "{output}/teacher/network"}
+                        },
+                        "num_classes": 10, "robustness": "sd",
+                    },
+                },
+                "data": "{data}", "return_predictions": False,
+                "trainer": {"accelerator": "cpu", "logger": False, "enable_progress_bar": False},
+            },
+        },
+        {
+            "name": "student-{seed}", "command": "fit", "matrix": {"seed": [1, 2]},
+            "config": {
+                "model": {"class_path": "DB3KD", "init_args": {"student": STUDENT}},
+                "data": {
+                    "class_path": "TransferSetDataModule", "init_args": {"source": "{data}", "path": "{output}/labels"}
+                },
+                "trainer": TRAINER,
+            },
+            "set": {"seed_everything": "{seed}", "result.variant": "bd"},
+        },
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return file
+
+
+def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, capsys):
+    assert main(["run", str(recipe)]) == 0
+    rows = json.loads((tmp_path / "runs/x/report/results.json").read_text())
+    (student,) = [row for row in rows if row["role"] == "student"]
+    assert set(student) == {
+        "method", "variant", "role", "dataset", "teacher", "student", "access", "accuracy_mean", "accuracy_std",
+        "seeds",
+        "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
+    }  # fmt: skip
+    assert (student["method"], student["variant"], student["seeds"]) == ("DB3KD", "bd", [1, 2])
+    assert (student["access"], student["teacher"], student["checkpoint"]) == ("hard", "LeNet5Fifth", "last")
+    manifest = json.loads((tmp_path / "runs/x/labels/manifest.json").read_text())
+    assert student["queries"] == manifest["queries"]
+    assert 0 <= student["accuracy_mean"] <= 1
+    (tmp_path / "runs/x/student-2/result.json").unlink()
+    stamp = (tmp_path / "runs/x/student-1/result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["run", str(recipe), "--only", "student|labels"]) == 0
+    out = capsys.readouterr().out
+    assert "labels: finished already, skipped" in out
+    assert "student-1: finished already, skipped" in out
+    assert (tmp_path / "runs/x/student-1/result.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "runs/x/student-2/result.json").exists()
+
+
+def test_a_stage_with_other_settings_is_not_taken_for_finished(tmp_path, recipe, capsys):
+    main(["run", str(recipe), "--only", "teacher"])
+    assert main(["run", str(recipe), "--only", "teacher", "--set", "n=32"]) == 2
+    assert "holds stage 'teacher' with other settings" in capsys.readouterr().err
+
+
+def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", str(recipe), "--only", "teacher", "--set", "n=many"])
+    assert (tmp_path / "runs/x/teacher/stage.json").exists()
+    assert main(["run", str(recipe), "--only", "teacher"]) == 0
+    assert (tmp_path / "runs/x/teacher/result.json").exists()
+
+
+def test_variables_fill_in_with_their_own_type_and_recursively(recipe):
+    root, stages, report = read_recipe(recipe, output="there", variables={"n": 48})
+    assert (root, report) == (Path("there"), True)
+    assert [stage.name for stage in stages] == ["teacher", "labels", "student-1", "student-2"]
+    assert stages[0].config["data"]["init_args"]["num_samples"] == 48
+    assert stages[1].config["model"]["init_args"]["output"] == "there/labels"
+    assert stages[3].config["seed_everything"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"stagse": []}, r"unknown \['stagse'\]"),
+        ({"stages": [{"name": "a", "command": "train", "config": {}}]}, r"command is one of \['fit', 'predict'\]"),
+        ({"stages": [{"name": "a", "command": "fit", "config": "none.yaml"}]}, "none.yaml does not exist"),
+        ({"stages": [{"name": "{what}", "command": "fit", "config": {}}]}, "no variable 'what'"),
+        (
+            {"stages": [{"name": "a", "command": "fit", "config": {}, "matrix": {"seed": [1, 2]}}]},
+            "stages need names of their own",
+        ),
+    ],
+)
+def test_mistakes_in_recipes_are_named(tmp_path, change, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump(RECIPE | change))
+    with pytest.raises(RecipeError, match=text):
+        read_recipe(file)
+    assert main(["run", str(file)]) == 2
