@@ -26,7 +26,7 @@ demo: install ## distil a hard-label black box on handwritten digits (about 5 mi
 	$(BIN)/python -m kdlightning run experiments/demo.yaml
 
 test: install ## the test suite (minutes)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-slow: install ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

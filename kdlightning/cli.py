@@ -1,16 +1,13 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
 
-import importlib
-import inspect
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning.pytorch as L
 import yaml
@@ -19,12 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-from kdlightning import callbacks, data, methods, networks, teachers
 from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
+from kdlightning.hints import explain
 from kdlightning.methods import DistillationModule, LabellingModule
-
-# importing them also lets YAML and the command line use their short names
-_PUBLIC = (methods, data, networks, teachers, callbacks)
 
 
 class _Parser(LightningArgumentParser):
@@ -33,7 +27,7 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's signature
         if not self.exit_on_error:  # the parser of a nested class: the outer one reports
             return super().error(message, *args, **kwargs)
-        sys.stderr.write(f"kdlightning: error: {_explain(message, self)}\n")
+        sys.stderr.write(f"kdlightning: error: {explain(message, self)}\n")
         raise SystemExit(2)
 
 
@@ -138,65 +132,6 @@ def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, ma
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _explain(message: str, parser: LightningArgumentParser) -> str:
-    """Put what was expected and the nearest valid name under a message of jsonargparse."""
-    noise = r"\n\s*(?:- Expected a <class 'NoneType'>|Given value(?: type)?: .*|- Expected a path but .*)"
-    hints = list(dict.fromkeys(_hints(message, parser)))
-    return "\n".join([re.sub(noise, "", message).rstrip(), *(f"  -> {hint}" for hint in hints)])
-
-
-def _hints(message: str, parser: LightningArgumentParser) -> Iterator[str]:
-    owner, key = None, None
-    for line in message.splitlines():
-        if found := re.search(r"class_path '([\w.]+)'", line):
-            owner = _import(found[1])
-        if found := re.search(r'Parser key "([\w.]+)"', line):
-            key = found[1]
-        if found := re.search(r"Option '([\w.]+)' is not accepted", line):
-            yield _nearest(found[1], set(inspect.signature(owner).parameters) if owner else set(), "argument")
-        if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
-            yield _wanted(owner, key, next(filter(None, found.groups())))
-        if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
-            names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-            subparsers = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-            for choices in subparsers:
-                for sub in choices.values():
-                    names |= {option.lstrip("-") for one in sub._actions for option in one.option_strings}
-            for option in re.findall(r"--([\w.]+)", found[1]):
-                yield _nearest(option, names, "option")
-        if found := re.search(
-            r"[Kk]ey '?\"?([\w.]+)'?\"? is not (?:accepted|expected)|No action for key \"([\w.]+)\"", line
-        ):
-            names = {action.dest for action in parser._actions}
-            yield _nearest(found[1] or found[2], names, "key")
-
-
-def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
-    """What a parameter takes, and the nearest of those names."""
-    if owner is not None and key is not None and key in inspect.signature(owner).parameters:
-        annotation, place = inspect.signature(owner).parameters[key].annotation, f"'{key}' of {owner.__name__}"
-    else:
-        annotation = L.LightningDataModule if key == "data" else L.LightningModule
-        place = f"'{key}'"
-    bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
-    known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
-    fitting = {name for name, cls in known.items() if issubclass(cls, tuple(bases)) and not inspect.isabstract(cls)}
-    kinds = " or ".join(base.__name__ for base in bases)
-    near = get_close_matches(given, fitting, n=1, cutoff=0.0)
-    known_as = f"'{given}' is a {known[given].__mro__[1].__name__}" if given in known else f"'{given}' is none"
-    return f"{place} takes a {kinds}; {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
-
-
-def _nearest(given: str, names: set[str], kind: str) -> str:
-    near = get_close_matches(given, names - {"self"}, n=1, cutoff=0.0)
-    return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
-
-
-def _import(class_path: str) -> Any:  # noqa: ANN401 - a class, or a function that makes one
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name, None)
 
 
 def _quiet() -> None:

@@ -14,7 +14,7 @@ All points lie in the pixel box, so a distance is that of an image that was real
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -365,30 +365,28 @@ def boundary_normal(
 def _normals(
     ask: _Asker, point: Tensor, target: Tensor, radius: Tensor, key: Tensor, bank: Tensor, num_probes: int
 ) -> Tensor:
-    normal = torch.empty_like(point)
-    for rows in _groups(len(point), num_probes, ask.batch_size, point.shape[1]):
-        rows = rows.to(point.device)
-        first = (key[rows] * 7919) % len(bank)
-        draws = (first[:, None] + torch.arange(num_probes, device=point.device)) % len(bank)
-        u = bank[draws.flatten()].view(len(rows), num_probes, -1)
-        base = point[rows, None]
-        probes = torch.addcmul(base, u, radius[rows, None, None]).clamp_(0, 1)
-        inside = (ask(probes.flatten(0, 1)).view(len(rows), num_probes) == target[rows, None]).to(point.dtype)
-        sign = 2 * inside - 1  # Eq. (5)
-        mixed = sign.mean(1).abs() < 1
-        sign = torch.where(mixed[:, None], sign - sign.mean(1, keepdim=True), sign)
-        # Eq. (4), up to a factor that the normalisation drops
-        gradient = torch.bmm(sign[:, None], probes).squeeze(1) - sign.sum(1, keepdim=True) * base.squeeze(1)
-        normal[rows] = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    """Eqs. 4-5 for flattened points, one full batch of probes at a time, whichever pairs they belong to."""
+    first = (key * 7919) % len(bank)
+    signed, plain = torch.zeros_like(point), torch.zeros_like(point)
+    balance = torch.zeros_like(radius)
+    for start in range(0, len(point) * num_probes, ask.batch_size):
+        stop = min(start + ask.batch_size, len(point) * num_probes)
+        number = torch.arange(start, stop, device=point.device)
+        pair = number // num_probes
+        base, u = point[pair], bank[(first[pair] + number % num_probes) % len(bank)]
+        probes = torch.addcmul(base, u, radius[pair, None]).clamp_(0, 1)
+        sign = (ask(probes) == target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
+        here = slice(start // num_probes, (stop - 1) // num_probes + 1)
+        member = (pair == torch.arange(here.start, here.stop, device=pair.device)[:, None]).to(point.dtype)
+        moved = probes.sub_(base)  # what the box let through of ε_g u
+        signed[here] += (member * sign) @ moved
+        plain[here] += member @ moved
+        balance[here] += (member * sign).sum(1)
+    mean = balance / num_probes
+    mean = torch.where(mean.abs() < 1, mean, 0.0)  # labels all alike: nothing to subtract
+    gradient = signed - mean[:, None] * plain  # Eq. (4), up to a factor that the normalisation drops
+    normal: Tensor = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return normal
-
-
-def _groups(pairs: int, num_probes: int, batch_size: int, dim: int) -> Iterator[Tensor]:
-    """Groups of pairs whose probes fill whole batches while staying under about 2^24 numbers in memory."""
-    full = batch_size // math.gcd(batch_size, num_probes)
-    most = max(1, 2**24 // (num_probes * dim))
-    size = max(full * (most // full), min(full, most), 1)
-    yield from torch.arange(pairs).split(size)
 
 
 def probe_bank(
