@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
     if wants_report and not options.only:
         from kdlightning.report.command import main as report
 
-        return report([str(root), "--output", str(root / "report")])
+        return report([str(root), "--output", str(root / "report"), "--wandb"])
     return 0
 
 

@@ -108,6 +108,7 @@ class RunResult(Callback):
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
+            "config": str(Path(trainer.default_root_dir) / "config.yaml"),
             "transfer_set": None if transfer_set is None else str(transfer_set.path),
             "queries_per_pair": manifest.get("queries_per_pair"),
         }

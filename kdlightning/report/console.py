@@ -21,7 +21,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         rows: the rows, those of one data set next to each other.
         console: where to print; None for the terminal.
     """
-    console = console or Console()
+    console = console or Console(width=max(100, Console().width))  # narrower, names would be broken up
     for dataset, members in groupby(rows, key=lambda row: row.dataset):
         title = Text(dataset, style="bold")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)

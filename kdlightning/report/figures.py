@@ -48,6 +48,7 @@ _STYLE = {
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.1,
     "savefig.dpi": 200,
+    "savefig.bbox": "tight",
 }
 _DISTANCES = {"sd": "sample distance", "bd": "boundary distance", "mbd": "minimal boundary distance"}
 _ANNOTATED_CLASSES = 20  # more cells than 20 x 20 are too small for their numbers
