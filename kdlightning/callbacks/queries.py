@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
+from kdlightning.methods import LabellingModule
 from kdlightning.teachers import BlackBoxTeacher
 
 
@@ -31,5 +32,7 @@ class QueryLogger(Callback):
 
     @staticmethod
     def _teacher(pl_module: L.LightningModule) -> BlackBoxTeacher | None:
+        if isinstance(pl_module, LabellingModule):  # counts in its transfer set
+            return None
         teacher = getattr(pl_module, "teacher", None)
         return teacher if isinstance(teacher, BlackBoxTeacher) else None

@@ -38,17 +38,42 @@ class BoundaryPoints(NamedTuple):
     queries: Tensor
 
 
+class _Answered(NamedTuple):
+    label: Tensor
+    move: Tensor
+
+
 class _Asker:
-    """Packs points into batches for ``predict``: the only place where a search asks something."""
+    """Packs points into batches for ``predict``: the only place where a search asks something.
 
-    def __init__(self, predict: Predict, shape: torch.Size, batch_size: int) -> None:
-        self.predict, self.shape, self.batch_size = predict, shape, batch_size
+    Points are built a batch at a time in two buffers that live as long as the search: fresh memory for every batch
+    costs about as much as filling it.
+    """
 
-    def __call__(self, flat: Tensor) -> Tensor:
-        """Class indices ``(M,)`` of flattened points ``(M, D)``; nothing is asked for M = 0."""
-        chunks = flat.view(-1, *self.shape).split(self.batch_size) if len(flat) else ()
-        labels = [self.predict(chunk) for chunk in chunks]
-        return torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64, device=flat.device)
+    def __init__(self, predict: Predict, images: Tensor, batch_size: int) -> None:
+        self.predict, self.shape, self.batch_size = predict, images.shape[1:], batch_size
+        self._buffers = images.new_empty(2, batch_size, images[0].numel())
+
+    def around(self, origin: Tensor, origin_row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor) -> _Answered:
+        """Ask about ``origin + radius * move``, clamped to the pixel box; at most ``batch_size`` points.
+
+        Returns:
+            Class indices ``(M,)`` and the clamped moves ``(M, D)``, a buffer that the next call overwrites.
+        """
+        base, points = self._buffers[:, : len(radius)]
+        torch.index_select(origin, 0, origin_row, out=base)
+        torch.index_select(move, 0, move_row, out=points)
+        points.mul_(radius[:, None]).add_(base).clamp_(0, 1)
+        label = self.predict(points.view(-1, *self.shape))
+        return _Answered(label, points.sub_(base))
+
+    def along(self, origin: Tensor, origin_row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor) -> Tensor:
+        """The class indices ``(M,)`` of any number of such points; nothing is asked for M = 0."""
+        label = torch.empty(len(radius), dtype=torch.int64, device=origin.device)
+        for start in range(0, len(radius), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            label[part] = self.around(origin, origin_row[part], move, move_row[part], radius[part]).label
+        return label
 
 
 def sample_distance(images: Tensor, candidates: Tensor, candidate_class: Tensor, num_classes: int) -> Tensor:
@@ -128,11 +153,12 @@ def boundary_distance(
     Returns:
         Boundary points; not found (inf, zero queries) for pairs without candidates.
     """
-    ask = _Asker(predict, images.shape[1:], batch_size)
+    ask = _Asker(predict, images, batch_size)
     search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance, slack)
     search.run(ask)
     distance = torch.where(search.found, search.upper, math.inf)
-    point = torch.where(search.found[:, None], search.at(search.upper), search.x0)
+    reached = torch.addcmul(search.x0, search.unit, search.upper[:, None]).clamp_(0, 1)
+    point = torch.where(search.found[:, None], reached, search.x0)
     return BoundaryPoints(point.view_as(images), distance, search.queries)
 
 
@@ -156,17 +182,13 @@ class _CandidateSearch:
             self.upper.clone(),
         )
 
-    def at(self, radius: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Points ``(M, D)`` at a radius along the pairs' present directions."""
-        return torch.addcmul(self.x0[rows], self.unit[rows], radius[:, None]).clamp_(0, 1)
-
     def run(self, ask: _Asker) -> None:
         rows = torch.nonzero(self.found).squeeze(1)
         while len(rows):
             testing = self.mode[rows] == self.TEST
             upper, lower = self.upper[rows], self.lower[rows]
             radius = torch.where(testing, upper, (lower + upper) / 2)
-            inside = ask(self.at(radius, rows)) == self.target[rows]
+            inside = ask.along(self.x0, rows, self.unit, rows, radius) == self.target[rows]
             self.queries[rows] += 1
             self.upper[rows] = torch.where(inside, radius, upper)
             self.lower[rows] = torch.where(inside | testing, lower, radius)
@@ -249,7 +271,7 @@ def minimal_boundary_distance(
     """
     if num_probes > len(bank):
         raise ValueError(f"num_probes={num_probes} but the bank holds {len(bank)} directions: make a larger bank")
-    ask = _Asker(predict, images.shape[1:], batch_size)
+    ask = _Asker(predict, images, batch_size)
     walk = _Walk(ask, images.flatten(1), target, start, tolerance, query_limit)
     xi = torch.full_like(walk.distance, step)
     stalled = torch.zeros_like(walk.queries)
@@ -331,8 +353,7 @@ class _Walk:
         inside = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         can = torch.nonzero(self.queries[rows] < self.query_limit).squeeze(1)
         some = rows[can]
-        points = torch.addcmul(self.x0[some], unit[can], radius[can, None]).clamp_(0, 1)
-        inside[can] = self.ask(points) == self.target[some]
+        inside[can] = self.ask.along(self.x0, some, unit, can, radius[can]) == self.target[some]
         self.queries[some] += 1
         return inside
 
@@ -358,7 +379,7 @@ def boundary_normal(
     Returns:
         ``(P, C, H, W)``, L2 norm 1; asks P * Q images.
     """
-    ask = _Asker(predict, point.shape[1:], batch_size)
+    ask = _Asker(predict, point, batch_size)
     return _normals(ask, point.flatten(1), target, radius, key, bank, num_probes).view_as(point)
 
 
@@ -373,12 +394,11 @@ def _normals(
         stop = min(start + ask.batch_size, len(point) * num_probes)
         number = torch.arange(start, stop, device=point.device)
         pair = number // num_probes
-        base, u = point[pair], bank[(first[pair] + number % num_probes) % len(bank)]
-        probes = torch.addcmul(base, u, radius[pair, None]).clamp_(0, 1)
-        sign = (ask(probes) == target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
+        draw = (first[pair] + number % num_probes) % len(bank)
+        label, moved = ask.around(point, pair, bank, draw, radius[pair])  # moved: what the box let through of ε_g u
+        sign = (label == target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
         here = slice(start // num_probes, (stop - 1) // num_probes + 1)
         member = (pair == torch.arange(here.start, here.stop, device=pair.device)[:, None]).to(point.dtype)
-        moved = probes.sub_(base)  # what the box let through of ε_g u
         signed[here] += (member * sign) @ moved
         plain[here] += member @ moved
         balance[here] += (member * sign).sum(1)
