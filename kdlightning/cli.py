@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
 
+import json
 import logging
 import os
 import re
@@ -15,10 +16,24 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
 from kdlightning.hints import explain
 from kdlightning.methods import DistillationModule, LabellingModule
+
+_FIT = {
+    "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
+    "parameters": ("parameters", "{:,}"), "MACs": ("macs", "{:,}"), "queries": ("queries", "{:,}"),
+    "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
+_LABELS = {
+    "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
+    "mean distance": ("mean_robustness", "{:.3f}"), "pairs not found": ("pairs_not_found", "{:,}"),
+    "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
 
 
 class _Parser(LightningArgumentParser):
@@ -112,6 +127,14 @@ class KDLightningCLI(LightningCLI):
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if isinstance(model, DistillationModule) and not rehearsal and not trainer.interrupted:
             trainer.test(model, datamodule=self.datamodule, verbose=False)
+            if trainer.is_global_zero:
+                root = Path(trainer.default_root_dir)
+                _print_summary(root, json.loads((root / "result.json").read_text()), _FIT)
+
+    def after_predict(self) -> None:
+        """Say what was labelled and what it cost."""
+        if isinstance(self.model, LabellingModule) and self.model.finished is not None:
+            _print_summary(self.model.output, self.model.finished.manifest, _LABELS)
 
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None
@@ -126,6 +149,18 @@ class KDLightningCLI(LightningCLI):
         if config.overwrite and not resuming:
             for leftover in ("result.json", "queries.meter"):
                 (root / leftover).unlink(missing_ok=True)
+
+
+def _print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]]) -> None:
+    """One line of what a stage has made."""
+    table = Table(title=str(directory), title_justify="left", title_style="bold green", box=box.SIMPLE_HEAD)
+    cells = []
+    for heading, (key, form) in columns.items():
+        if facts.get(key) is not None:
+            table.add_column(heading, justify="right")
+            cells.append(form.format(facts[key]))
+    table.add_row(*cells)
+    Console(width=max(100, Console().width)).print(table)
 
 
 def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, many, a flag or none

@@ -22,7 +22,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +133,6 @@ def run_stage(stage: Stage, console: Console) -> None:
     if stage.command == "fit":
         arguments += ["--ckpt_path", str(last)] if last.exists() else ["--overwrite", "true"]
     console.rule(f"[bold]{stage.name}")
-    start = time.monotonic()
     if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
         # a strategy that starts processes repeats the command line, which must then be the stage's own
         subprocess.run([sys.executable, "-m", "kdlightning", *arguments], check=True)
@@ -142,7 +140,6 @@ def run_stage(stage: Stage, console: Console) -> None:
         from kdlightning import cli
 
         cli.main(arguments)
-    console.print(_summary(stage, time.monotonic() - start))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -246,16 +243,3 @@ def _assign(config: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: A
     for key in path:
         config = config.setdefault(key, {})
     config[last] = value
-
-
-def _summary(stage: Stage, seconds: float) -> str:
-    """One line on what a stage has made."""
-    result = json.loads((stage.directory / _FINISHED[stage.command]).read_text())
-    if stage.command == "fit":
-        text = f"accuracy {result['accuracy']:.2%}, {result['parameters']:,} parameters"
-        if result["agreement"] is not None:
-            text += f", agreement {result['agreement']:.2%}"
-    else:
-        text = f"{result['rows']:,} rows, {result['queries']:,} queries ({result['queries_per_pair']:.0f} per pair), "
-        text += f"mean distance {result['mean_robustness']}, {result['pairs_not_found']} pairs not found"
-    return f"[green]{stage.name}[/green]: {text}, {seconds:.0f} s"

@@ -38,42 +38,51 @@ class BoundaryPoints(NamedTuple):
     queries: Tensor
 
 
-class _Answered(NamedTuple):
-    label: Tensor
-    move: Tensor
-
-
 class _Asker:
     """Packs points into batches for ``predict``: the only place where a search asks something.
 
     Points are built a batch at a time in two buffers that live as long as the search: fresh memory for every batch
-    costs about as much as filling it.
+    costs about as much as filling it. All of them are clamped to the pixel box.
     """
 
     def __init__(self, predict: Predict, images: Tensor, batch_size: int) -> None:
         self.predict, self.shape, self.batch_size = predict, images.shape[1:], batch_size
         self._buffers = images.new_empty(2, batch_size, images[0].numel())
 
-    def around(self, origin: Tensor, origin_row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor) -> _Answered:
-        """Ask about ``origin + radius * move``, clamped to the pixel box; at most ``batch_size`` points.
-
-        Returns:
-            Class indices ``(M,)`` and the clamped moves ``(M, D)``, a buffer that the next call overwrites.
-        """
-        base, points = self._buffers[:, : len(radius)]
-        torch.index_select(origin, 0, origin_row, out=base)
-        torch.index_select(move, 0, move_row, out=points)
-        points.mul_(radius[:, None]).add_(base).clamp_(0, 1)
-        label = self.predict(points.view(-1, *self.shape))
-        return _Answered(label, points.sub_(base))
-
     def along(self, origin: Tensor, origin_row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor) -> Tensor:
-        """The class indices ``(M,)`` of any number of such points; nothing is asked for M = 0."""
+        """The class indices ``(M,)`` of ``origin + radius * move``; nothing is asked for M = 0."""
         label = torch.empty(len(radius), dtype=torch.int64, device=origin.device)
         for start in range(0, len(radius), self.batch_size):
             part = slice(start, start + self.batch_size)
-            label[part] = self.around(origin, origin_row[part], move, move_row[part], radius[part]).label
+            base, points = self._select(origin, origin_row[part], move, move_row[part])
+            label[part] = self._label(points.mul_(radius[part, None]).add_(base).clamp_(0, 1))
         return label
+
+    def toward(self, origin: Tensor, origin_row: Tensor, end: Tensor, end_row: Tensor, share: Tensor) -> Tensor:
+        """The class indices ``(M,)`` of the points at a share of the way from ``origin`` to ``end``."""
+        label = torch.empty(len(share), dtype=torch.int64, device=origin.device)
+        for start in range(0, len(share), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            base, points = self._select(origin, origin_row[part], end, end_row[part])
+            label[part] = self._label(points.sub_(base).mul_(share[part, None]).add_(base).clamp_(0, 1))
+        return label
+
+    def around(
+        self, origin: Tensor, origin_row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Like :meth:`along` for at most one batch; also the moves ``(M, D)`` that the box let through, in a buffer."""
+        base, points = self._select(origin, origin_row, move, move_row)
+        label = self._label(points.mul_(radius[:, None]).add_(base).clamp_(0, 1))
+        return label, points.sub_(base)
+
+    def _select(self, one: Tensor, one_row: Tensor, other: Tensor, other_row: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self._buffers[:, : len(one_row)]
+        torch.index_select(one, 0, one_row, out=first)
+        torch.index_select(other, 0, other_row, out=second)
+        return first, second
+
+    def _label(self, points: Tensor) -> Tensor:
+        return self.predict(points.view(-1, *self.shape))
 
 
 def sample_distance(images: Tensor, candidates: Tensor, candidate_class: Tensor, num_classes: int) -> Tensor:
@@ -156,10 +165,7 @@ def boundary_distance(
     ask = _Asker(predict, images, batch_size)
     search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance, slack)
     search.run(ask)
-    distance = torch.where(search.found, search.upper, math.inf)
-    reached = torch.addcmul(search.x0, search.unit, search.upper[:, None]).clamp_(0, 1)
-    point = torch.where(search.found[:, None], reached, search.x0)
-    return BoundaryPoints(point.view_as(images), distance, search.queries)
+    return BoundaryPoints(search.points().view_as(images), search.distance(), search.queries)
 
 
 class _CandidateSearch:
@@ -168,27 +174,25 @@ class _CandidateSearch:
     TEST, NARROW, REFINE = 0, 1, 2
 
     def __init__(self, x0: Tensor, target: Tensor, pool: Tensor, index: Tensor, tolerance: float, slack: float) -> None:
-        self.x0, self.target, self.pool, self.index = x0, target, pool, index
+        self.x0, self.target, self.pool = x0, target, pool
         self.tolerance, self.slack = tolerance, slack
+        self.number, self.index = (index >= 0).sum(1), index.clamp_min(0)
+        self.length = torch.stack([(pool[column] - x0).norm(dim=1) for column in self.index.T], dim=1)
         self.queries = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
-        self.turn = torch.zeros_like(self.queries)
+        self.turn, self.winner = torch.zeros_like(self.queries), torch.zeros_like(self.queries)
         self.mode = torch.full_like(self.queries, self.NARROW)
-        self.found = index[:, 0] >= 0
-        self.unit, self.upper = _direction(x0, pool[index[:, 0].clamp_min(0)])
+        self.upper = self.length[:, 0].clone()
         self.lower = torch.zeros_like(self.upper)
-        self.best_unit, self.best_lower, self.best_upper = (
-            self.unit.clone(),
-            self.lower.clone(),
-            self.upper.clone(),
-        )
+        self.best_lower, self.best_upper = self.lower.clone(), self.upper.clone()
 
     def run(self, ask: _Asker) -> None:
-        rows = torch.nonzero(self.found).squeeze(1)
+        rows = torch.nonzero(self.number > 0).squeeze(1)
         while len(rows):
             testing = self.mode[rows] == self.TEST
-            upper, lower = self.upper[rows], self.lower[rows]
+            upper, lower, turn = self.upper[rows], self.lower[rows], self.turn[rows]
             radius = torch.where(testing, upper, (lower + upper) / 2)
-            inside = ask.along(self.x0, rows, self.unit, rows, radius) == self.target[rows]
+            share = radius / self.length[rows, turn].clamp_min(1e-12)
+            inside = ask.toward(self.x0, rows, self.pool, self.index[rows, turn], share) == self.target[rows]
             self.queries[rows] += 1
             self.upper[rows] = torch.where(inside, radius, upper)
             self.lower[rows] = torch.where(inside | testing, lower, radius)
@@ -198,28 +202,34 @@ class _CandidateSearch:
             width = self.upper[rows] - self.lower[rows]
             rows = rows[(self.mode[rows] != self.REFINE) | (width > self.tolerance)]
 
+    def points(self) -> Tensor:
+        """Boundary points ``(P, D)``, the images where none was found."""
+        everyone = torch.arange(len(self.x0), device=self.x0.device)
+        share = self.upper / self.length[everyone, self.turn].clamp_min(1e-12)
+        share = torch.where(self.number > 0, share, 0.0)
+        # operation by operation as they were asked, so that they are inside to the last bit
+        difference = self.pool[self.index[everyone, self.turn]] - self.x0
+        return difference.mul_(share[:, None]).add_(self.x0).clamp_(0, 1)
+
+    def distance(self) -> Tensor:
+        """Their distances ``(P,)``, inf where none was found."""
+        return torch.where(self.number > 0, self.upper, math.inf)
+
     def _crown(self, rows: Tensor) -> None:
         """A bracket that is narrow enough makes its candidate the winner; the next one's turn comes."""
         narrow = self.upper[rows] - self.lower[rows] <= (self.slack * self.upper[rows]).clamp_min(self.tolerance)
         won = rows[(self.mode[rows] == self.NARROW) & narrow]
-        self.best_unit[won], self.best_lower[won], self.best_upper[won] = (
-            self.unit[won], self.lower[won], self.upper[won],
-        )  # fmt: skip
+        self.winner[won], self.best_lower[won], self.best_upper[won] = self.turn[won], self.lower[won], self.upper[won]
         self._advance(won)
 
     def _advance(self, rows: Tensor) -> None:
         """Turn to the next candidate, or to refining the winner when there is none."""
-        last = self.index.shape[1] - 1
-        self.turn[rows] += 1
-        position = self.index[rows, self.turn[rows].clamp_max(last)]
-        over = (self.turn[rows] > last) | (position < 0)
+        over = self.turn[rows] + 1 >= self.number[rows]
         done, rows = rows[over], rows[~over]
-        self.mode[done] = self.REFINE
-        self.unit[done], self.lower[done], self.upper[done] = (
-            self.best_unit[done], self.best_lower[done], self.best_upper[done],
-        )  # fmt: skip
-        self.unit[rows], length = _direction(self.x0[rows], self.pool[position[~over]])
-        to_beat = self.best_upper[rows] * (1 - self.slack)
+        self.mode[done], self.turn[done] = self.REFINE, self.winner[done]
+        self.lower[done], self.upper[done] = self.best_lower[done], self.best_upper[done]
+        self.turn[rows] += 1
+        length, to_beat = self.length[rows, self.turn[rows]], self.best_upper[rows] * (1 - self.slack)
         # a candidate nearer than the radius to beat is known to be inside: no test needed
         self.mode[rows] = torch.where(length < to_beat, self.NARROW, self.TEST)
         self.upper[rows] = torch.minimum(length, to_beat)
@@ -399,9 +409,11 @@ def _normals(
         sign = (label == target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
         here = slice(start // num_probes, (stop - 1) // num_probes + 1)
         member = (pair == torch.arange(here.start, here.stop, device=pair.device)[:, None]).to(point.dtype)
-        signed[here] += (member * sign) @ moved
-        plain[here] += member @ moved
-        balance[here] += (member * sign).sum(1)
+        weighted = member * sign
+        sums = torch.cat([weighted, member]) @ moved
+        signed[here] += sums[: len(member)]
+        plain[here] += sums[len(member) :]
+        balance[here] += weighted.sum(1)
     mean = balance / num_probes
     mean = torch.where(mean.abs() < 1, mean, 0.0)  # labels all alike: nothing to subtract
     gradient = signed - mean[:, None] * plain  # Eq. (4), up to a factor that the normalisation drops

@@ -51,13 +51,16 @@ def test_networks_lists_published_sizes(capsys):
     assert "7,964" in out
 
 
-def test_fit_leaves_a_network_a_record_and_its_configuration(tmp_path):
+def test_fit_leaves_a_network_a_record_and_its_configuration(tmp_path, capsys):
     assert fit("--model", "Supervised", *STUDENT, "--seed_everything", "7", "--result.role", "reference") == 0
     run = tmp_path / "runs/supervised-seed7"
     record = json.loads((run / "result.json").read_text())
     assert (record["role"], record["seed"], record["dataset"]) == ("reference", 7, "digits")
     assert record["parameters"] == 11_564
     assert record["queries"] == 0
+    out = capsys.readouterr().out
+    assert f"{record['accuracy']:.2%}" in out
+    assert "11,564" in out
     network = load_network(run / "network")
     assert network.image_size == 32
     config = yaml.safe_load((run / "config.yaml").read_text())
