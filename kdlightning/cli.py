@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,12 +23,16 @@ from rich.table import Table
 
 from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
 from kdlightning.hints import explain
-from kdlightning.methods import DistillationModule, LabellingModule
+from kdlightning.methods import DistillationModule, GeneratorModule, LabellingModule
 
 _FIT = {
     "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
     "parameters": ("parameters", "{:,}"), "MACs": ("macs", "{:,}"), "queries": ("queries", "{:,}"),
     "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
+_GENERATOR = {
+    "method": ("method", "{}"), "FID": ("fid", "{:.2f}"), "KID": ("kid", "{:.4f}"), "features": ("features", "{}"),
+    "class entropy": ("class_entropy", "{:.3f}"), "queries": ("queries", "{:,}"), "seconds": ("seconds", "{:,.0f}"),
 }  # fmt: skip
 _LABELS = {
     "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
@@ -67,9 +72,14 @@ class KDLightningCLI(LightningCLI):
     """LightningCLI in subclass mode for model and data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``result.*`` and ``overwrite``."""
+        """``result.*``, ``overwrite`` and ``restart``."""
         parser.add_lightning_class_args(RunResult, "result")
         parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
+        parser.add_argument(
+            "--restart", type=bool, default=False,
+            help="Begin anew a run that was stopped before its first checkpoint: what it paid stays counted, and "
+            "recorded answers are not asked again.",
+        )  # fmt: skip
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint's hyper-parameters must not win over the command line's, nor replace the class."""
@@ -130,6 +140,10 @@ class KDLightningCLI(LightningCLI):
             if trainer.is_global_zero:
                 root = Path(trainer.default_root_dir)
                 _print_summary(root, json.loads((root / "result.json").read_text()), _FIT)
+        if isinstance(model, GeneratorModule) and not rehearsal and trainer.is_global_zero:
+            root = Path(trainer.default_root_dir)
+            facts = json.loads((root / "result.json").read_text())
+            _print_summary(root, {**facts, **facts["quality"]}, _GENERATOR)
 
     def after_predict(self) -> None:
         """Say what was labelled and what it cost."""
@@ -137,7 +151,7 @@ class KDLightningCLI(LightningCLI):
             _print_summary(self.model.output, self.model.finished.manifest, _LABELS)
 
     def _guard(self, root: Path, config: Namespace) -> None:
-        resuming = config.get("ckpt_path") is not None
+        resuming = config.get("ckpt_path") is not None or config.restart
         valuable = ("result.json", "queries.meter", "checkpoints/last.ckpt")
         if any((root / name).exists() for name in valuable) and not resuming and not config.overwrite:
             last = root / "checkpoints" / "last.ckpt"
@@ -149,6 +163,7 @@ class KDLightningCLI(LightningCLI):
         if config.overwrite and not resuming:
             for leftover in ("result.json", "queries.meter"):
                 (root / leftover).unlink(missing_ok=True)
+            shutil.rmtree(root / "journal", ignore_errors=True)
 
 
 def _print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]]) -> None:
@@ -177,6 +192,7 @@ def _quiet() -> None:
         "LightningCLI's args parameter",  # ours to give: subcommands are dispatched before Lightning is imported
         "`isinstance(treespec, LeafSpec)` is deprecated",
         "predict returned None",  # a labelling predict writes its rows itself
+        "You passed in a `val_dataloader` but have no `validation_step`",  # a generator has no accuracy
         "The 'val_dataloader' does not have many workers",  # images in memory need none
         "The 'train_dataloader' does not have many workers",
         "The 'test_dataloader' does not have many workers",

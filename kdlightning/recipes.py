@@ -131,7 +131,7 @@ def run_stage(stage: Stage, console: Console) -> None:
     arguments = [stage.command, "--config", str(config)]
     last = stage.directory / "checkpoints" / "last.ckpt"
     if stage.command == "fit":
-        arguments += ["--ckpt_path", str(last)] if last.exists() else ["--overwrite", "true"]
+        arguments += ["--ckpt_path", str(last)] if last.exists() else ["--restart", "true"]
     console.rule(f"[bold]{stage.name}")
     if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
         # a strategy that starts processes repeats the command line, which must then be the stage's own

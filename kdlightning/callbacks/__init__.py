@@ -1,8 +1,9 @@
 """What watches a run without being part of the method."""
 
 from kdlightning.callbacks.agreement import Agreement
+from kdlightning.callbacks.generation import GeneratorQuality, ImageGrid
 from kdlightning.callbacks.progress import LabellingProgress
 from kdlightning.callbacks.queries import QueryLogger
 from kdlightning.callbacks.result import RunResult
 
-__all__ = ["Agreement", "LabellingProgress", "QueryLogger", "RunResult"]
+__all__ = ["Agreement", "GeneratorQuality", "ImageGrid", "LabellingProgress", "QueryLogger", "RunResult"]

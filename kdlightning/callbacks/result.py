@@ -13,8 +13,10 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.data.transferset import TransferSet
 from kdlightning.methods.base import DistillationModule
+from kdlightning.methods.generator import GeneratorModule
 from kdlightning.networks.pretrained import save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 from kdlightning.types import Answers
@@ -54,15 +56,25 @@ class RunResult(Callback):
         """Save the student."""
         self._seconds = time.monotonic() - self._began
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if rehearsal or not trainer.is_global_zero or not isinstance(pl_module, DistillationModule):
+        if rehearsal or not trainer.is_global_zero:
             return
-        spec = pl_module.hparams.get("student") or {}
+        if isinstance(pl_module, DistillationModule):
+            self._save(trainer, pl_module, "student", {})
+        if isinstance(pl_module, GeneratorModule):
+            self._save(trainer, pl_module, "generator", pl_module.paid._asdict())
+            file = Path(trainer.default_root_dir) / "result.json"
+            file.write_text(json.dumps(self.generator_record(trainer, pl_module), indent=1) + "\n")
+
+    @staticmethod
+    def _save(trainer: L.Trainer, module: L.LightningModule, name: str, facts: dict[str, Any]) -> None:
+        """Write a network of the module to ``network/``."""
+        spec = module.hparams.get(name) or {}
         save_network(
-            pl_module.student,
+            getattr(module, name),
             Path(trainer.default_root_dir) / "network",
             class_path=spec.get("class_path"),
             init_args=spec.get("init_args"),
-            notes={"method": type(pl_module).__name__, "checkpoint": "last"},
+            notes={"method": type(module).__name__, "checkpoint": "last", **facts},
             overwrite=True,
         )
 
@@ -71,6 +83,33 @@ class RunResult(Callback):
         if self._seconds and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
             file = Path(trainer.default_root_dir) / "result.json"
             file.write_text(json.dumps(self.record(trainer, pl_module), indent=1) + "\n")
+
+    def generator_record(self, trainer: L.Trainer, module: GeneratorModule) -> dict[str, Any]:
+        """A generator's run as one flat object: no accuracy, but how near its images are to the local ones."""
+        data: Any = getattr(trainer, "datamodule", None)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        watching = [callback for callback in trainer.callbacks if isinstance(callback, GeneratorQuality)]  # type: ignore[attr-defined]
+        return {
+            "schema": 1,
+            "method": type(module).__name__,
+            "variant": self.variant,
+            "role": "generator",
+            "dataset": data.name,
+            "teacher": (module.teacher_identity or {}).get("name"),
+            "generator": type(module.generator).__name__,
+            "critic": type(module.critic).__name__,
+            "access": module.access,
+            "seed": self.seed if self.seed is not None else _seed(),
+            "quality": {name.split("/")[1]: value for name, value in metrics.items() if name.startswith("generator/")},
+            "features": watching[0].extractor if watching else None,
+            "class_histogram": watching[0].histogram if watching else None,
+            "parameters": count_parameters(module.generator),
+            **module.paid._asdict(),
+            "seconds": round(self._seconds, 2),
+            "epochs": trainer.current_epoch,
+            "train_images": len(data.train_set),
+            **_provenance(trainer),
+        }
 
     def record(self, trainer: L.Trainer, module: DistillationModule) -> dict[str, Any]:
         """The run as one flat object."""
@@ -105,13 +144,20 @@ class RunResult(Callback):
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "train_images": len(data.train_set) if hasattr(data, "train_set") else None,
-            "commit": commit(),
-            "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
-            "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
-            "config": str(Path(trainer.default_root_dir) / "config.yaml"),
+            **_provenance(trainer),
             "transfer_set": None if transfer_set is None else str(transfer_set.path),
             "queries_per_pair": manifest.get("queries_per_pair"),
         }
+
+
+def _provenance(trainer: L.Trainer) -> dict[str, Any]:
+    """What made a record."""
+    return {
+        "commit": commit(),
+        "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
+        "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
+        "config": str(Path(trainer.default_root_dir) / "config.yaml"),
+    }
 
 
 def _add(one: Answers, other: Answers) -> Answers:

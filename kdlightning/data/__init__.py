@@ -1,6 +1,7 @@
 """Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
 
 from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageTensorDataset
+from kdlightning.data.generated import GeneratedDataModule, NoiseDataModule, PoolDataModule
 from kdlightning.data.real import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -23,12 +24,15 @@ __all__ = [
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "Flowers102DataModule",
+    "GeneratedDataModule",
     "ImageDataModule",
     "ImageFileDataset",
     "ImageFolderDataModule",
     "ImageNetDataModule",
     "ImageTensorDataset",
     "MNISTDataModule",
+    "NoiseDataModule",
+    "PoolDataModule",
     "SVHNDataModule",
     "TinyImageNetDataModule",
     "TransferSet",

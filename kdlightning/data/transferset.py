@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, ImageTensorDataset
@@ -158,6 +159,19 @@ class TransferSet:
             raise KeyError(f"{self.path} has no column {name!r}, only {sorted(self.columns)}")
         return self.columns[name]
 
+    def answers(self, num_classes: int, column: str | None = None) -> Tensor:
+        """What a student learns from: a column as rows ``(M, K)``.
+
+        Args:
+            num_classes: K.
+            column: by default ``activation`` (DB3KD's) or, where there is none, ``answer`` (the teacher's own).
+
+        Returns:
+            float32 ``(M, K)``; class indices become one-hot rows.
+        """
+        values = self.column(column or ("activation" if "activation" in self.columns else "answer"))
+        return F.one_hot(values, num_classes).float() if values.ndim == 1 else values
+
 
 class AnsweredImages(ImageTensorDataset):
     """Images of a source joined to the rows of a transfer set by source index.
@@ -196,10 +210,10 @@ class TransferSetDataModule(L.LightningDataModule):
         source: the datamodule that the transfer set was made from, with the same ``num_samples`` and ``seed``; its
             augmentation applies to the images.
         path: the transfer set.
-        column: which of its columns becomes ``Batch.answer``.
+        column: which of its columns becomes ``Batch.answer``; None: what :meth:`TransferSet.answers` takes.
     """
 
-    def __init__(self, source: ImageDataModule, path: str, column: str = "activation") -> None:
+    def __init__(self, source: ImageDataModule, path: str, column: str | None = None) -> None:
         super().__init__()
         self.source, self.path, self.column = source, path, column
         self.name = source.name  # Lightning has a class attribute of that name
@@ -231,9 +245,8 @@ class TransferSetDataModule(L.LightningDataModule):
             )
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
-        self.answered = AnsweredImages(
-            self.source.train_set, self.transfer_set.column("index"), self.transfer_set.column(self.column)
-        )
+        answers = self.transfer_set.answers(self.source.num_classes, self.column)
+        self.answered = AnsweredImages(self.source.train_set, self.transfer_set.column("index"), answers)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The joined images, shuffled by (seed, epoch)."""

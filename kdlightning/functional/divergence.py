@@ -49,3 +49,43 @@ def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, tem
         )
     student = F.log_softmax(student_logits / temperature, dim=1)
     return F.kl_div(student, teacher_log_probabilities, reduction="batchmean", log_target=True)
+
+
+def smoothed_labels(answer: Tensor, confidence: float) -> Tensor:
+    """Labels as probabilities: the class gets ``confidence``, the others share the rest evenly.
+
+    Args:
+        answer: one-hot rows ``(N, K)``.
+        confidence: probability of the class, in (1/K, 1).
+
+    Returns:
+        Probabilities ``(N, K)``.
+
+    Raises:
+        ValueError: a confidence that does not make the label the likeliest class, or leaves nothing for the others.
+    """
+    classes = answer.shape[1]
+    if not 1 / classes < confidence < 1:
+        raise ValueError(f"confidence: expected more than 1/{classes} and less than 1, got {confidence}")
+    return answer * confidence + (1 - answer) * ((1 - confidence) / (classes - 1))
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Logits ``(N, K)`` without their row's mean.
+
+    Logits and the log-probabilities of the same distribution differ by a constant per row: centred, they are equal.
+    """
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+def centred_log_probabilities(probabilities: Tensor, floor: float = 1e-7) -> Tensor:
+    """``log p - mean(log p)``: the centred logits behind probabilities.
+
+    Args:
+        probabilities: ``(N, K)``.
+        floor: smaller probabilities are raised to it: an API rounds, and log 0 is not finite.
+
+    Returns:
+        ``(N, K)``, rows with mean 0.
+    """
+    return centred(probabilities.clamp_min(floor).log())

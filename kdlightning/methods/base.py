@@ -50,42 +50,20 @@ def run_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
-class DistillationModule(L.LightningModule, ABC):
-    """Trains a student. A method overrides :meth:`losses` and, for its own hyper-parameters, ``__init__``.
+class TaughtModule(L.LightningModule, ABC):
+    """Trains something, perhaps with a teacher's help: what students and generators share.
 
-    Logs ``train/loss`` and ``train/<term>`` (means over ``log_every_n_steps`` steps), ``val/accuracy``,
-    ``val/loss`` and ``test/accuracy``. Only the student is optimised. The random state is set anew from (seed, epoch,
-    rank) at every epoch, so that a run resumed at an epoch's end equals an uninterrupted one.
-
-    Args:
-        student: pixels in [0, 1] to logits ``(N, K)``.
-        optimizer: makes the optimiser of the student's parameters.
-        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+    Means of the logged terms over ``log_every_n_steps`` steps; the teacher's count in the checkpoint and its weights
+    not. The random state is set anew from (seed, epoch, rank) at every epoch, so that a run resumed at an epoch's end
+    equals an uninterrupted one.
     """
 
     access: str | None = None
 
-    def __init__(
-        self,
-        student: nn.Module,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        keep_plain_hyperparameters(self)
-        self.student = student
-        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
-        self._correct: dict[str, MulticlassAccuracy] = {}
-
-    @abstractmethod
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The named loss terms of one batch, already weighted; their sum is minimised.
-
-        Args:
-            batch: see :class:`kdlightning.types.Batch`; pixels are float in [0, 1] and on the module's device.
-        """
 
     @property
     def teacher_identity(self) -> dict[str, str] | None:
@@ -98,6 +76,92 @@ class DistillationModule(L.LightningModule, ABC):
         """What the teacher's answers have cost this run."""
         teacher = getattr(self, "teacher", None)
         return teacher.paid if isinstance(teacher, BlackBoxTeacher) else Answers(0, 0, 0)
+
+    def setup(self, stage: str) -> None:
+        """Refuse to miscount.
+
+        Raises:
+            RuntimeError: several processes, and a teacher whose count they would not share.
+        """
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
+            raise RuntimeError(
+                f"{self.trainer.world_size} processes would each count their own queries: add the callback "
+                "kdlightning.callbacks.QueryLogger, which lets them share one count and one budget"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Draws of an epoch depend on (seed, epoch, rank) alone."""
+        torch.manual_seed(run_seed(self.current_epoch, self.global_rank))
+
+    def on_train_epoch_end(self) -> None:
+        """Log what is left of the running means."""
+        self._flush()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the teacher's count, drop the teacher's weights."""
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, BlackBoxTeacher):
+            checkpoint["teacher"] = teacher.state_dict()
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
+            for name in [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]:
+                del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
+        if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
+            teacher.load_state_dict(checkpoint["teacher"])
+
+    def _accumulate(self, terms: Mapping[str, Tensor]) -> None:
+        # Each self.log costs about 0.3 ms, as much as a small network's step: means are kept on the device
+        for name, term in terms.items():
+            value = term.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        if self._steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._steps:
+            self.log_dict({f"train/{name}": total / self._steps for name, total in self._sums.items()})
+        self._sums, self._steps = {}, 0
+
+
+class DistillationModule(TaughtModule):
+    """Trains a student. A method overrides :meth:`losses` and, for its own hyper-parameters, ``__init__``.
+
+    Logs ``train/loss`` and ``train/<term>`` (means over ``log_every_n_steps`` steps), ``val/accuracy``,
+    ``val/loss`` and ``test/accuracy``. Only the student is optimised.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        optimizer: makes the optimiser of the student's parameters.
+        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        keep_plain_hyperparameters(self)
+        self.student = student
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._correct: dict[str, MulticlassAccuracy] = {}
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The named loss terms of one batch, already weighted; their sum is minimised.
+
+        Args:
+            batch: see :class:`kdlightning.types.Batch`; pixels are float in [0, 1] and on the module's device.
+        """
 
     def forward(self, images: Tensor) -> Tensor:
         """The student's logits ``(N, K)``."""
@@ -123,49 +187,10 @@ class DistillationModule(L.LightningModule, ABC):
         """The student's probabilities ``(N, K)`` with the images' source indices ``(N,)``."""
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1)}
 
-    def on_train_epoch_start(self) -> None:
-        """Draws of an epoch depend on (seed, epoch, rank) alone."""
-        torch.manual_seed(run_seed(self.current_epoch, self.global_rank))
-
-    def on_train_epoch_end(self) -> None:
-        """Log what is left of the running means."""
-        self._flush()
-
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """The student's optimiser and schedule, and nothing else's."""
         optimizer = self._optimizer(self.student.parameters())
         return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher's count, drop the teacher's weights."""
-        teacher = getattr(self, "teacher", None)
-        if isinstance(teacher, BlackBoxTeacher):
-            checkpoint["teacher"] = teacher.state_dict()
-        if isinstance(teacher, WhiteBoxTeacher):
-            self.strict_loading = False
-            for name in [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]:
-                del checkpoint["state_dict"][name]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
-        teacher = getattr(self, "teacher", None)
-        if isinstance(teacher, WhiteBoxTeacher):
-            self.strict_loading = False
-        if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
-            teacher.load_state_dict(checkpoint["teacher"])
-
-    def setup(self, stage: str) -> None:
-        """Refuse to miscount.
-
-        Raises:
-            RuntimeError: several processes, and a teacher whose count they would not share.
-        """
-        teacher = getattr(self, "teacher", None)
-        if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
-            raise RuntimeError(
-                f"{self.trainer.world_size} processes would each count their own queries: add the callback "
-                "kdlightning.callbacks.QueryLogger, which lets them share one count and one budget"
-            )
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/accuracy``."""
@@ -174,20 +199,6 @@ class DistillationModule(L.LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         """Log ``test/accuracy``."""
         self._log_accuracy("test")
-
-    def _accumulate(self, terms: Mapping[str, Tensor]) -> None:
-        # Each self.log costs about 0.3 ms, as much as a small network's step: means are kept on the device
-        for name, term in terms.items():
-            value = term.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
-        if self._steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._steps:
-            self.log_dict({f"train/{name}": total / self._steps for name, total in self._sums.items()})
-        self._sums, self._steps = {}, 0
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         if batch.label is None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetWriter
 from kdlightning.methods.base import keep_plain_hyperparameters
-from kdlightning.teachers import AnswerJournal, HardLabelTeacher
-from kdlightning.types import Batch
+from kdlightning.teachers import AnswerJournal, BlackBoxTeacher
+from kdlightning.types import Answers, Batch
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -32,7 +32,7 @@ class LabellingModule(L.LightningModule, ABC):
         output: directory of the transfer set.
     """
 
-    def __init__(self, teacher: HardLabelTeacher, output: str) -> None:
+    def __init__(self, teacher: BlackBoxTeacher, output: str) -> None:
         super().__init__()
         keep_plain_hyperparameters(self)
         self.teacher, self.output = teacher, Path(output)
@@ -81,6 +81,9 @@ class LabellingModule(L.LightningModule, ABC):
             },
         )
         self.teacher.share(self.output / "queries.meter")
+        earlier: Answers | None = getattr(data, "paid", None)
+        if earlier is not None:  # what an earlier phase has paid counts towards the same budget
+            self.teacher.load_state_dict(earlier._asdict())
         self._done = self.writer.done().sort().values
         self._began = time.monotonic()
         self.rows_done = len(self._done)
@@ -101,12 +104,19 @@ class LabellingModule(L.LightningModule, ABC):
             return
         here = todo.to(batch.index.device)
         label = None if batch.label is None else batch.label[here]
-        batch = Batch(batch.image[here], batch.index[here], label)
-        journal = self.journalled(hashlib.sha256(batch.index.cpu().numpy().tobytes()).hexdigest()[:16])
+        self.write(Batch(batch.image[here], batch.index[here], label))
+
+    def write(self, batch: Batch) -> None:
+        """Label images that have no row yet, journalled, and write their rows."""
+        journal = self.journalled(self.journal_name(batch))
         rows = self.label(batch, journal)
         self.writer.write({"index": batch.index, **rows})
         journal.close(delete=True)
         self.rows_done += len(batch.index) * self.trainer.world_size
+
+    def journal_name(self, batch: Batch) -> str:
+        """Under which name the answers to a batch are journalled: the same in a run that goes on."""
+        return hashlib.sha256(batch.index.cpu().numpy().tobytes()).hexdigest()[:16]
 
     def on_predict_end(self) -> None:
         """Once every process is done, the first one writes the manifest."""
@@ -117,7 +127,7 @@ class LabellingModule(L.LightningModule, ABC):
             paid = self.teacher.paid
             answered = int(rows["queries"].sum()) + self.preparation_queries()
             self.finished = self.writer.finish(
-                data.predict_indices(),
+                self.expected(data),
                 {
                     "dataset": data.name,
                     "class_names": list(data.class_names),
@@ -131,6 +141,10 @@ class LabellingModule(L.LightningModule, ABC):
                 },
             )
         self.trainer.strategy.barrier("manifest")
+
+    def expected(self, data: ImageDataModule) -> Tensor:
+        """Source indices ``(N,)`` of the rows without which the set is not finished."""
+        return data.predict_indices()
 
     def preparation_queries(self) -> int:
         """Queries of :meth:`prepare`, by all processes."""

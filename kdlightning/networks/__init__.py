@@ -1,11 +1,21 @@
-"""Classifiers: pixels in [0, 1] → logits, and where their weights are kept."""
+"""Classifiers (pixels in [0, 1] → logits), generators and critics, and where their weights are kept."""
 
 from kdlightning.networks.alexnet import AlexNet, AlexNetHalf, AlexNetQuarter
 from kdlightning.networks.base import Network, Normalize
 from kdlightning.networks.external import Adapter, TimmNetwork, TorchvisionNetwork
+from kdlightning.networks.gan import (
+    Critic,
+    DCGANCritic,
+    DCGANGenerator,
+    Generator,
+    InfoGANCritic,
+    TransposedGenerator,
+    WGANGPCritic,
+    WGANGPGenerator,
+)
 from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
 from kdlightning.networks.mobilenet import MobileNetV1
-from kdlightning.networks.pretrained import fingerprint, load_network, load_state, push_network, save_network
+from kdlightning.networks.pretrained import fingerprint, load_network, load_state, notes, push_network, save_network
 from kdlightning.networks.resnet import (
     CIFARResNet,
     ResNet,
@@ -32,7 +42,12 @@ __all__ = [
     "AlexNetHalf",
     "AlexNetQuarter",
     "CIFARResNet",
+    "Critic",
+    "DCGANCritic",
+    "DCGANGenerator",
     "Entry",
+    "Generator",
+    "InfoGANCritic",
     "LeNet5",
     "LeNet5Classic",
     "LeNet5Fifth",
@@ -51,12 +66,16 @@ __all__ = [
     "ResNet110",
     "TimmNetwork",
     "TorchvisionNetwork",
+    "TransposedGenerator",
+    "WGANGPCritic",
+    "WGANGPGenerator",
     "catalogue",
     "count_macs",
     "count_parameters",
     "fingerprint",
     "load_network",
     "load_state",
+    "notes",
     "push_network",
     "save_network",
 ]

@@ -146,6 +146,18 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
     return network.eval()
 
 
+def notes(path: str | Path) -> dict[str, Any]:
+    """What was noted next to a saved network's weights; empty where nothing was.
+
+    Args:
+        path: a directory written by `save_network`.
+
+    Raises:
+        FileNotFoundError: there is no saved network in it.
+    """
+    return dict(_read_config(Path(path)).get("notes", {}))
+
+
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or of the one in a directory written by `save_network`.
 

@@ -36,6 +36,12 @@ class BlackBoxTeacher(ABC):
         self._identity = {"network": source, "name": type(local).__name__, "access": self.access}
         self._ask, self._fingerprint = _enclose(local)
         self._meter = QueryMeter(budget)
+        self._classes = int(getattr(local, "num_classes", 0))
+
+    @property
+    def num_classes(self) -> int | None:
+        """K, as far as it is known without asking."""
+        return self._classes or None
 
     @property
     def budget(self) -> int | None:
@@ -82,7 +88,12 @@ class BlackBoxTeacher(ABC):
         self._meter.charge(len(images), images.numel() * images.element_size(), len(images) * self._answer_bytes())
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():
-            return self._disclose(self._ask(images.detach()))
+            logits = self._ask(images.detach())
+            answer = self._disclose(logits)
+        if not self._classes:  # the first answer says how long answers are
+            announced, self._classes = self._answer_bytes(), logits.shape[1]
+            self._meter.charge(0, 0, len(images) * (self._answer_bytes() - announced))
+        return answer
 
     def share(self, path: str | Path) -> None:
         """Count in this file from now on, together with every other process that shares it."""
@@ -115,17 +126,10 @@ class SoftLabelTeacher(BlackBoxTeacher):
 
     access = "soft"
 
-    def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
-        super().__init__(network, budget)
-        self._classes = 0
-
     def _disclose(self, logits: Tensor) -> Tensor:
-        self._classes = logits.shape[1]
         return logits.float().softmax(dim=1)
 
     def _answer_bytes(self) -> int:
-        if not self._classes:
-            self._classes = int(getattr(self._ask, "num_classes", 0))
         return 4 * self._classes
 
 
@@ -144,8 +148,7 @@ class HardLabelTeacher(BlackBoxTeacher):
 class _Enclosed:
     """A network in a closure: nothing on this object leads to its parameters."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], num_classes: int) -> None:
-        self.num_classes = num_classes
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         self.__call = forward
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -164,4 +167,4 @@ def _enclose(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[
         logits: Tensor = network(images)
         return logits
 
-    return _Enclosed(forward, int(getattr(network, "num_classes", 0))), lambda: fingerprint(network)
+    return _Enclosed(forward), lambda: fingerprint(network)

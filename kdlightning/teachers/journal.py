@@ -12,17 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_HEADER = struct.Struct("<IIq")
+_HEADER = struct.Struct("<IIII")  # checksum of the question, of the answer, images, probabilities per image (0: labels)
 
 
 class _Entry(NamedTuple):
     start: int
     checksum: int
-    labels: Tensor
+    answer: Tensor
 
 
 class AnswerJournal:
-    """A hard-label ``predict`` that writes every answer down, and gives answers already written without asking.
+    """A ``query`` that writes every answer down, and gives answers already written without asking.
 
     A search that is deterministic asks the same questions in the same order when it is run again; so the answers
     of an interrupted run are replayed in order, each checked against a checksum of its question. If a question differs
@@ -30,7 +30,7 @@ class AnswerJournal:
 
     Args:
         path: the journal's file; created if absent.
-        query: pixels ``(M, C, H, W)`` to class indices ``(M,)``: a hard-label teacher's ``query``.
+        query: pixels ``(M, C, H, W)`` to class indices ``(M,)`` or probabilities ``(M, K)``: a black-box teacher's.
     """
 
     def __init__(self, path: str | Path, query: Callable[[Tensor], Tensor]) -> None:
@@ -42,13 +42,13 @@ class AnswerJournal:
         self._entries = deque(self._read())
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Class indices ``(M,)``, int64, from the journal where it has them."""
+        """Class indices ``(M,)``, int64, or probabilities ``(M, K)``, float32; from the journal where it has them."""
         checksum = zlib.crc32(images.detach().flatten()[::97].cpu().numpy().tobytes())
         if self._entries:
             entry = self._entries.popleft()
-            if entry.checksum == checksum and len(entry.labels) == len(images):
+            if entry.checksum == checksum and len(entry.answer) == len(images):
                 self.replayed += len(images)
-                return entry.labels.to(images.device)
+                return entry.answer.to(images.device)
             warnings.warn(
                 f"{self.path}: the search asks something else than the interrupted run did (another machine, number "
                 f"of threads or batch size?); {1 + len(self._entries)} recorded calls are asked anew",
@@ -56,10 +56,16 @@ class AnswerJournal:
             )
             self._entries.clear()
             self._file.truncate(entry.start)
-        labels = self._query(images)
-        answer = labels.to(torch.int32).cpu().numpy().tobytes()
-        self._file.write(_HEADER.pack(checksum, zlib.crc32(answer), len(images)) + answer)
-        return labels
+        answer = self._query(images)
+        width = answer.shape[1] if answer.ndim == 2 else 0
+        data = answer.to(torch.float32 if width else torch.int32).cpu().numpy().tobytes()
+        self._file.write(_HEADER.pack(checksum, zlib.crc32(data), len(images), width) + data)
+        return answer
+
+    @property
+    def pending(self) -> int:
+        """Images whose recorded answers have not been given yet."""
+        return sum(len(entry.answer) for entry in self._entries)
 
     def close(self, *, delete: bool = False) -> None:
         """Close the file; ``delete`` it once its answers are kept elsewhere."""
@@ -71,12 +77,12 @@ class AnswerJournal:
         """Whole entries from the start; whatever a kill left half-written is cut off."""
         data, at, entries = self.path.read_bytes(), 0, []
         while at + _HEADER.size <= len(data):
-            checksum, answer_checksum, number = _HEADER.unpack_from(data, at)
-            answer = data[at + _HEADER.size : at + _HEADER.size + 4 * number]
-            if len(answer) < 4 * number or zlib.crc32(answer) != answer_checksum:
+            checksum, answer_checksum, number, width = _HEADER.unpack_from(data, at)
+            answer = data[at + _HEADER.size : at + _HEADER.size + 4 * number * max(1, width)]
+            if len(answer) < 4 * number * max(1, width) or zlib.crc32(answer) != answer_checksum:
                 break
-            labels = torch.frombuffer(bytearray(answer), dtype=torch.int32).long()
-            entries.append(_Entry(at, checksum, labels))
+            values = torch.frombuffer(bytearray(answer), dtype=torch.float32 if width else torch.int32)
+            entries.append(_Entry(at, checksum, values.view(number, width) if width else values.long()))
             at += _HEADER.size + len(answer)
         os.truncate(self.path, at)
         return entries

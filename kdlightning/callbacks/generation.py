@@ -1,0 +1,147 @@
+"""How good a generator is while it trains: FID, KID, what a classifier sees in its images, and the images."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+from torchvision.utils import make_grid, save_image
+
+from kdlightning.methods.generator import GeneratorModule
+from kdlightning.networks.pretrained import load_network
+
+_BATCH = 500
+
+
+class _Given(nn.Module):
+    """A feature extractor for torchmetrics whose images are features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class GeneratorQuality(Callback):
+    """Logs how near the generated images are to the local ones, and signs of mode collapse.
+
+    ``generator/fid`` and ``generator/kid`` compare features of generated and of local images (lower is better; values
+    of two feature extractors cannot be compared). ``generator/class_entropy`` is the entropy of the classes that the
+    network sees in the generated images, 1 for all alike often, 0 for one class only; ``generator/class_least`` the
+    share of the rarest; ``generator/confidence`` the mean top probability; ``generator/diversity`` the mean distance
+    of two generated images over that of two local ones, in features: well below 1 means that they look alike.
+
+    Evaluation only: the network is not the method's teacher, and nothing here is counted as a query.
+
+    Args:
+        network: directory of a classifier of the task's classes with timm's interface: it names the classes and, unless
+            ``inception`` is set, gives the features.
+        inception: use Inception-v3's 2,048 features instead, whose weights torch-fidelity downloads.
+        number: images of each kind that are compared.
+        every_n_epochs: how often; always at the end.
+    """
+
+    def __init__(
+        self, network: str | nn.Module, inception: bool = False, number: int = 2000, every_n_epochs: int = 5
+    ) -> None:
+        warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.* will save all extracted features")
+        self.network = network if isinstance(network, nn.Module) else load_network(network)
+        self.network.requires_grad_(False).eval()
+        self.inception, self.number, self.every_n_epochs = inception, number, every_n_epochs
+        self.extractor = "inception-v3" if inception else type(self.network).__name__
+        self.histogram: list[int] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure, on the first process."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if isinstance(pl_module, GeneratorModule) and (last or (trainer.current_epoch + 1) % self.every_n_epochs == 0):
+            values = self.measure(trainer, pl_module) if trainer.is_global_zero else {}
+            values = trainer.strategy.broadcast(values)
+            pl_module.log_dict({f"generator/{name}": value for name, value in values.items()}, rank_zero_only=True)
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, module: GeneratorModule) -> dict[str, float]:
+        """All values, without their prefix."""
+        data = cast(Any, trainer).datamodule
+        network = self.network.to(module.device)
+        local = data.candidate_pool(self.number).image.to(module.device).float() / 255
+        number = len(local)
+        made = module.sample(number, seed=1)
+        features, logits = self._look(network, made)
+        local_features, _ = self._look(network, local)
+        self.histogram = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()
+        share = torch.tensor(self.histogram, dtype=torch.float64) / number
+        entropy = -(share * share.clamp_min(1e-12).log()).sum() / math.log(len(share))
+        values = {
+            "class_entropy": float(entropy),
+            "class_least": float(share.min()),
+            "confidence": float(logits.softmax(1).amax(1).mean()),
+            "diversity": _spread(features) / max(_spread(local_features), 1e-12),
+        }
+        if self.inception:
+            fid = FrechetInceptionDistance(normalize=True)
+            kid = KernelInceptionDistance(subset_size=min(500, number), subsets=20, normalize=True)
+            kinds = [(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images) for images in (local, made)]
+        else:
+            given = _Given(features.shape[1])
+            fid = FrechetInceptionDistance(given)
+            kid = KernelInceptionDistance(given, subset_size=min(500, number), subsets=20)
+            kinds = [local_features, features]
+        for metric in (fid.to(module.device), kid.to(module.device)):
+            for kind, real in zip(kinds, (True, False), strict=True):
+                for part in kind.split(_BATCH):
+                    metric.update(part, real=real)
+        with torch.random.fork_rng():  # the subsets of KID must not move the training's random state
+            torch.manual_seed(0)
+            mean, _ = kid.compute()
+        return {**values, "fid": float(fid.compute()), "kid": float(mean)}
+
+    @staticmethod
+    def _look(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the classifier's last layer reads ``(N, F)`` and says ``(N, K)``."""
+        timm = cast(Any, network)
+        parts = [timm.forward_head(timm.forward_features(part), pre_logits=True) for part in images.split(_BATCH)]
+        features = torch.cat(parts).float()
+        return features, timm.get_classifier()(features)
+
+
+def _spread(features: Tensor) -> float:
+    """Mean distance of neighbouring rows of a shuffled set: of two images drawn at random."""
+    return float((features - features.roll(1, 0)).norm(dim=1).mean())
+
+
+class ImageGrid(Callback):
+    """A grid of generated images every epoch, from the same latent vectors, to every logger and to ``images/``.
+
+    Args:
+        number: images in the grid.
+        every_n_epochs: how often.
+    """
+
+    def __init__(self, number: int = 64, every_n_epochs: int = 1) -> None:
+        self.number, self.every_n_epochs = number, every_n_epochs
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw and log, on the first process."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not due or not trainer.is_global_zero or not isinstance(pl_module, GeneratorModule):
+            return
+        grid = make_grid(pl_module.sample(self.number).cpu(), nrow=round(self.number**0.5), pad_value=0.5)
+        name = f"epoch-{trainer.current_epoch + 1:04d}"
+        file = Path(trainer.default_root_dir) / "images" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_image(grid, file)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("generator/images", [str(file)], step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("generator/images", grid, trainer.global_step)

@@ -1,0 +1,284 @@
+"""Images that are made, not collected: a fixed pool that a teacher is asked about once, and trained on afterwards."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdlightning.data.base import ImageDataModule, ImageTensorDataset
+from kdlightning.data.transferset import AnsweredImages, TransferSet
+from kdlightning.networks.gan import Generator
+from kdlightning.networks.pretrained import fingerprint, load_network, notes
+from kdlightning.types import Answers, Batch
+
+_BLOCK = 1000  # seeds are per block, so that a larger pool begins with a smaller one
+
+
+class _Seeds(Dataset[Batch]):
+    """What the images are made from, a batch at a time; the images are made on the device."""
+
+    def __init__(self, seeds: Tensor) -> None:
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        rows = torch.as_tensor(positions)
+        return Batch(self.seeds[rows], rows)
+
+
+class PoolDataModule(L.LightningDataModule):
+    """A pool of made images. ``predict`` yields them, to be answered; ``fit`` trains on them with their answers.
+
+    Pixels are rounded to 1/255 before they are asked, as in an image file; the transfer set keeps them. Batch size,
+    augmentation, order, validation and test images are the source's. A subclass overrides :meth:`seeds`,
+    :meth:`images` and :meth:`origin`.
+
+    Args:
+        source: the task's data set: number of classes, size of the images, validation and test images.
+        size: number of images.
+        path: the transfer set with their answers, for ``fit``.
+        seed: owner of the draw.
+
+    Raises:
+        ValueError: fewer than one image.
+    """
+
+    generated = True
+
+    def __init__(self, source: ImageDataModule, size: int = 50_000, path: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size: expected at least 1 image, got {size}")
+        self.source, self.size, self.path, self.seed = source, size, path, seed
+        self.name = source.name  # Lightning has a class attribute of that name
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - num_classes, image_size, class_names, ... are the source's
+        if name == "source" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    @abstractmethod
+    def seeds(self, block: int, generator: torch.Generator) -> Tensor:
+        """What block number ``block`` of 1,000 images is made from, one row per image; on the CPU."""
+
+    @abstractmethod
+    def images(self, seeds: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)``, float in [0, 1], from rows of :meth:`seeds`, on their device."""
+
+    @abstractmethod
+    def origin(self) -> dict[str, Any]:
+        """What identifies the images besides size and seed: plain values."""
+
+    @property
+    def paid(self) -> Answers:
+        """What has been paid to be able to make the images."""
+        return Answers(0, 0, 0)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this pool this pool, for manifests."""
+        size = {"length": self.size, "num_samples": self.size, "seed": self.seed}
+        return {**self.origin(), **size, "image_size": self.source.image_size, "channels": self.source.channels}
+
+    def prepare_data(self) -> None:
+        """Let the source download."""
+        self.source.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the source and, where a ``path`` is given and needed, the answered pool.
+
+        Raises:
+            ValueError: ``fit`` without a path, or a pool of other images than the source's.
+        """
+        self.source.trainer = self.trainer
+        self.source.setup(stage)
+        if stage == "predict" or hasattr(self, "answered"):
+            return
+        if self.path is None:
+            if stage != "fit":
+                return
+            raise ValueError(
+                f"{type(self).__name__} trains on answered images: give TeacherAnswers' transfer set as path"
+            )
+        self.transfer_set = TransferSet(self.path)
+        pixels, index = self.transfer_set.column("image"), self.transfer_set.column("index")
+        shape = (self.source.channels, self.source.image_size, self.source.image_size)
+        if pixels.shape[1:] != shape:
+            raise ValueError(
+                f"{self.path} holds images of shape {tuple(pixels.shape[1:])}, but those of {self.name} are {shape}"
+            )
+        classes = self.transfer_set.manifest.get("num_classes", self.source.num_classes)
+        if classes != self.source.num_classes:
+            raise ValueError(
+                f"{self.path} has answers of {classes} classes, but {self.name} has {self.source.num_classes}"
+            )
+        images = ImageTensorDataset(pixels, index, None)
+        self.answered = AnsweredImages(images, index, self.transfer_set.answers(self.source.num_classes))
+        self.train_set = self.answered
+
+    def predict_indices(self) -> Tensor:
+        """Indices ``(N,)`` of the images."""
+        return torch.arange(self.size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The images in order."""
+        blocks = []
+        for block in range(-(-self.size // _BLOCK)):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
+            blocks.append(self.seeds(block, generator))
+        dataset = _Seeds(torch.cat(blocks)[: self.size])
+        return DataLoader(dataset, batch_size=self.source.eval_batch_size, collate_fn=lambda batch: batch)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The answered images, shuffled by (seed, epoch)."""
+        return self.source.shuffled_loader(self.answered)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The source's validation images."""
+        return self.source.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The source's test images."""
+        return self.source.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Make the images of a ``predict`` batch on its device; else the source's conversion and augmentation."""
+        if self.trainer is not None and self.trainer.predicting:
+            with torch.no_grad():
+                return batch._replace(image=self.images(batch.image).float().mul(255).round_().div_(255))
+        self.source.trainer = self.trainer
+        return self.source.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class GeneratedDataModule(PoolDataModule):
+    """Images of a trained generator, ``G(z)`` with z drawn from a standard normal distribution.
+
+    Args:
+        source: see :class:`PoolDataModule`.
+        generator: directory of the saved generator (``network/`` of a ``MEKDGenerator`` run), or the generator; needed
+            for ``predict`` only.
+        size: number of images.
+        path: the transfer set with their answers, for ``fit``.
+        seed: owner of the latent vectors.
+    """
+
+    def __init__(
+        self,
+        source: ImageDataModule,
+        generator: str | Generator | None = None,
+        size: int = 50_000,
+        path: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(source, size, path, seed)
+        self._given = generator
+        self._generator: Generator | None = None
+
+    @property
+    def generator(self) -> Generator:
+        """The generator, frozen.
+
+        Raises:
+            ValueError: none was given, or it does not make images of the source's size and number of classes.
+            TypeError: the directory holds something else.
+        """
+        if self._generator is None:
+            if self._given is None:
+                raise ValueError("GeneratedDataModule makes images with a generator: give its directory")
+            made = self._given if isinstance(self._given, Generator) else load_network(self._given)
+            if not isinstance(made, Generator):
+                raise TypeError(f"{self._given} holds a {type(made).__name__}, not a generator")
+            check_generator(made, self.source)
+            self._generator = made.requires_grad_(False).eval()
+        return self._generator
+
+    @property
+    def paid(self) -> Answers:
+        """What the generator's training has paid, from its notes."""
+        if not isinstance(self._given, str):
+            return Answers(0, 0, 0)
+        told = notes(self._given)
+        return Answers(*(int(told.get(name, 0)) for name in Answers._fields))
+
+    def origin(self) -> dict[str, Any]:
+        """The generator's fingerprint."""
+        return {"name": "generated", "generator": fingerprint(self.generator)}
+
+    def seeds(self, block: int, generator: torch.Generator) -> Tensor:
+        """Standard normal latent vectors."""
+        return torch.randn(_BLOCK, self.generator.latent_dim, generator=generator)
+
+    def images(self, seeds: Tensor) -> Tensor:
+        """G(z)."""
+        pixels: Tensor = self.generator.to(seeds.device)(seeds)
+        return pixels
+
+
+class NoiseDataModule(PoolDataModule):
+    """Images of independent pixels: the control that every pool has to beat.
+
+    Args:
+        source: see :class:`PoolDataModule`.
+        size: number of images.
+        distribution: of every pixel: ``uniform`` over [0, 1], or ``normal`` with mean 0.5 and standard deviation 0.25,
+            clamped.
+        path: the transfer set with their answers, for ``fit``.
+        seed: owner of the pixels.
+    """
+
+    def __init__(
+        self,
+        source: ImageDataModule,
+        size: int = 50_000,
+        distribution: Literal["uniform", "normal"] = "uniform",
+        path: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(source, size, path, seed)
+        self.distribution = distribution
+
+    def origin(self) -> dict[str, Any]:
+        """The distribution."""
+        return {"name": "noise", "distribution": self.distribution}
+
+    def seeds(self, block: int, generator: torch.Generator) -> Tensor:
+        """The pixels themselves, uint8: a pool of noise fits in memory as its images do."""
+        shape = (_BLOCK, self.source.channels, self.source.image_size, self.source.image_size)
+        if self.distribution == "uniform":
+            return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        drawn = torch.randn(shape, generator=generator).mul_(0.25).add_(0.5).clamp_(0, 1)
+        return (drawn * 255).round().to(torch.uint8)
+
+    def images(self, seeds: Tensor) -> Tensor:
+        """Pixels in [0, 1]."""
+        return seeds.float() / 255
+
+
+def check_generator(generator: Generator, data: Any) -> None:  # noqa: ANN401 - any of the package's datamodules
+    """Refuse a generator that does not fit a data set.
+
+    Args:
+        generator: makes images.
+        data: a datamodule with ``num_classes``, ``channels``, ``image_size`` and ``name``.
+
+    Raises:
+        ValueError: naming both sides.
+    """
+    if generator.latent_dim != data.num_classes:
+        raise ValueError(
+            f"the generator has {generator.latent_dim} latent dimensions, one per class, but {data.name} has "
+            f"{data.num_classes} classes"
+        )
+    made = (generator.channels, generator.image_size)
+    if made != (data.channels, data.image_size):
+        raise ValueError(
+            f"the generator makes images of {made[0]} channels and {made[1]} pixels, but those of {data.name} have "
+            f"{data.channels} channels and {data.image_size} pixels"
+        )

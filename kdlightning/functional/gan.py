@@ -1,0 +1,128 @@
+"""Losses of generators and critics. A critic answers one logit per image; D(x) is its sigmoid, the probability "real".
+
+.. [Ma2024] J. Ma et al. Aligning Logits Generatively for Principled Black-Box Knowledge Distillation. CVPR 2024.
+.. [Goodfellow2014] I. Goodfellow et al. Generative Adversarial Nets. NeurIPS 2014, arXiv:1406.2661.
+.. [Gulrajani2017] I. Gulrajani et al. Improved Training of Wasserstein GANs. NeurIPS 2017, arXiv:1704.00028.
+.. [Chen2016] X. Chen et al. InfoGAN. NeurIPS 2016, arXiv:1606.03657.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Objective = Literal["nonsaturating", "saturating", "wasserstein"]
+
+
+def critic_loss(real: Tensor, fake: Tensor, objective: Objective = "nonsaturating") -> Tensor:
+    """What the critic minimises.
+
+    ``-mean[log D(x) + log(1 - D(G(z)))]``, Eq. 11 of [Ma2024]_; for ``"wasserstein"`` the first two terms of Eq. 3 of
+    [Gulrajani2017]_, ``mean f(G(z)) - mean f(x)``.
+
+    Args:
+        real: the critic's logits ``(N,)`` of real images.
+        fake: its logits ``(M,)`` of generated ones.
+        objective: which game is played.
+
+    Returns:
+        A scalar.
+    """
+    if objective == "wasserstein":
+        return fake.mean() - real.mean()
+    return -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())  # Eq. (11): 1 - D = sigmoid(-logit)
+
+
+def generator_loss(fake: Tensor, objective: Objective = "nonsaturating") -> Tensor:
+    """What the generator minimises.
+
+    Eq. 12 of [Ma2024]_ as its text means it. As printed, ``-mean log(1 - D(G(z)))`` to be minimised, it would push
+    D(G(z)) to 0: the sign is a slip. ``"saturating"`` is the text's ``mean log(1 - D(G(z)))``, ``"nonsaturating"`` the
+    ``-mean log D(G(z))`` of Sec. 3 of [Goodfellow2014]_ with the same fixed point and a gradient that does not vanish.
+
+    Args:
+        fake: the critic's logits ``(N,)`` of generated images.
+        objective: which game is played.
+
+    Returns:
+        A scalar.
+    """
+    if objective == "wasserstein":
+        return -fake.mean()
+    if objective == "saturating":
+        return F.logsigmoid(-fake).mean()
+    return -F.logsigmoid(fake).mean()
+
+
+def information_loss(fake: Tensor, weight: Tensor) -> Tensor:
+    """Information maximisation, ``-mean[ŷ log D(G(z))]``, Eq. 10 of [Ma2024]_.
+
+    Args:
+        fake: the critic's logits ``(N,)`` of the images that the teacher was asked about.
+        weight: ŷ ``(N,)``: the teacher's top probability of each; 1 for hard answers.
+
+    Returns:
+        A scalar. The weight carries no gradient: a black box has none.
+
+    Raises:
+        ValueError: lengths differ. (The released code broadcasts here and loses the pairing.)
+    """
+    if fake.shape != weight.shape:
+        raise ValueError(f"expected one weight per logit, got {tuple(weight.shape)} for {tuple(fake.shape)}")
+    return -(weight.detach() * F.logsigmoid(fake)).mean()  # Eq. (10)
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor | None = None
+) -> Tensor:
+    """``mean[(|∇f(x̂)|₂ - 1)²]`` on lines between real and generated images, third term of Eq. 3 of [Gulrajani2017]_.
+
+    Args:
+        critic: pixels ``(N, C, H, W)`` to logits ``(N,)``.
+        real: ``(N, C, H, W)``.
+        fake: ``(N, C, H, W)``.
+        mix: the share of ``real`` in x̂ ``(N,)``, uniform by default.
+
+    Returns:
+        A scalar; multiply by the paper's λ = 10.
+    """
+    share = torch.rand(len(real), device=real.device) if mix is None else mix
+    share = share.view(-1, 1, 1, 1).to(real)
+    between = (share * real + (1 - share) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()
+    return penalty
+
+
+def code_loss(code: Tensor, latent: Tensor) -> Tensor:
+    """``-log Q(z | G(z))`` of a Gaussian with unit variance, up to its constant: Eq. 5 of [Chen2016]_.
+
+    Every latent variable is a code here, because MEKD's latent vector stands for the teacher's logits.
+
+    Args:
+        code: the critic's guess ``(N, Z)`` of the latent vectors.
+        latent: the latent vectors ``(N, Z)``.
+
+    Returns:
+        A scalar, half the mean squared error per element.
+    """
+    return 0.5 * F.mse_loss(code, latent)
+
+
+def image_distance(one: Tensor, other: Tensor, norm: Literal["l1", "l2"] = "l1") -> Tensor:
+    """Distance of two batches of images, L_F of Eq. 14 of [Ma2024]_, as a mean over *elements*.
+
+    Printed is a norm per image (a sum over its pixels); the released code takes the mean over elements, and β is
+    relative to that. The two differ by the number of pixels: C * H * W.
+
+    Args:
+        one: ``(N, C, H, W)``.
+        other: the same shape.
+        norm: ``"l1"``: mean absolute difference; ``"l2"``: mean squared difference.
+
+    Returns:
+        A scalar.
+    """
+    return F.l1_loss(one, other) if norm == "l1" else F.mse_loss(one, other)

@@ -1,0 +1,119 @@
+"""One question per image: what an API is usually asked. The phase before every method that trains on given answers.
+
+Access: soft or hard labels. Phases: predict TeacherAnswers → fit, with a method that trains on a transfer set.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdlightning.data.base import ImageDataModule
+from kdlightning.methods.labelling import LabellingModule, Predict
+from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError
+from kdlightning.types import Answers, Batch
+
+
+class TeacherAnswers(LabellingModule):
+    """Asks the teacher about every image of a datamodule once.
+
+    Columns of the transfer set: ``answer`` (probabilities ``(N, K)`` float32, or class indices ``(N,)`` int64),
+    ``queries``; of images that are made rather than collected (``GeneratedDataModule``, ``NoiseDataModule``) also
+    ``image``, uint8, exactly as it was asked.
+
+    The cost of an earlier phase (a generator's training) counts towards the teacher's budget.
+
+    Args:
+        teacher: who answers.
+        output: directory of the transfer set.
+        at_budget: when the budget is spent before all images are answered, either stop with an ``error`` (everything
+            is kept, a larger budget goes on), or ``finish`` the set with the images that are answered.
+    """
+
+    def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
+        super().__init__(teacher, output)
+        self.at_budget = at_budget
+        self._spent = False
+
+    def settings(self) -> dict[str, Any]:
+        """Nothing besides source and teacher: a set that a budget stopped can be finished either way."""
+        return {}
+
+    def prepare(self, data: ImageDataModule) -> None:
+        """Check that teacher and data set have the same classes, before anything is asked.
+
+        Raises:
+            ValueError: they have not.
+        """
+        self.num_classes: int = data.num_classes
+        self.keeps_images = bool(getattr(data, "generated", False))
+        known = self.teacher.num_classes
+        if known is not None and known != data.num_classes:
+            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+
+    def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
+        """The teacher's answer to each image.
+
+        Raises:
+            ValueError: the teacher answers about another number of classes than the data set has.
+        """
+        answer = predict(batch.image)
+        if answer.ndim == 2 and answer.shape[1] != self.num_classes:
+            raise ValueError(f"the teacher answers {answer.shape[1]} classes, but the data set has {self.num_classes}")
+        rows = {"answer": answer, "queries": torch.ones(len(answer), dtype=torch.int64)}
+        if self.keeps_images:
+            rows["image"] = (batch.image * 255).round().to(torch.uint8)
+        return rows
+
+    def write(self, batch: Batch) -> None:
+        """Ask as many of the images as the budget allows.
+
+        Raises:
+            QueryBudgetExceededError: with ``at_budget="error"``, when what it allows is written.
+        """
+        journal = self.journalled(self.journal_name(batch))
+        recorded = journal.pending  # answers that an interrupted run has paid for and not written
+        journal.close(delete=not recorded)
+        left = len(batch.index)
+        if self.teacher.budget is not None:
+            left = min(left, recorded or max(0, self.teacher.budget - self.teacher.paid.queries))
+        if left:
+            super().write(Batch(batch.image[:left], batch.index[:left]))
+        if left == len(batch.index):
+            return
+        if recorded:
+            self.write(Batch(batch.image[left:], batch.index[left:]))
+            return
+        self._spent = True
+        if self.at_budget == "error":
+            raise QueryBudgetExceededError(
+                f"the budget of {self.teacher.budget:,} queries is spent; {len(self.writer.done()):,} of "
+                f"{self.rows_total:,} images are answered and kept in {self.output}. Raise the budget and run the same "
+                "command to go on, or give at_budget=finish to use what there is."
+            )
+
+    def journal_name(self, batch: Batch) -> str:
+        """The first image's index: a budget may have let only the first images of a batch through."""
+        return str(int(batch.index[0]))
+
+    def expected(self, data: ImageDataModule) -> Tensor:
+        """All images, or those that the budget allowed."""
+        return self.writer.done() if self._spent else data.predict_indices()
+
+    def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
+        """Class histogram and confidence of the answers, and what an earlier phase had paid."""
+        answer = rows["answer"]
+        label = answer.argmax(1) if answer.ndim == 2 else answer
+        earlier: Answers = getattr(self.trainer.datamodule, "paid", Answers(0, 0, 0))  # type: ignore[attr-defined]
+        return {
+            "num_classes": self.num_classes,
+            "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
+            "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
+            "queries_before": earlier.queries,
+            "stopped_by_budget": self._spent,
+        }
+
+    def preparation_queries(self) -> int:
+        """What the earlier phase had paid."""
+        earlier: Answers = getattr(self.trainer.datamodule, "paid", Answers(0, 0, 0))  # type: ignore[attr-defined]
+        return earlier.queries
