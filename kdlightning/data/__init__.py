@@ -15,6 +15,7 @@ from kdlightning.data.real import (
     SVHNDataModule,
     TinyImageNetDataModule,
 )
+from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter
 
 __all__ = [
@@ -31,9 +32,12 @@ __all__ = [
     "ImageNetDataModule",
     "ImageTensorDataset",
     "MNISTDataModule",
+    "MNISTMDataModule",
     "NoiseDataModule",
     "PoolDataModule",
+    "RenderedDigitsDataModule",
     "SVHNDataModule",
+    "SynDigitsDataModule",
     "TinyImageNetDataModule",
     "TransferSet",
     "TransferSetDataModule",

@@ -202,7 +202,7 @@ class GeneratedDataModule(PoolDataModule):
     @property
     def paid(self) -> Answers:
         """What the generator's training has paid, from its notes."""
-        if not isinstance(self._given, str):
+        if self._given is None or isinstance(self._given, Generator):
             return Answers(0, 0, 0)
         told = notes(self._given)
         return Answers(*(int(told.get(name, 0)) for name in Answers._fields))

@@ -1,5 +1,7 @@
 """What every method shares that trains a student on given answers: a transfer set's, paid for once."""
 
+from typing import Any
+
 from torch import Tensor
 
 from kdlightning.methods.base import DistillationModule
@@ -20,10 +22,10 @@ class AnsweredModule(DistillationModule):
 
         Raises:
             TypeError: the datamodule has no transfer set.
-            ValueError: its answers are not of a kind that the method can use.
+            ValueError: it has no answers, or none of a kind that the method can use.
         """
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         manifest = getattr(getattr(data, "transfer_set", None), "manifest", None)
         if manifest is None:
             if stage != "fit":
@@ -31,6 +33,11 @@ class AnsweredModule(DistillationModule):
             raise TypeError(
                 f"{type(self).__name__} trains on given answers: use a TransferSetDataModule or a GeneratedDataModule "
                 f"with a path, got {type(data).__name__}"
+            )
+        if getattr(data, "column", None) is None and "answer" not in data.transfer_set.columns:
+            raise ValueError(
+                f"{type(self).__name__} needs the teacher's answers, but {manifest['method']} wrote a transfer set "
+                f"without them: {sorted(data.transfer_set.columns)}; make one with TeacherAnswers"
             )
         self.access = str(manifest["access"])
         if self.access not in self.accepts:

@@ -33,23 +33,26 @@ class TeacherAnswers(LabellingModule):
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
         super().__init__(teacher, output)
         self.at_budget = at_budget
-        self._spent = False
 
     def settings(self) -> dict[str, Any]:
         """Nothing besides source and teacher: a set that a budget stopped can be finished either way."""
         return {}
 
-    def prepare(self, data: ImageDataModule) -> None:
-        """Check that teacher and data set have the same classes, before anything is asked.
+    def setup(self, stage: str) -> None:
+        """Check that teacher and data set have the same classes, before anything is asked or written.
 
         Raises:
             ValueError: they have not.
         """
+        data = getattr(self.trainer, "datamodule", None)
+        known = self.teacher.num_classes
+        if data is not None and known is not None and known != data.num_classes:
+            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+
+    def prepare(self, data: ImageDataModule) -> None:
+        """Remember what rows of this data set need."""
         self.num_classes: int = data.num_classes
         self.keeps_images = bool(getattr(data, "generated", False))
-        known = self.teacher.num_classes
-        if known is not None and known != data.num_classes:
-            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
 
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
         """The teacher's answer to each image.
@@ -75,16 +78,21 @@ class TeacherAnswers(LabellingModule):
         recorded = journal.pending  # answers that an interrupted run has paid for and not written
         journal.close(delete=not recorded)
         left = len(batch.index)
-        if self.teacher.budget is not None:
-            left = min(left, recorded or max(0, self.teacher.budget - self.teacher.paid.queries))
+        if recorded:
+            left = min(left, recorded)
+        elif self.teacher.budget is not None:
+            left = min(left, max(0, self.teacher.budget - self.teacher.paid.queries))
         if left:
-            super().write(Batch(batch.image[:left], batch.index[:left]))
+            try:
+                super().write(Batch(batch.image[:left], batch.index[:left]))
+            except QueryBudgetExceededError:  # another process was faster: the budget allows fewer now
+                self.write(batch)
+                return
         if left == len(batch.index):
             return
         if recorded:
             self.write(Batch(batch.image[left:], batch.index[left:]))
             return
-        self._spent = True
         if self.at_budget == "error":
             raise QueryBudgetExceededError(
                 f"the budget of {self.teacher.budget:,} queries is spent; {len(self.writer.done()):,} of "
@@ -97,8 +105,9 @@ class TeacherAnswers(LabellingModule):
         return str(int(batch.index[0]))
 
     def expected(self, data: ImageDataModule) -> Tensor:
-        """All images, or those that the budget allowed."""
-        return self.writer.done() if self._spent else data.predict_indices()
+        """All images, or those that the budget of all processes allowed."""
+        spent = self.teacher.budget is not None and self.teacher.paid.queries >= self.teacher.budget
+        return self.writer.done() if spent and self.at_budget == "finish" else data.predict_indices()
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
         """Class histogram and confidence of the answers, and what an earlier phase had paid."""
@@ -110,7 +119,7 @@ class TeacherAnswers(LabellingModule):
             "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
             "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
             "queries_before": earlier.queries,
-            "stopped_by_budget": self._spent,
+            "stopped_by_budget": len(answer) < self.rows_total,
         }
 
     def preparation_queries(self) -> int:

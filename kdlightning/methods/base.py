@@ -63,6 +63,7 @@ class TaughtModule(L.LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
         self._steps = 0
 
     @property
@@ -121,14 +122,15 @@ class TaughtModule(L.LightningModule, ABC):
         for name, term in terms.items():
             value = term.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1  # a generator's terms are not in every step
         self._steps += 1
         if self._steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._flush()
 
     def _flush(self) -> None:
         if self._steps:
-            self.log_dict({f"train/{name}": total / self._steps for name, total in self._sums.items()})
-        self._sums, self._steps = {}, 0
+            self.log_dict({f"train/{name}": total / self._counts[name] for name, total in self._sums.items()})
+        self._sums, self._counts, self._steps = {}, {}, 0
 
 
 class DistillationModule(TaughtModule):

@@ -13,6 +13,8 @@ from kdlightning.methods.base import TaughtModule, keep_plain_hyperparameters
 from kdlightning.networks.gan import Critic, Generator, InfoGANCritic
 from kdlightning.types import Batch
 
+_LEAST = 2  # images in a batch: batch normalisation needs two
+
 
 class GeneratorModule(TaughtModule):
     """Trains a generator against a critic on a datamodule's training images; labels are never looked at.
@@ -31,7 +33,7 @@ class GeneratorModule(TaughtModule):
         critic_optimizer: makes the critic's optimiser.
 
     Raises:
-        ValueError: a code weight without a critic that guesses codes.
+        ValueError: a code weight without a critic that guesses codes, or codes of another length.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class GeneratorModule(TaughtModule):
             raise ValueError(
                 f"code_weight needs an InfoGANCritic, which guesses latent codes; got {type(critic).__name__}"
             )
+        if isinstance(critic, InfoGANCritic) and critic.code_head.out_features != generator.latent_dim:
+            raise ValueError(
+                f"the critic guesses codes of {critic.code_head.out_features} dimensions, but the generator's latent "
+                f"vectors have {generator.latent_dim}"
+            )
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """What a subclass adds to the generator's loss, already weighted.
@@ -82,6 +89,15 @@ class GeneratorModule(TaughtModule):
         if epochs is None or epochs < 0 or self.trainer.num_training_batches == float("inf"):
             raise ValueError("a generator's training needs max_epochs and a data set that ends")
         return epochs * int(self.trainer.num_training_batches) // self.critic_steps
+
+    def images_per_step(self) -> list[int]:
+        """How many images each of the generator's steps makes, on this process: an epoch's last batch is smaller."""
+        loader: Any = self.trainer.train_dataloader
+        size, total = int(loader.batch_size), len(loader.sampler)
+        sizes = [min(size, total - first) for first in range(0, total, size)][: int(self.trainer.num_training_batches)]
+        numbers = range(self.critic_steps - 1, self.generator_steps * self.critic_steps, self.critic_steps)
+        made = [sizes[number % len(sizes)] for number in numbers]
+        return [images if images >= _LEAST else 0 for images in made]
 
     def setup(self, stage: str) -> None:
         """Check that generator, critic and images fit together; let DDP cope with two optimisers.
@@ -111,7 +127,7 @@ class GeneratorModule(TaughtModule):
         """Alg. 1 of a GAN: critic, then generator."""
         critic_optimizer, generator_optimizer = cast(list[Any], self.optimizers())
         real = batch.image
-        if len(real) < 2:  # batch normalisation needs two
+        if len(real) < _LEAST:
             return
         latent = torch.randn(len(real), self.generator.latent_dim, device=real.device)
         fake = self.generator(latent)

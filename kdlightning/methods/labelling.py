@@ -121,9 +121,11 @@ class LabellingModule(L.LightningModule, ABC):
     def on_predict_end(self) -> None:
         """Once every process is done, the first one writes the manifest."""
         self.trainer.strategy.barrier("transfer set")
-        if self.trainer.is_global_zero and self.trainer.limit_predict_batches == 1.0:
+        if self.trainer.is_global_zero and self.whole:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             rows = self.writer.rows()
+            if not rows:
+                raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
             paid = self.teacher.paid
             answered = int(rows["queries"].sum()) + self.preparation_queries()
             self.finished = self.writer.finish(
@@ -141,6 +143,12 @@ class LabellingModule(L.LightningModule, ABC):
                 },
             )
         self.trainer.strategy.barrier("manifest")
+
+    @property
+    def whole(self) -> bool:
+        """Whether this run sees all images: not with ``limit_predict_batches`` or ``fast_dev_run``."""
+        limit = self.trainer.limit_predict_batches
+        return isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
 
     def expected(self, data: ImageDataModule) -> Tensor:
         """Source indices ``(N,)`` of the rows without which the set is not finished."""

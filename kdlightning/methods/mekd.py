@@ -23,6 +23,7 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 8. Last generator and last student. C takes the generator of epoch 175 of 200 and the student's best test accuracy.
 """
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,15 +88,20 @@ class MEKDGenerator(GeneratorModule):
         )
         self.teacher = teacher if alpha else None
         self.access = None if self.teacher is None else self.teacher.access
+        if queries is not None and queries < 0:
+            raise ValueError(f"queries: expected 0 or more images, or None for every generated one, got {queries}")
         self.alpha, self.queries, self.information = alpha, queries, information
         self._journal: AnswerJournal | None = None
+        self._plan: list[int] = []
 
     def setup(self, stage: str) -> None:
-        """Check the teacher's classes too.
+        """Check the teacher's classes too; count where a kill does not reach, as the answers are kept.
 
         Raises:
             ValueError: naming both sides.
         """
+        if self.teacher is not None:
+            self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes
         if known is not None and known != self.generator.latent_dim:
@@ -110,26 +116,27 @@ class MEKDGenerator(GeneratorModule):
             ValueError: more queries than generated images.
         """
         if self.teacher is not None and self.queries is not None:
-            self._share = self.queries // self.trainer.world_size  # this process's, the first ones take the remainder
-            self._share += self.global_rank < self.queries % self.trainer.world_size
-            most = self.generator_steps * self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-            if self._share > most:
+            share = self.queries // self.trainer.world_size  # this process's, the first ones take the remainder
+            share += self.global_rank < self.queries % self.trainer.world_size
+            made = [0, *accumulate(self.images_per_step())]
+            if share > made[-1]:
                 raise ValueError(
-                    f"queries={self.queries}, but the {self.generator_steps} steps of the generator make {most} images "
-                    "per process: train longer, or ask less"
+                    f"queries={self.queries}, but the {self.generator_steps} steps of the generator make {made[-1]} "
+                    "images per process: train longer, or ask less"
                 )
+            self._plan = [images * share // max(1, made[-1]) for images in made]
 
     def on_train_epoch_start(self) -> None:
         """One journal for every epoch: a resume begins at an epoch's start."""
         super().on_train_epoch_start()
         if self.teacher is not None:
-            name = f"epoch-{self.current_epoch}-rank-{self.global_rank}"
+            who = self.teacher.identity["fingerprint"][:8]  # another teacher's answers are not this one's
+            name = f"{who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
             self._journal = AnswerJournal(self._journals / name, self.teacher.query)
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """α L_IM on the images that are asked at this step, Eqs. 10 and 13 of [Ma2024]_."""
         number = len(fake) if self.queries is None else self.planned(step)
-        number = min(number, len(fake))
         if self._journal is None or not number:
             return {}
         answer = self._journal(fake[:number].detach().float().clamp(0, 1))
@@ -142,8 +149,7 @@ class MEKDGenerator(GeneratorModule):
 
     def planned(self, step: int) -> int:
         """How many images this process asks at a step of the generator: an even spread that sums to its share."""
-        total = self.generator_steps
-        return (step + 1) * self._share // total - step * self._share // total
+        return self._plan[step + 1] - self._plan[step]
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch's journal."""
@@ -153,7 +159,7 @@ class MEKDGenerator(GeneratorModule):
 
     def on_fit_end(self) -> None:
         """The answers have done their work."""
-        for file in self._journals.glob(f"epoch-*-rank-{self.global_rank}"):
+        for file in self._journals.glob(f"*-epoch-*-rank-{self.global_rank}"):
             file.unlink()
 
     @property

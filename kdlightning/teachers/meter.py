@@ -3,6 +3,7 @@
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from kdlightning.types import Answers
@@ -71,24 +72,23 @@ class QueryMeter:
         Raises:
             QueryBudgetExceededError: the budget does not allow it; nothing is charged.
         """
+        self._update(lambda total: self._sum(total, queries, bytes_up, bytes_down))
+
+    def raise_to(self, total: Answers) -> None:
+        """Make the count at least ``total``: a checkpoint knows of answers that this process did not see."""
+        self._update(lambda current: Answers(*map(max, current, total)))
+
+    def _update(self, change: Callable[[Answers], Answers]) -> None:
+        """Replace the count by what ``change`` makes of it; no other process comes in between."""
         if self._path is None:
-            self._total = self._sum(self._total, queries, bytes_up, bytes_down)
+            self._total = change(self._total)
             return
         descriptor = self._open()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
-            total = self._sum(self._read(descriptor), queries, bytes_up, bytes_down)
-            os.pwrite(descriptor, _RECORD.pack(*total), 0)
+            os.pwrite(descriptor, _RECORD.pack(*change(self._read(descriptor))), 0)
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-    def raise_to(self, total: Answers) -> None:
-        """Make the count at least ``total``: a checkpoint knows of answers that this process did not see."""
-        current = self.total
-        missing = Answers(*(max(0, then - now) for then, now in zip(total, current, strict=True)))
-        budget, self.budget = self.budget, None
-        self.charge(*missing)
-        self.budget = budget
 
     def _sum(self, total: Answers, queries: int, bytes_up: int, bytes_down: int) -> Answers:
         if self.budget is not None and total.queries + queries > self.budget:

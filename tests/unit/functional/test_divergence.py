@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.functional.divergence import (
+    centred,
+    centred_log_probabilities,
+    kd_divergence,
+    log_softened,
+    smoothed_labels,
+)
 
 
 def test_softening_probabilities_equals_softening_logits():
@@ -35,3 +41,35 @@ def test_gradient_is_student_minus_teacher_over_temperature():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"same shape \(N, K\)"):
         kd_divergence(torch.zeros(2, 3), torch.zeros(2, 4), 1.0)
+
+
+def test_a_label_keeps_its_confidence_and_the_others_share_the_rest():
+    smoothed = smoothed_labels(torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 1]]), 0.7)
+    torch.testing.assert_close(smoothed, torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]]))
+    torch.testing.assert_close(smoothed.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("confidence", [0.25, 0.1, 1.0, 1.2])
+def test_a_confidence_has_to_leave_the_label_the_likeliest(confidence):
+    with pytest.raises(ValueError, match=f"more than 1/4 and less than 1, got {confidence}"):
+        smoothed_labels(torch.eye(4), confidence)
+
+
+def test_centred_rows_have_mean_zero_and_the_same_differences():
+    values = centred(torch.tensor([[1.0, 2, 6], [-5, 0, 5]]))
+    torch.testing.assert_close(values, torch.tensor([[-2.0, -1, 3], [-5, 0, 5]]))
+
+
+def test_centred_log_probabilities_are_the_centred_logits():
+    logits = 3 * torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    seen = centred_log_probabilities(logits.softmax(1), floor=1e-30)
+    torch.testing.assert_close(seen, centred(logits), atol=2e-6, rtol=0)
+    exact = centred_log_probabilities(logits.double().softmax(1), floor=1e-30)
+    torch.testing.assert_close(exact, centred(logits.double()), atol=1e-13, rtol=0)
+
+
+def test_the_floor_bounds_what_an_api_rounds_to_zero():
+    seen = centred_log_probabilities(torch.tensor([[1.0, 0.0]]), floor=1e-4)
+    half = torch.tensor(1e4).log() / 2
+    torch.testing.assert_close(seen, torch.stack([half, -half])[None])
+    assert centred_log_probabilities(torch.tensor([[1.0, 0.0]])).isfinite().all()

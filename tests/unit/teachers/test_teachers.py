@@ -38,7 +38,8 @@ def test_only_answers_come_out(network):
     assert not callable(teacher)
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
-        "access", "bounds", "budget", "identity", "load_state_dict", "paid", "query", "share", "shared", "state_dict",
+        "access", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share", "shared",
+        "state_dict",
     }  # fmt: skip
 
 
@@ -59,6 +60,32 @@ def test_the_budget_stops_before_the_answer(network):
     assert teacher.paid.queries == 8
     teacher.query(torch.rand(2, 1, 2, 2))
     assert teacher.paid.queries == 10
+
+
+@pytest.mark.parametrize("kind", [SoftLabelTeacher, HardLabelTeacher])
+def test_the_classes_are_known_from_the_network_or_from_the_first_answer(kind):
+    class Undeclared(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1) @ torch.eye(4)[:, :3]
+
+    declared, teacher = kind(Linear(torch.eye(4))), kind(Undeclared())
+    assert declared.num_classes == 4
+    assert teacher.num_classes is None
+    size = 3 * 4 if kind is SoftLabelTeacher else 8
+    teacher.query(torch.rand(5, 1, 2, 2))
+    assert teacher.num_classes == 3
+    assert teacher.paid == Answers(queries=5, bytes_up=5 * 16, bytes_down=5 * size)
+    teacher.query(torch.rand(2, 1, 2, 2))
+    assert teacher.paid == Answers(queries=7, bytes_up=7 * 16, bytes_down=7 * size)
+
+
+def test_bytes_of_an_undeclared_network_fit_a_budget_that_is_just_enough():
+    network = torch.nn.Flatten()
+    teacher = SoftLabelTeacher(network, budget=2)
+    teacher.query(torch.rand(2, 1, 2, 2))
+    assert teacher.paid == Answers(2, 32, 32)
+    with pytest.raises(QueryBudgetExceededError):
+        teacher.query(torch.rand(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +127,29 @@ def _spend(path, times, queue):
     except QueryBudgetExceededError:
         pass
     queue.put(spent)
+
+
+def _remember(path, barrier, queue):
+    meter = QueryMeter(budget=10)
+    meter.share(path)
+    barrier.wait()
+    for number in range(200):
+        meter.raise_to(Answers(number, number, 2 * number))
+    queue.put(meter.total.queries)
+
+
+def test_processes_that_remember_the_same_cost_count_it_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    queue, barrier = context.Queue(), context.Barrier(3)
+    processes = [context.Process(target=_remember, args=(tmp_path / "meter", barrier, queue)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [199] * 3  # above the budget: it was paid already
+    for process in processes:
+        process.join()
+    meter = QueryMeter()
+    meter.share(tmp_path / "meter")
+    assert meter.total == Answers(199, 199, 398)
 
 
 def test_processes_share_one_budget(tmp_path):
@@ -201,3 +251,69 @@ class TestJournal:
             warnings.simplefilter("error")
             journal(third)
         assert asked == [3, 5, 2, 5, 2]
+
+    def soft(self, asked):
+        def query(x):
+            asked.append(len(x))
+            return x.flatten(1)[:, :3].softmax(1)
+
+        return query
+
+    def test_soft_answers_come_back_bit_for_bit(self, tmp_path):
+        asked = []
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        expected = [journal(x) for x in self.questions()]
+        journal.close()
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        assert journal.pending == 10
+        again = [journal(x) for x in self.questions()[:2]]
+        assert journal.pending == 2
+        again.append(journal(self.questions()[2]))
+        assert asked == [3, 5, 2]
+        assert journal.replayed == 10
+        assert [answer.shape for answer in again] == [(3, 3), (5, 3), (2, 3)]
+        assert all(answer.dtype == torch.float32 for answer in again)
+        assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+
+    @pytest.mark.parametrize("lost", [1, 3 * 4 * 2, 3 * 4 * 2 + 5])
+    def test_a_truncated_soft_answer_is_asked_again_and_written_whole(self, tmp_path, lost):
+        asked = []
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        expected = [journal(x) for x in self.questions()]
+        journal.close()
+        whole = (tmp_path / "j").read_bytes()
+        os.truncate(tmp_path / "j", len(whole) - lost)
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        assert journal.pending == 8
+        again = [journal(x) for x in self.questions()]
+        assert asked == [3, 5, 2, 2]
+        assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+        assert (tmp_path / "j").read_bytes() == whole
+
+    def test_a_damaged_soft_answer_is_not_believed(self, tmp_path):
+        asked = []
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        journal(self.questions()[0])
+        journal.close()
+        data = bytearray((tmp_path / "j").read_bytes())
+        data[-2] ^= 1
+        (tmp_path / "j").write_bytes(data)
+        AnswerJournal(tmp_path / "j", self.soft(asked))(self.questions()[0])
+        assert asked == [3, 3]
+
+    def test_another_soft_question_is_asked_anew_with_a_warning(self, tmp_path):
+        asked = []
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        for x in self.questions():
+            journal(x)
+        journal.close()
+        first, second, third = self.questions()
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        journal(first)
+        with pytest.warns(UserWarning, match="2 recorded calls are asked anew"):
+            torch.testing.assert_close(journal(second[:4]), second[:4].flatten(1)[:, :3].softmax(1))
+        journal(third)
+        journal.close()
+        assert asked == [3, 5, 2, 4, 2]
+        journal = AnswerJournal(tmp_path / "j", self.soft(asked))
+        assert journal.pending == 3 + 4 + 2

@@ -1,0 +1,338 @@
+"""Digits of other domains than handwriting: rendered in software, Syn. Digits, and MNIST-M.
+
+They are for distillation out of domain (Table 6 of [Wang2024]_): a teacher of one domain, local images of another.
+
+.. [Ganin2016] Y. Ganin, E. Ustinova, H. Ajakan, P. Germain, H. Larochelle, F. Laviolette, M. Marchand, V. Lempitsky.
+   Domain-Adversarial Training of Neural Networks. JMLR 17(59), 2016.
+.. [Wang2024] P. Wang et al. Aligning Logits Generatively for Principled Black-Box Knowledge Distillation. CVPR 2024.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import datasets
+
+from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, Transform, tensor_set
+from kdlightning.data.real import SVHNDataModule, _read_path
+
+Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
+
+_BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
+_CONTRAST = 0.35  # least distance of the digit's luma and the background's, before their gradients
+_HEIGHT = 0.75  # of a digit in its square of the atlas
+_LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's grey images
+
+
+class RenderedDigitsDataModule(ImageDataModule):
+    """Digits 0 to 9 rendered in software: what Syn. Digits [Ganin2016]_ are, from the fonts that ship with matplotlib.
+
+    Font, size, place, aspect, rotation (at most 20 degrees), shear, colours, gradients, shadows, parts of other digits
+    at the sides, an outline, blur and noise are random. The digit is in the middle, at least half as high as the
+    image, and at least 0.15 lighter or darker than what is around it. Image ``i`` shows digit ``i % 10`` and depends on
+    ``render_seed``, the size and ``i``, not on how many there are; test images come from seeds of their own. Other
+    releases of matplotlib, Pillow or torch can move pixels.
+
+    Args:
+        number: training images, validation included.
+        num_test: official test images.
+        channels: 3 for colour, 1 for the luma of the same images.
+        render_seed: owner of the images; ``seed`` owns split and order.
+        image_size: height and width; images are rendered at that size.
+        batch_size: see :class:`ImageDataModule`, like all that follow.
+        eval_batch_size: see there.
+        num_samples: see there.
+        num_val: see there.
+        unlabelled: see there.
+        augmentation: see there.
+        augmentation_groups: see there.
+        seed: see there.
+        num_workers: see there.
+
+    Raises:
+        ValueError: no image, fewer than 8 pixels, or neither 1 nor 3 channels.
+    """
+
+    name, num_classes, native_size = "rendered-digits", 10, 32
+
+    def __init__(
+        self,
+        number: int = 50_000,
+        num_test: int = 10_000,
+        channels: int = 3,
+        render_seed: int = 0,
+        image_size: int = 32,
+        batch_size: int = 256,
+        eval_batch_size: int = 1000,
+        num_samples: int | None = None,
+        num_val: int | float | None = None,
+        unlabelled: bool = False,
+        augmentation: Transform | None = None,
+        augmentation_groups: int = 16,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            "", False, batch_size, eval_batch_size, num_samples, num_val, unlabelled, image_size, augmentation,
+            augmentation_groups, seed, num_workers,
+        )  # fmt: skip
+        least = {"number": (number, 1), "num_test": (num_test, 1), "image_size": (image_size, 8), "seed": (seed, 0)}
+        for setting, (value, minimum) in (least | {"render_seed": (render_seed, 0)}).items():
+            if value < minimum:
+                raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
+        self.number, self.num_test, self.channels, self.render_seed = number, num_test, channels, render_seed
+
+    def load(self) -> tuple[ImageSet, None, ImageSet]:
+        """Render: some thousands of images per second."""
+        return self._part(self.number, 0), None, self._part(self.num_test, 1)
+
+    def identity(self) -> dict[str, Any]:
+        """Includes what the images are made from, except ``number``, on which none of them depends."""
+        made = {"channels": self.channels, "render_seed": self.render_seed, "fonts": len(digit_fonts())}
+        return {**super().identity(), **made}
+
+    def _part(self, number: int, part: int) -> ImageSet:
+        images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        for block, target in enumerate(images.split(_BLOCK)):
+            rng = np.random.default_rng([self.render_seed, part, block])
+            target.copy_(render_digits(rng, torch.arange(_BLOCK) % 10, self.image_size, self.channels)[: len(target)])
+        return tensor_set(images, torch.arange(number) % 10)
+
+
+class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types
+    """Same format as SVHN; no checksums are published."""
+
+    split_list: ClassVar[dict[str, list[str | None]]] = {
+        "train": [None, "synth_train_32x32.mat", None],
+        "test": [None, "synth_test_32x32.mat", None],
+    }
+
+
+class SynDigitsDataModule(SVHNDataModule):
+    """Syn. Digits [Ganin2016]_: about 480,000 + 9,553 colour digits in computer fonts, 32 x 32.
+
+    The two files of ``SynthDigits.zip``, MATLAB 5 files like SVHN's: ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``; a
+    label 10 would be read as 0. Reading them takes some 3 GB of memory.
+    """
+
+    name = "syn-digits"
+    reader = _SynDigits
+    files = "synth_train_32x32.mat and synth_test_32x32.mat"
+
+    def prepare_data(self) -> None:
+        """Refuse to download.
+
+        Raises:
+            ValueError: asked to.
+        """
+        _refuse_download(self)
+
+    def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
+        absent = [name for _, name, _ in _SynDigits.split_list.values() if not (root / str(name)).is_file()]
+        if absent:
+            raise FileNotFoundError(
+                f"{self.name}: '{root}' lacks {' and '.join(map(str, absent))}: unpack SynthDigits.zip there"
+            )
+        try:
+            return super()._load(root)
+        except (ValueError, KeyError, TypeError, OSError, NotImplementedError, zlib.error) as error:
+            raise ValueError(
+                f"{self.name}: {self.files} in '{root}' cannot be read ({error}); fetch them again"
+            ) from error
+
+
+class MNISTMDataModule(ImageDataModule):
+    """MNIST-M [Ganin2016]_: 59,001 + 9,001 MNIST digits blended with photographs, 32 x 32.
+
+    As distributed: below the root the folder ``mnist_m`` with the images ``mnist_m_train/*.png``,
+    ``mnist_m_test/*.png`` and the lists ``mnist_m_train_labels.txt``, ``mnist_m_test_labels.txt`` of lines such as
+    ``00000001.png 0``. An image's index is the number of its line, from 0. Only images that are drawn are decoded.
+    """
+
+    name, num_classes, channels, native_size = "mnist-m", 10, 3, 32
+
+    def prepare_data(self) -> None:
+        """Refuse to download.
+
+        Raises:
+            ValueError: asked to.
+        """
+        _refuse_download(self)
+
+    def load(self) -> tuple[ImageSet, None, ImageSet]:
+        """Read the lists; images are decoded when they are wanted.
+
+        Raises:
+            FileNotFoundError: a list or a folder of images is not there.
+            ValueError: a line of a list is no name and label.
+        """
+        return self._part("train"), None, self._part("test")
+
+    def _part(self, part: str) -> ImageSet:
+        folder, listing = (self.root / f"mnist_m/mnist_m_{part}{suffix}" for suffix in ("", "_labels.txt"))
+        for needed in (listing, folder):
+            if not needed.exists():
+                raise FileNotFoundError(f"{self.name} lacks '{needed}': unpack mnist_m into '{self.root}'")
+        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        wrong = next((row for row in rows if len(row) != 2 or row[1] not in set("0123456789")), None)
+        if wrong or not rows:
+            raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")
+        paths = [folder / name for name, _ in rows]
+        labels = torch.tensor([int(label) for _, label in rows])
+        return ImageFileDataset(partial(_read_path, paths, self.image_size), torch.arange(len(paths)), labels)
+
+
+def _refuse_download(data: ImageDataModule) -> None:
+    if data.download:
+        raise ValueError(f"{data.name} cannot be downloaded: put its files into '{data.root}', set download: false")
+
+
+@lru_cache
+def digit_fonts() -> tuple[Path, ...]:
+    """matplotlib's fonts whose digits are digits.
+
+    Its symbol fonts have none, or other signs in their place: their shapes do not resemble DejaVu Sans's, matplotlib's
+    default. Correlations of shape are above 0.3 for the fonts with digits, italics included, and below 0.1 for others.
+    """
+    from matplotlib import get_data_path
+
+    folder = Path(get_data_path(), "fonts", "ttf")
+    standard = _shapes(folder / "DejaVuSans.ttf")
+    fonts = sorted(folder.glob("*.ttf"))
+    return tuple(font for font in fonts if (_shapes(font) * standard).sum(1).mean() > 0.2)
+
+
+def _shapes(font: Path) -> Tensor:
+    """The ten digits stretched to 24 x 24, centred and of norm 1 ``(10, 576)``; 0 where nothing is drawn."""
+    boxes = (draw_digit(font, digit, 64) for digit in range(10))
+    shapes = torch.stack([torch.from_numpy(np.asarray(box.resize((24, 24)), np.float32)).flatten() for box in boxes])
+    return F.normalize(shapes - shapes.mean(1, keepdim=True), dim=1)
+
+
+def draw_digit(font: Path, digit: int, points: float) -> Image.Image:
+    """A digit as a grey image without margins, white on black; one black pixel if the font draws nothing."""
+    face = ImageFont.truetype(str(font), points)
+    left, top, right, bottom = face.getbbox(str(digit))
+    size = math.ceil(right - left) + 2, math.ceil(bottom - top) + 2
+    canvas = Image.new("L", size)
+    ImageDraw.Draw(canvas).text((1 - left, 1 - top), str(digit), fill=255, font=face)
+    return canvas.crop(canvas.getbbox() or (0, 0, 1, 1))
+
+
+@lru_cache(maxsize=4)
+def _atlas(cell: int) -> tuple[Tensor, Tensor]:
+    """Every font's digits, equally high and centred ``(fonts, 10, cell, cell)`` in [0, 1]; their widths in cells."""
+    fonts = digit_fonts()
+    atlas, widths = torch.zeros(len(fonts), 10, cell, cell), torch.zeros(len(fonts), 10)
+    for row, font in enumerate(fonts):
+        for digit in range(10):
+            large = draw_digit(font, digit, 2 * cell)
+            height = round(_HEIGHT * cell)
+            width = min(round(large.width * height / large.height), cell)
+            pixels = torch.from_numpy(np.asarray(large.resize((width, height), Image.Resampling.BOX), np.float32))
+            top, left = (cell - height) // 2, (cell - width) // 2
+            atlas[row, digit, top : top + height, left : left + width] = pixels / 255
+            widths[row, digit] = width / cell
+    return atlas, widths
+
+
+def render_digits(rng: np.random.Generator, digits: Tensor, image_size: int, channels: int) -> Tensor:
+    """Images of the given digits, everything else random.
+
+    The masks of digit and neighbours are sampled at twice the size, and blurred while they are halved; colours, light
+    and noise are added at the final size.
+
+    Args:
+        rng: owner of everything that is random.
+        digits: ``(N,)``, 0 to 9.
+        image_size: height and width.
+        channels: 3 for colour, 1 for its luma.
+
+    Returns:
+        uint8 ``(N, channels, image_size, image_size)``.
+    """
+    number = len(digits)
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.from_numpy(rng.random((number, *shape), np.float32))
+
+    sharpness = image_size / 32  # widths of blurs and outlines are in pixels of a 32 x 32 image
+    masks = _masks(between, digits, image_size)
+    outline = max(1, round(sharpness))
+    grown = F.max_pool2d(masks, 2 * outline + 1, stride=1, padding=outline)
+    masks = torch.cat([grown, masks], 1)
+    reduce = _blur(between(0.3, 1.0) * sharpness, image_size)
+    around, inside = (reduce[:, None] @ masks @ reduce[:, None].mT).split(1, 1)
+    around = around * (between(0, 1) < 0.3).view(-1, 1, 1, 1)
+
+    light = between(0, 1)
+    other = between(0, 1)
+    low, high = (light - _CONTRAST).clamp(min=0), (1 - _CONTRAST - light).clamp(min=0)
+    drawn = other * (low + high)
+    ink = torch.where(drawn < low, drawn, drawn - low + light + _CONTRAST)
+    image = _paint(between, light, image_size)
+    image = torch.lerp(image, _paint(between, between(0, 1), image_size), around)
+    image = torch.lerp(image, _paint(between, ink, image_size), inside)
+
+    shadows = F.interpolate(between(0.75, 1.15, 1, 3, 3), size=image_size, mode="bicubic", align_corners=True)
+    noise = torch.from_numpy(rng.standard_normal(image.shape, np.float32))
+    image = image * shadows + noise * between(0, 0.05, 1, 1, 1)
+    if channels == 1:
+        image = (image * _LUMA.view(3, 1, 1)).sum(1, keepdim=True)
+    return image.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _masks(between: Draw, digits: Tensor, image_size: int) -> Tensor:
+    """Where there is ink, at twice the size ``(N, 1, 2 image_size, 2 image_size)`` in [0, 1]."""
+    atlas, widths = _atlas(2 * image_size)
+    number, fine = len(digits), 2 * image_size
+    font = between(0, len(atlas)).long()[:, None]
+    left, right = between(0, 10, 2).long().unbind(1)
+    shown = torch.stack([left, digits, right], 1)
+    height = between(0.55, 0.9) / _HEIGHT
+    width = height * between(0.8, 1.15)
+    angle, slant = between(-20, 20).deg2rad(), between(-0.2, 0.2)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    stretch = torch.stack([width, slant * height, torch.zeros(number), height], 1).view(-1, 2, 2)
+    back = torch.linalg.inv(turn @ stretch)  # from the image, [-1, 1] squared, to the digit's square
+
+    room = 1 - height * _HEIGHT
+    place = torch.stack([between(-0.12, 0.12), room * between(-0.7, 0.7)], 1)
+    half = widths[font, shown]  # a square is 2 wide
+    gap = between(0.1, 0.4, 2)
+    steps = torch.stack([-half[:, 0] - half[:, 1] - gap[:, 0], torch.zeros(number), half[:, 1:].sum(1) + gap[:, 1]], 1)
+    offset = -(back @ place[:, :, None]).mT - F.pad(steps[:, :, None], (0, 1))
+    theta = torch.cat([back[:, None].expand(-1, 3, -1, -1), offset[..., None]], 3).flatten(0, 1)
+    grid = F.affine_grid(theta, [3 * number, 1, fine, fine], align_corners=False)
+    masks = F.grid_sample(atlas[font, shown].flatten(0, 1)[:, None], grid, align_corners=False)
+    present = F.pad((between(0, 1, 2) < 0.5).float(), (1, 0), value=1)[:, [1, 0, 2]]
+    return (masks.view(number, 3, fine, fine) * present[:, :, None, None]).amax(1, keepdim=True)
+
+
+def _blur(sigma: Tensor, size: int) -> Tensor:
+    """Gaussian weights ``(N, size, 2 size)`` that halve and blur one axis; ``sigma`` ``(N,)`` in final pixels."""
+    distance = (torch.arange(size)[:, None] + 0.5) - (torch.arange(2 * size) + 0.5) / 2
+    return torch.softmax(-(distance**2) / (2 * sigma.view(-1, 1, 1) ** 2), dim=2)
+
+
+def _paint(between: Draw, luma: Tensor, size: int) -> Tensor:
+    """A random colour of this luma ``(N,)``, with a gradient of at most 0.1 either way ``(N, 3, size, size)``."""
+    luma = luma[:, None]
+    tint = between(-1, 1, 3)
+    tint = tint - (tint @ _LUMA)[:, None]
+    room = (torch.where(tint > 0, 1 - luma, luma) / tint.abs().clamp(min=1e-6)).amin(1).clamp(max=1)
+    colour = luma + (room * between(0, 1))[:, None] * tint
+    angle, slope = between(0, 2 * math.pi), between(0, 0.1 / math.sqrt(2))
+    axis = torch.linspace(-1, 1, size)
+    ramp = (angle.cos() * slope)[:, None, None] * axis + (angle.sin() * slope)[:, None, None] * axis[:, None]
+    return (colour[:, :, None, None] + ramp[:, None]).clamp_(0, 1)
