@@ -2,8 +2,9 @@
 
 from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality, ImageGrid
+from kdlightning.callbacks.privacy import PoolPrivacy
 from kdlightning.callbacks.progress import LabellingProgress
 from kdlightning.callbacks.queries import QueryLogger
 from kdlightning.callbacks.result import RunResult
 
-__all__ = ["Agreement", "GeneratorQuality", "ImageGrid", "LabellingProgress", "QueryLogger", "RunResult"]
+__all__ = ["Agreement", "GeneratorQuality", "ImageGrid", "LabellingProgress", "PoolPrivacy", "QueryLogger", "RunResult"]

@@ -91,6 +91,8 @@ class RenderedDigitsDataModule(ImageDataModule):
         if channels not in (1, 3):
             raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
         self.number, self.num_test, self.channels, self.render_seed = number, num_test, channels, render_seed
+        if render_seed:  # other images: a transfer set tells sources apart by name, length and size
+            self.name = f"{self.name}-{render_seed}"
 
     def load(self) -> tuple[ImageSet, None, ImageSet]:
         """Render: some thousands of images per second."""
@@ -123,6 +125,10 @@ class SynDigitsDataModule(SVHNDataModule):
 
     The two files of ``SynthDigits.zip``, MATLAB 5 files like SVHN's: ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``; a
     label 10 would be read as 0. Reading them takes some 3 GB of memory.
+
+    Raises:
+        FileNotFoundError: once set up, a file is absent or empty.
+        ValueError: once set up, a file is damaged or of another format.
     """
 
     name = "syn-digits"
@@ -138,17 +144,18 @@ class SynDigitsDataModule(SVHNDataModule):
         _refuse_download(self)
 
     def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-        absent = [name for _, name, _ in _SynDigits.split_list.values() if not (root / str(name)).is_file()]
+        paths = [root / str(name) for _, name, _ in _SynDigits.split_list.values()]
+        absent = [path.name for path in paths if not path.is_file() or not path.stat().st_size]
         if absent:
-            raise FileNotFoundError(
-                f"{self.name}: '{root}' lacks {' and '.join(map(str, absent))}: unpack SynthDigits.zip there"
-            )
+            raise FileNotFoundError(f"{self.name}: '{root}' lacks {' and '.join(absent)}: unpack SynthDigits.zip there")
         try:
-            return super()._load(root)
-        except (ValueError, KeyError, TypeError, OSError, NotImplementedError, zlib.error) as error:
+            train, test = (self._images(_SynDigits(str(root), split)) for split in _SynDigits.split_list)
+        except (ValueError, KeyError, TypeError, OSError, RuntimeError, zlib.error) as error:
             raise ValueError(
-                f"{self.name}: {self.files} in '{root}' cannot be read ({error}); fetch them again"
+                f"{self.name}: {self.files} in '{root}' cannot be read ({error}): expected MATLAB 5 files with uint8 X "
+                "(32, 32, 3, N) and y (N, 1); fetch them again"
             ) from error
+        return train, None, test
 
 
 class MNISTMDataModule(ImageDataModule):
@@ -199,7 +206,7 @@ def _refuse_download(data: ImageDataModule) -> None:
 
 @lru_cache
 def digit_fonts() -> tuple[Path, ...]:
-    """matplotlib's fonts whose digits are digits.
+    """The fonts of matplotlib whose digits are digits.
 
     Its symbol fonts have none, or other signs in their place: their shapes do not resemble DejaVu Sans's, matplotlib's
     default. Correlations of shape are above 0.3 for the fonts with digits, italics included, and below 0.1 for others.
@@ -267,12 +274,10 @@ def render_digits(rng: np.random.Generator, digits: Tensor, image_size: int, cha
         return low + (high - low) * torch.from_numpy(rng.random((number, *shape), np.float32))
 
     sharpness = image_size / 32  # widths of blurs and outlines are in pixels of a 32 x 32 image
-    masks = _masks(between, digits, image_size)
-    outline = max(1, round(sharpness))
-    grown = F.max_pool2d(masks, 2 * outline + 1, stride=1, padding=outline)
-    masks = torch.cat([grown, masks], 1)
     reduce = _blur(between(0.3, 1.0) * sharpness, image_size)
-    around, inside = (reduce[:, None] @ masks @ reduce[:, None].mT).split(1, 1)
+    inside = (reduce @ _masks(between, digits, image_size) @ reduce.mT)[:, None]
+    outline = max(1, round(sharpness))
+    around = F.max_pool2d(inside, 2 * outline + 1, stride=1, padding=outline)
     around = around * (between(0, 1) < 0.3).view(-1, 1, 1, 1)
 
     light = between(0, 1)
@@ -293,7 +298,7 @@ def render_digits(rng: np.random.Generator, digits: Tensor, image_size: int, cha
 
 
 def _masks(between: Draw, digits: Tensor, image_size: int) -> Tensor:
-    """Where there is ink, at twice the size ``(N, 1, 2 image_size, 2 image_size)`` in [0, 1]."""
+    """Where there is ink, at twice the size ``(N, 2 image_size, 2 image_size)`` in [0, 1]."""
     atlas, widths = _atlas(2 * image_size)
     number, fine = len(digits), 2 * image_size
     font = between(0, len(atlas)).long()[:, None]
@@ -310,13 +315,18 @@ def _masks(between: Draw, digits: Tensor, image_size: int) -> Tensor:
     place = torch.stack([between(-0.12, 0.12), room * between(-0.7, 0.7)], 1)
     half = widths[font, shown]  # a square is 2 wide
     gap = between(0.1, 0.4, 2)
-    steps = torch.stack([-half[:, 0] - half[:, 1] - gap[:, 0], torch.zeros(number), half[:, 1:].sum(1) + gap[:, 1]], 1)
+    step = (half[:, [0, 2]] + half[:, 1:2] + gap).maximum(0.8 / width[:, None])  # a neighbour is off the middle
+    steps = torch.stack([-step[:, 0], torch.zeros(number), step[:, 1]], 1)
     offset = -(back @ place[:, :, None]).mT - F.pad(steps[:, :, None], (0, 1))
-    theta = torch.cat([back[:, None].expand(-1, 3, -1, -1), offset[..., None]], 3).flatten(0, 1)
-    grid = F.affine_grid(theta, [3 * number, 1, fine, fine], align_corners=False)
+
+    axis = (torch.arange(fine) + 0.5) / image_size - 1  # centres of pixels
+    down = back[:, None, :, 1] * axis[:, None]  # (N, fine, 2)
+    across = back[:, None, :, 0] * axis[:, None]
+    across = across[:, None] + offset[:, :, None]  # (N, 3, fine, 2)
+    grid = (across[:, :, None] + down[:, None, :, None]).flatten(0, 1)
     masks = F.grid_sample(atlas[font, shown].flatten(0, 1)[:, None], grid, align_corners=False)
     present = F.pad((between(0, 1, 2) < 0.5).float(), (1, 0), value=1)[:, [1, 0, 2]]
-    return (masks.view(number, 3, fine, fine) * present[:, :, None, None]).amax(1, keepdim=True)
+    return (masks.view(number, 3, fine, fine) * present[:, :, None, None]).amax(1)
 
 
 def _blur(sigma: Tensor, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The distances between a teacher's answer and a student's, once for the whole package.
 
 .. [Hinton2015] G. Hinton, O. Vinyals, J. Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
+.. [Zhao2022] B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang. Decoupled Knowledge Distillation. CVPR 2022, arXiv:2203.08679.
 """
 
 import torch
@@ -89,3 +90,39 @@ def centred_log_probabilities(probabilities: Tensor, floor: float = 1e-7) -> Ten
         ``(N, K)``, rows with mean 0.
     """
     return centred(probabilities.clamp_min(floor).log())
+
+
+def decoupled_divergence(
+    student_logits: Tensor, teacher_log_probabilities: Tensor, target: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """KL(p || q) of every image in two parts, Sec. 3.1 of [Zhao2022]_: ``KL = TCKD + (1 - p_target) NCKD``.
+
+    Args:
+        student_logits: ``(N, K)``.
+        teacher_log_probabilities: ``(N, K)``, already softened (see :func:`log_softened`).
+        target: class indices ``(N,)``.
+        temperature: T > 0 of the student's side.
+
+    Returns:
+        TCKD ``(N,)``, the divergence of (target, not target); and NCKD ``(N,)``, that of the other classes among
+        themselves. Both *without* a factor T².
+
+    Raises:
+        ValueError: the two shapes differ, or there is one class only.
+    """
+    if student_logits.shape != teacher_log_probabilities.shape or student_logits.shape[1] < 2:
+        raise ValueError(
+            f"student logits {tuple(student_logits.shape)} and teacher log-probabilities "
+            f"{tuple(teacher_log_probabilities.shape)} must have the same shape (N, K), with at least two classes"
+        )
+    own = F.one_hot(target, student_logits.shape[1]).bool()
+
+    def decoupled(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        rest = log_probabilities.masked_fill(own, -torch.inf).logsumexp(1)
+        return torch.stack([log_probabilities[own], rest], 1), log_probabilities - rest[:, None]
+
+    binary_p, others_p = decoupled(teacher_log_probabilities)
+    binary_q, others_q = decoupled(F.log_softmax(student_logits / temperature, dim=1))
+    tckd = (binary_p.exp() * (binary_p - binary_q)).sum(1)
+    nckd = (others_p.exp() * (others_p - others_q)).masked_fill(own, 0).sum(1)
+    return tckd, nckd

@@ -3,21 +3,31 @@
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.answers import TeacherAnswers
 from kdlightning.methods.base import DistillationModule, TaughtModule
+from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML, ActiveMixup, KnockoffSelection
 from kdlightning.methods.db3kd import DB3KD, DB3KDLabels
 from kdlightning.methods.generator import GeneratorModule
-from kdlightning.methods.kd import KD
+from kdlightning.methods.kd import KD, AnsweredKD
 from kdlightning.methods.labelling import LabellingModule
 from kdlightning.methods.mekd import MEKD, MEKDGenerator
 from kdlightning.methods.supervised import Supervised
 
 __all__ = [
+    "AL",
+    "CAN",
+    "CDL",
+    "DAFL",
     "DB3KD",
+    "DKD",
     "KD",
     "MEKD",
+    "ML",
+    "ActiveMixup",
+    "AnsweredKD",
     "AnsweredModule",
     "DB3KDLabels",
     "DistillationModule",
     "GeneratorModule",
+    "KnockoffSelection",
     "LabellingModule",
     "MEKDGenerator",
     "Supervised",

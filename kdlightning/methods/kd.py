@@ -2,13 +2,14 @@
 
 .. [Hinton2015] G. Hinton, O. Vinyals, J. Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
 
-Access: soft labels. Phases: fit.
+Access: soft labels; on given answers also hard ones. Phases: fit; or predict TeacherAnswers → fit AnsweredKD.
 
 Differences from the paper:
 1. The teacher is a black box that answers probabilities; ``log p`` equals its logits up to a constant that softmax
    drops, so the softened target is the paper's exactly.
 2. Every image is asked again each epoch, because augmentation changes it. ``query_once`` keeps the first answer per
-   image instead: as many queries as images, for training without augmentation.
+   image instead: as many queries as images, for training without augmentation. ``AnsweredKD`` asks nothing: it trains
+   on a transfer set.
 """
 
 import torch
@@ -16,7 +17,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.functional.divergence import kd_divergence, log_softened, smoothed_labels
+from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.base import DistillationModule
 from kdlightning.teachers import SoftLabelTeacher
 from kdlightning.types import Batch
@@ -75,3 +77,37 @@ class KD(DistillationModule):
             for position, answer in zip(new, self.teacher.query(batch.image[new]), strict=True):
                 self._answers[index[position]] = answer
         return torch.stack([self._answers[image] for image in index])
+
+
+class AnsweredKD(AnsweredModule):
+    """The distillation term alone, on the answers of a transfer set: what most other methods are compared with.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        temperature: T, of both sides.
+        confidence: probability that a hard answer becomes.
+        optimizer: see :class:`DistillationModule`.
+        lr_scheduler: see :class:`DistillationModule`.
+    """
+
+    accepts = ("soft", "hard")
+
+    def __init__(
+        self,
+        student: nn.Module,
+        temperature: float = 1.0,
+        confidence: float = 0.99,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, optimizer, lr_scheduler)
+        self.temperature, self.confidence = temperature, confidence
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """T² KL, Sec. 2 of [Hinton2015]_."""
+        given = self.answers(batch)
+        answer = smoothed_labels(given, self.confidence) if self.access == "hard" else given
+        logits = self(batch.image)
+        self.check_classes(logits, answer)
+        divergence = kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
+        return {"kd": self.temperature**2 * divergence}

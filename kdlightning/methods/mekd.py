@@ -205,6 +205,8 @@ class MEKD(AnsweredModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(student, optimizer, lr_scheduler)
+        if not mapping_weight and not beta:
+            raise ValueError("mapping_weight and beta are both 0: nothing would be learnt")
         made = generator if isinstance(generator, Generator) else load_network(generator)
         if not isinstance(made, Generator):
             raise ValueError(f"generator: {generator} holds a {type(made).__name__}, not a generator")

@@ -10,9 +10,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdlightning.report.console import print_table
-from kdlightning.report.figures import Picture, draw_figures
+from kdlightning.report.console import print_generators, print_table
+from kdlightning.report.figures import Picture, draw_figures, draw_privacy
+from kdlightning.report.generators import GeneratorRun
 from kdlightning.report.pages import Report, write_html, write_markdown
+from kdlightning.report.privacy import Nearness, Privacy
 from kdlightning.report.rows import (
     KEYS,
     RUN_FILE,
@@ -30,7 +32,10 @@ from kdlightning.report.tracking import log_to_wandb
 
 __all__ = [
     "Findings",
+    "GeneratorRun",
+    "Nearness",
     "Picture",
+    "Privacy",
     "Problem",
     "Report",
     "ReportError",
@@ -38,8 +43,10 @@ __all__ = [
     "Run",
     "TransferSet",
     "draw_figures",
+    "draw_privacy",
     "load_rows",
     "log_to_wandb",
+    "print_generators",
     "print_table",
     "read_runs",
     "summarise",
@@ -55,8 +62,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     An earlier report in the same directory is replaced; each file appears complete or not at all.
 
     Args:
-        runs: directories, searched recursively for ``result.json`` (a finished run) and ``manifest.json`` (a
-            transfer set).
+        runs: directories, searched recursively for ``result.json`` (a finished run), ``manifest.json`` (a transfer
+            set) and ``privacy.json`` (how near its images come to local ones).
         output: directory to write into; None for ``report`` in the first of ``runs``.
         wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
 
@@ -69,7 +76,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     if not runs:
         raise ReportError("No directories were given; name the ones that finished runs wrote into.")
     findings = read_runs(runs)
-    if not findings.runs:
+    finished: list[Run | GeneratorRun] = [*findings.runs, *findings.generators]
+    if not finished:
         searched = ", ".join(map(str, runs))
         unread = "".join(f"\n  could not be read: {problem.path}: {problem.reason}" for problem in findings.problems)
         raise ReportError(
@@ -77,9 +85,10 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         )
     rows, notes = summarise(findings.runs)
     notes += [
-        f"No finished run was found in {root}." for root in runs if not any(_below(root, run) for run in findings.runs)
+        f"No finished run was found in {root}." for root in runs if not any(_below(root, run) for run in finished)
     ]
     pictures = draw_figures(rows, findings.transfer_sets)
+    privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
     report = Report(
         created=datetime.now(UTC),
         sources=runs,
@@ -88,10 +97,13 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         notes=notes,
         problems=findings.problems,
         pictures=pictures,
+        generators=findings.generators,
+        privacy=privacy,
     )
     output = output or runs[0] / "report"
     output.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
+    drawn = [*pictures, *(picture for _, picture in privacy)]
+    for picture in drawn:
         _replace(output / picture.name, picture.png)
     _replace(output / "results.json", (json.dumps([asdict(row) for row in rows], indent=2) + "\n").encode())
     _replace(output / "results.csv", _as_csv(rows).encode())
@@ -99,11 +111,11 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     _replace(output / "report.html", write_html(report).encode())
     if wandb:
         project = os.environ.get("WANDB_PROJECT", "kdlightning")
-        log_to_wandb(rows, [output / picture.name for picture in pictures], project, name=output.resolve().name)
+        log_to_wandb(rows, [output / picture.name for picture in drawn], project, name=output.resolve().name)
     return output
 
 
-def _below(root: Path, run: Run) -> bool:
+def _below(root: Path, run: Run | GeneratorRun) -> bool:
     return run.path.resolve().is_relative_to(root.resolve())
 
 

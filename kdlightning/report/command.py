@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlightning.report import ReportError, load_rows, print_table, read_runs, write_report
+from kdlightning.report import ReportError, load_rows, print_generators, print_table, read_runs, write_report
 
 _DESCRIPTION = """\
-Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, and the
-distances between a teacher's classes.
+Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, generators, the
+distances between a teacher's classes, and how near a pool of generated images comes to local ones.
 
-Every RUNS directory is searched recursively for result.json (one per finished run) and manifest.json (one per
-transfer set). Nothing is trained, nothing is asked of a teacher, no GPU is needed."""
+Every RUNS directory is searched recursively for result.json (one per finished run), manifest.json (one per transfer
+set) and privacy.json (beside a pool's manifest). Nothing is trained, no teacher is asked, no GPU is needed."""
 
 _EPILOG = """\
 files written into DIR (an earlier report there is replaced):
@@ -52,9 +52,11 @@ def main(argv: Sequence[str]) -> int:
     except ReportError as error:
         sys.stderr.write(f"kdlightning report: {error}\n")
         return 2
-    if problems := read_runs(arguments.runs).problems:
-        files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
+    findings = read_runs(arguments.runs)
+    if findings.problems:
+        files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in findings.problems)
         sys.stderr.write(f"kdlightning report: could not be read and is left out:{files}\n")
     print_table(load_rows(output / "results.json"))
+    print_generators(findings.generators)
     sys.stdout.write(f"{output / 'report.html'}\n")
     return 0

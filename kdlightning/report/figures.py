@@ -1,4 +1,4 @@
-"""The figures of a report: accuracy against queries, and how far a teacher's classes lie from each other.
+"""The figures of a report: accuracy against queries, distances between a teacher's classes, nearness to local images.
 
 Matplotlib is imported when a figure is drawn, and without pyplot: nothing global, no display needed.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kdlightning.report.privacy import Privacy
 from kdlightning.report.rows import Row, TransferSet
 
 if TYPE_CHECKING:
@@ -86,13 +87,7 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
     names: Counter[str] = Counter()
 
     def add(kind: str, subject: str, title: str, caption: str, figure: "Figure") -> None:
-        slug = f"{kind}-{re.sub(r'[^a-z0-9]+', '-', subject.lower()).strip('-')}".rstrip("-")
-        names[slug] += 1  # two subjects may share a slug
-        name = f"{slug}.png" if names[slug] == 1 else f"{slug}-{names[slug]}.png"
-        buffer = io.BytesIO()
-        with _style():
-            figure.savefig(buffer, format="png")
-        pictures.append(Picture(name, title, caption, buffer.getvalue()))
+        pictures.append(_picture(names, kind, subject, title, caption, figure))
 
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]
@@ -112,6 +107,33 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
             title = f"{kind.capitalize()} against queries per pair, {entry.dataset}"
             add("curve", subject, title, caption, plot_distance_curve(entry))
     return pictures
+
+
+def draw_privacy(entries: Sequence[Privacy]) -> list[Picture]:
+    """Draw how near pools come to local images.
+
+    Args:
+        entries: pools with different images.
+
+    Returns:
+        One figure for each.
+    """
+    names: Counter[str] = Counter()
+    caption = (
+        "Share of images (logarithmic) whose nearest local image is within a distance. Grey: the distance within which "
+        "{level:g} % of held-out real images lie. A pool that holds copies rises left of it."
+    )
+    return [
+        _picture(
+            names,
+            "privacy",
+            f"{entry.dataset}-{entry.label}",
+            f"Distance to the nearest local image, {entry.dataset}, {entry.label}",
+            caption.format(level=100 * entry.level),
+            plot_privacy(entry),
+        )
+        for entry in entries
+    ]
 
 
 def plot_accuracy(rows: Sequence[Row]) -> "Figure | None":
@@ -238,13 +260,61 @@ def plot_distance_curve(transfer_set: TransferSet) -> "Figure":
     return figure
 
 
+def plot_privacy(entry: Privacy) -> "Figure":
+    """Cumulative distribution of the distance to the nearest local image, of pool images and of held-out real ones.
+
+    Args:
+        entry: the distances.
+
+    Returns:
+        The figure, one panel for each space; the ordinate begins at 1 %.
+    """
+    spaces = {"pixels": "pixels in [0, 1]", "features": f"{entry.network}'s features"}
+    with _style():
+        figure, panels = _new_row(3.6 * len(entry.spaces) + 0.6, 3.4, len(entry.spaces))
+        percents = np.arange(1, 101)
+        for axes, space in zip(panels, entry.spaces, strict=True):
+            for values, colour, name in (
+                (space.held_out, _COLOURS[0], f"held-out real images ({entry.held_out_images:,})"),
+                (space.pool, _COLOURS[1], f"pool images ({entry.pool_images:,})"),
+            ):
+                axes.plot(values[1:], percents, color=colour, linewidth=1.8, label=name)
+            axes.axvline(space.threshold, color=_GREY, linewidth=0.9, linestyle=(0, (5, 3)))
+            axes.set_yscale("log")
+            axes.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+            axes.minorticks_off()
+            axes.set_ylim(0.9, 110)
+            axes.set_xlim(left=0)
+            axes.grid(axis="y")
+            axes.set_xlabel(f"L2 distance, {spaces.get(space.space, space.space)}")
+        panels[0].set_ylabel("share of images (%)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _picture(names: Counter[str], kind: str, subject: str, title: str, caption: str, figure: "Figure") -> Picture:
+    """A figure under a safe file name of its own; ``names`` counts those that were given."""
+    slug = f"{kind}-{re.sub(r'[^a-z0-9]+', '-', subject.lower()).strip('-')}".rstrip("-")
+    names[slug] += 1  # two subjects may share a slug
+    name = f"{slug}.png" if names[slug] == 1 else f"{slug}-{names[slug]}.png"
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format="png")
+    return Picture(name, title, caption, buffer.getvalue())
+
+
 def _new(width: float, height: float) -> "tuple[Figure, Axes]":
+    figure, panels = _new_row(width, height, 1)
+    return figure, panels[0]
+
+
+def _new_row(width: float, height: float, columns: int) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from kdlightning.report import text
 from kdlightning.report.figures import Picture
+from kdlightning.report.generators import GeneratorRun
+from kdlightning.report.privacy import QUANTILES, Privacy
 from kdlightning.report.rows import RUN_FILE, Problem, Row, Run
 
 TITLE = "Distillation results"
@@ -29,7 +31,33 @@ COLUMNS = (
     "Seconds",
 )
 _RUN_COLUMNS = ("Method", "Teacher → student", "Seed", "Accuracy %", "Best on validation %", "Configuration", "File")
-_NUMBERS = frozenset({*COLUMNS[4:], *_RUN_COLUMNS[2:5]})
+GENERATOR_COLUMNS = (
+    "Generator / critic",
+    "Method",
+    "Data set",
+    "Access",
+    "Measured with",
+    "Seed",
+    "FID",
+    "KID",
+    "Class entropy",
+    "Rarest class %",
+    "Classes",
+    "Diversity",
+    "Confidence %",
+    "Queries",
+    "Seconds",
+    "Local images",
+)
+_PRIVACY_COLUMNS = (
+    "Images",
+    "Distance in",
+    "Number",
+    *(f"{percent} %" if percent else "Least" for percent in QUANTILES),
+    "Near a local image %",
+    "Copies",
+)
+_NUMBERS = frozenset({*COLUMNS[4:], *_RUN_COLUMNS[2:5], *GENERATOR_COLUMNS[5:], *_PRIVACY_COLUMNS[2:]})
 _FOOTNOTE = (
     "Accuracy is test accuracy at the last checkpoint: mean ± sample standard deviation over seeds, with the number "
     "of seeds in parentheses. Agreement is the share of test images on which student and teacher name the same class. "
@@ -38,6 +66,19 @@ _FOOTNOTE = (
     "Seconds are training time."
 )
 _BEST_NOTE = "“Best on validation” is the test accuracy of the validation-selected checkpoint; no table above uses it."
+_GENERATOR_NOTE = (
+    "FID and KID compare features of generated and of local images, lower is better; values that are measured with two "
+    "feature extractors cannot be compared. Class entropy is 1 where all classes are generated alike often and 0 for "
+    "one class only; “Classes” is the histogram. Diversity is the mean distance of two generated images over that of "
+    "two local ones, in features: well below 1 means that they look alike. Confidence is the mean top probability. "
+    "Queries are those of the generator's training."
+)
+_PRIVACY_NOTE = (
+    "Least, 1 %, 5 % and 50 % are quantiles of the L2 distance to the nearest local image. “Near” means at most as far "
+    "as the nearest 1 % of held-out real images; their line says what a pool that knows nothing of the local images "
+    "would have. privacy.png in the pool's directory shows the nearest pairs; it is not copied here, because it "
+    "contains local images."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +93,8 @@ class Report:
         notes: sentences that a reader must know.
         problems: files that could not be read.
         pictures: the figures, written beside the pages.
+        generators: the runs that trained a generator.
+        privacy: how near pools come to local images, each with its figure.
     """
 
     created: datetime
@@ -61,6 +104,8 @@ class Report:
     notes: Sequence[str]
     problems: Sequence[Problem]
     pictures: Sequence[Picture]
+    generators: Sequence[GeneratorRun] = ()
+    privacy: Sequence[tuple[Privacy, Picture]] = ()
 
 
 class _Table(NamedTuple):
@@ -83,13 +128,30 @@ def write_markdown(report: Report) -> str:
         lines += [f"> **{headline}**", ">", *(f"> - {_escape(item)}" for item in items), ""]
     for dataset, table in _tables(report.rows):
         lines += [f"## {_escape(dataset)}", "", *_markdown_table(table), ""]
-    lines += [f"*{_FOOTNOTE}*", ""]
+    if report.rows:
+        lines += [f"*{_FOOTNOTE}*", ""]
+    if report.generators:
+        lines += [
+            "## Generators",
+            "",
+            *_markdown_table(_generator_table(report.generators)),
+            "",
+            f"*{_GENERATOR_NOTE}*",
+            "",
+        ]
+    if report.privacy:
+        lines += ["## Privacy: nearest local image", ""]
+    for entry, picture in report.privacy:
+        statements = [_escape(entry.statement(space)) for space in entry.spaces]
+        lines += [f"### {_escape(_pool_name(entry))}", "", *(line for said in statements for line in (said, ""))]
+        lines += [*_markdown_table(_privacy_table(entry)), "", *_markdown_picture(picture)]
+    if report.privacy:
+        lines += [f"*{_PRIVACY_NOTE}*", ""]
     if report.pictures:
         lines += ["## Figures", ""]
     for picture in report.pictures:
-        title, caption = _escape(picture.title), _escape(picture.caption)
-        lines += [f"### {title}", "", f"![{title}]({picture.name})", "", caption, ""]
-    lines += ["## Runs", "", *_markdown_table(_run_table(report.runs)), "", f"*{_BEST_NOTE}*", ""]
+        lines += [f"### {_escape(picture.title)}", "", *_markdown_picture(picture)]
+    lines += ["## Runs", "", *_markdown_table(_run_table(report)), "", f"*{_BEST_NOTE}*", ""]
     return "\n".join(lines)
 
 
@@ -109,29 +171,39 @@ def write_html(report: Report) -> str:
         body.append(f"<aside><strong>{e(headline)}</strong><ul>{_elements('li', items)}</ul></aside>")
     for dataset, table in _tables(report.rows):
         body.append(f"<section><h2>{e(dataset)}</h2>{_html_table(table)}</section>")
-    body.append(f"<p class=note>{e(_FOOTNOTE)}</p>")
-    for picture in report.pictures:
-        source = f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
-        body.append(
-            f'<figure><h2>{e(picture.title)}</h2><img alt="{e(picture.title)}" src="{source}">'
-            f"<figcaption>{e(picture.caption)}</figcaption></figure>"
+    if report.rows:
+        body.append(f"<p class=note>{e(_FOOTNOTE)}</p>")
+    if report.generators:
+        made = f"{_html_table(_generator_table(report.generators))}<p class=note>{e(_GENERATOR_NOTE)}</p>"
+        body.append(f"<section><h2>Generators</h2>{made}</section>")
+    if report.privacy:
+        parts = "".join(
+            f"<h3>{e(_pool_name(entry))}</h3>{_elements('p', map(entry.statement, entry.spaces))}"
+            f"{_html_table(_privacy_table(entry))}{_html_picture(picture)}"
+            for entry, picture in report.privacy
         )
-    runs = f"{_html_table(_run_table(report.runs))}<p class=note>{e(_BEST_NOTE)}</p>"
-    body.append(f"<details><summary>{_plural(len(report.runs), 'run')} behind these numbers</summary>{runs}</details>")
+        note = f"<p class=note>{e(_PRIVACY_NOTE)}</p>"
+        body.append(f"<section><h2>Privacy: nearest local image</h2>{parts}{note}</section>")
+    for picture in report.pictures:
+        body.append(_html_picture(picture, heading=f"<h2>{e(picture.title)}</h2>"))
+    runs = f"{_html_table(_run_table(report))}<p class=note>{e(_BEST_NOTE)}</p>"
+    number = _plural(len(report.runs) + len(report.generators), "run")
+    body.append(f"<details><summary>{number} behind these numbers</summary>{runs}</details>")
     return _PAGE.format(title=e(TITLE), style=_STYLE, body="\n".join(body))
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     """When, from where, with which code, on what."""
+    runs: list[Run | GeneratorRun] = [*report.runs, *report.generators]
     versions: dict[str, set[str]] = {}
-    for run in report.runs:
+    for run in runs:
         for package, version in (run.versions or {}).items():
             versions.setdefault(package, set()).add(str(version))
     return [
         ("Made", report.created.strftime("%Y-%m-%d %H:%M %Z").strip()),
         ("From", ", ".join(map(str, report.sources))),
-        ("Commit", _listed(run.commit for run in report.runs)),
-        ("Hardware", _listed(run.hardware for run in report.runs)),
+        ("Commit", _listed(run.commit for run in runs)),
+        ("Hardware", _listed(run.hardware for run in runs)),
         ("Versions", ", ".join(f"{k} {' and '.join(sorted(v))}" for k, v in sorted(versions.items())) or "not stated"),
     ]
 
@@ -179,7 +251,49 @@ def _cells(row: Row, sizes: Mapping[str, int]) -> tuple[str, ...]:
     )
 
 
-def _run_table(runs: Sequence[Run]) -> _Table:
+def _generator_table(generators: Sequence[GeneratorRun]) -> _Table:
+    cells = [
+        (
+            f"{run.generator or text.DASH} / {run.critic or text.DASH}",
+            run.label,
+            run.dataset or text.DASH,
+            run.access or text.DASH,
+            run.features or text.DASH,
+            text.DASH if run.seed is None else str(run.seed),
+            text.decimal(run.fid),
+            text.decimal(run.kid),
+            text.decimal(run.class_entropy),
+            text.percent(run.class_least),
+            text.bars(run.class_histogram),
+            text.decimal(run.diversity),
+            text.percent(run.confidence),
+            text.count(run.queries),
+            text.seconds(run.seconds),
+            text.count(run.train_images),
+        )
+        for run in generators
+    ]
+    return _Table(GENERATOR_COLUMNS, cells, ["generator"] * len(cells))
+
+
+def _pool_name(entry: Privacy) -> str:
+    return f"{entry.dataset}: {entry.label}"
+
+
+def _privacy_table(entry: Privacy) -> _Table:
+    """Two lines for each space: the pool, and the held-out images with what a pool like them would have."""
+    cells = []
+    for space in entry.spaces:
+        where = "pixels" if space.space == "pixels" else f"{space.space} ({entry.network or text.DASH})"
+        pool, held_out = ([text.decimal(curve[q]) for q in QUANTILES] for curve in (space.pool, space.held_out))
+        share, copies = text.percent(space.share), text.count(space.copies)
+        cells.append(("pool", where, text.count(entry.pool_images), *pool, share, copies))
+        number, expected = text.count(entry.held_out_images), text.percent(space.expected)
+        cells.append(("held-out real", where, number, *held_out, expected, text.DASH))
+    return _Table(_PRIVACY_COLUMNS, cells, ["student", "reference"] * len(entry.spaces))
+
+
+def _run_table(report: Report) -> _Table:
     cells = [
         (
             f"{run.method} ({run.variant})" if run.variant else run.method,
@@ -190,9 +304,13 @@ def _run_table(runs: Sequence[Run]) -> _Table:
             run.config or text.DASH,
             str(run.path),
         )
-        for run in runs
+        for run in report.runs
     ]
-    return _Table(_RUN_COLUMNS, cells, [run.role for run in runs])
+    for made in report.generators:
+        networks = " → ".join(name for name in (made.teacher, made.generator) if name) or text.DASH
+        seed = text.DASH if made.seed is None else str(made.seed)
+        cells.append((made.label, networks, seed, text.DASH, text.DASH, made.config or text.DASH, str(made.path)))
+    return _Table(_RUN_COLUMNS, cells, [*(run.role for run in report.runs), *("generator" for _ in report.generators)])
 
 
 def _listed(values: Iterable[str | None]) -> str:
@@ -213,6 +331,18 @@ def _markdown_table(table: _Table) -> list[str]:
     rules = ("--:" if column in _NUMBERS else ":--" for column in table.columns)
     lines = [table.columns, tuple(rules), *(tuple(map(_escape, cells)) for cells in table.cells)]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _markdown_picture(picture: Picture) -> list[str]:
+    return [f"![{_escape(picture.title)}]({picture.name})", "", _escape(picture.caption), ""]
+
+
+def _html_picture(picture: Picture, heading: str = "") -> str:
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
+    return (
+        f'<figure>{heading}<img alt="{html.escape(picture.title)}" src="{source}">'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+    )
 
 
 def _html_table(table: _Table) -> str:
@@ -242,6 +372,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: 
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; -webkit-text-size-adjust: 100%; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .8rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0; font-size: .875rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }

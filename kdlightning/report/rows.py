@@ -9,6 +9,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
 
+from kdlightning.report.checks import check_object
+from kdlightning.report.generators import ROLE as GENERATOR
+from kdlightning.report.generators import GeneratorRun, parse_generator
+from kdlightning.report.privacy import PRIVACY_FILE, Privacy, merge_privacy, parse_privacy
+
 T = TypeVar("T")
 
 RUN_FILE = "result.json"
@@ -123,11 +128,15 @@ class Findings:
         runs: the readable runs, sorted by path.
         transfer_sets: the readable transfer sets that have distances, sorted by path.
         problems: every file that could not be read.
+        generators: the readable runs that trained a generator, sorted by path.
+        privacy: how near pools come to local images, sorted by path.
     """
 
     runs: tuple[Run, ...]
     transfer_sets: tuple[TransferSet, ...]
     problems: tuple[Problem, ...]
+    generators: tuple[GeneratorRun, ...] = ()
+    privacy: tuple[Privacy, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +203,14 @@ _RUN_KEYS = frozenset(field.name for field in fields(Run)) - {"path", "modified"
 
 
 def read_runs(paths: Sequence[Path]) -> Findings:
-    """Read every run and every transfer set below some directories.
+    """Read every run and every transfer set below some directories, and what lies beside the sets.
 
     Args:
         paths: directories, searched recursively; a file found through two of them counts once.
 
     Returns:
-        The runs, the transfer sets with distances, and the files that could not be read.
+        The runs, those of generators apart; the transfer sets with distances; the pools' privacy; and the files that
+        could not be read.
 
     Raises:
         ReportError: a path is not a directory.
@@ -210,23 +220,30 @@ def read_runs(paths: Sequence[Path]) -> Findings:
         if not root.is_dir():
             raise ReportError(f"{root} is not a directory; give the directories that finished runs wrote into.")
         for directory, _, names in os.walk(root):
-            for name in {RUN_FILE, TRANSFER_SET_FILE}.intersection(names):
+            for name in {RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE}.intersection(names):
                 path = Path(directory, name)
                 found.setdefault(path.resolve(), path)
 
     runs: list[Run] = []
     transfer_sets: list[TransferSet] = []
+    generators: list[GeneratorRun] = []
+    privacy: list[Privacy] = []
     problems: list[Problem] = []
     for path in sorted(found.values()):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if path.name == RUN_FILE:
+            if path.name == PRIVACY_FILE:
+                privacy.append(parse_privacy(path, content))
+            elif path.name == RUN_FILE and isinstance(content, dict) and content.get("role") == GENERATOR:
+                generators.append(parse_generator(path, content))
+            elif path.name == RUN_FILE:
                 runs.append(_parse_run(path, content))
             elif isinstance(content, dict) and {"mean_distance", "distance_curve"} & content.keys():
                 transfer_sets.append(_parse_transfer_set(path.parent, content))
         except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
             problems.append(Problem(path, str(error)))
-    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems))
+    merged = merge_privacy(privacy)
+    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), tuple(merged))
 
 
 def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
@@ -268,13 +285,10 @@ def load_rows(path: Path) -> list[Row]:
 
 def _parse_run(path: Path, content: object) -> Run:
     """Check one ``result.json``; a ValueError says what is wrong with it."""
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-    if content.get("schema", 1) != 1:
-        raise ValueError(f"expected schema 1, got {content['schema']!r}; update kdlightning to read it")
-    if missing := [key for key in _REQUIRED if key not in content]:
+    record = check_object(content)
+    if missing := [key for key in _REQUIRED if key not in record]:
         raise ValueError(f"missing {', '.join(missing)}")
-    values = {key: value for key, value in content.items() if key in _RUN_KEYS}
+    values = {key: value for key, value in record.items() if key in _RUN_KEYS}
     for key, value in values.items():
         if value is None:
             if key in _NEVER_NULL:

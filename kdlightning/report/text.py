@@ -1,8 +1,14 @@
 """Numbers as people read them."""
 
-from kdlightning.report.rows import Row
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdlightning.report.rows import Row  # which needs this module
 
 DASH = "–"
+_BARS = "·▁▂▃▄▅▆▇█"
+_MOST_BARS = 40
 
 
 def percent(fraction: float | None) -> str:
@@ -14,7 +20,7 @@ def percent(fraction: float | None) -> str:
     return DASH if fraction is None else f"{100 * fraction:.2f}"
 
 
-def accuracy(row: Row) -> str:
+def accuracy(row: "Row") -> str:
     """Mean ± sample standard deviation in percent and the number of seeds, ``"97.12 ± 0.30 (3)"``.
 
     One seed has no deviation to state: ``"97.12 (1)"``.
@@ -30,6 +36,28 @@ def count(number: float | None) -> str:
     '1,234,567'
     """
     return DASH if number is None else f"{number:,.0f}"
+
+
+def decimal(number: float | None) -> str:
+    """A number with four significant digits.
+
+    >>> decimal(23.813743), decimal(0.0512345), decimal(1234.6)
+    ('23.81', '0.05123', '1,235')
+    """
+    if number is None:
+        return DASH
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def bars(counts: Sequence[int] | None) -> str:
+    """A histogram as a row of bars, the highest one full, a dot for 0; a dash where bars would be too many.
+
+    >>> bars([8, 4, 1, 0])
+    '█▄▁·'
+    """
+    if not counts or len(counts) > _MOST_BARS or not max(counts):
+        return DASH
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // max(counts))] for count in counts)
 
 
 def scaled(number: float | None, unit: str = "") -> str:

@@ -333,7 +333,14 @@ def test_critic_steps_leave_the_generator_alone(tmp_path):
     assert net.calls == []  # no step of the generator, no question
 
 
-def test_wgan_gp_runs_and_the_penalty_counts(tmp_path):
+def test_wgan_gp_runs_and_the_penalty_counts(tmp_path, monkeypatch):
+    given, gradient_penalty = [], gan.gradient_penalty
+
+    def spy(critic, real, fake):
+        given.append((critic, real, fake))
+        return gradient_penalty(critic, real, fake)
+
+    monkeypatch.setattr(gan, "gradient_penalty", spy)
     options = {"objective": "wasserstein", "critic_steps": 2, "queries": 20}
     made = {}
     for penalty in (0.0, 10.0):
@@ -344,6 +351,11 @@ def test_wgan_gp_runs_and_the_penalty_counts(tmp_path):
         assert all(value.isfinite().all() for value in module.state_dict().values())
         made[penalty] = weights(module)
     assert not torch.equal(made[0.0]["critic.head.weight"], made[10.0]["critic.head.weight"])
+    assert [len(real) for _, real, _ in given] == [16, 16, 16, 12] * 2  # of the run with a penalty only
+    for critic, real, fake in given:
+        assert critic is module.critic
+        assert not fake.requires_grad
+        assert float((real - fake).abs().mean()) > 0.1
 
 
 def test_infogan_trains_its_guess_on_the_generators_side(tmp_path):
@@ -443,7 +455,7 @@ torch.save((net.calls, parameters, module.paid.queries), f"rank-{{run.global_ran
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)  # two interpreters start: 20 s, more on a busy machine
 def test_two_processes_ask_the_planned_number_together_and_stay_equal(tmp_path):
     (tmp_path / "run.py").write_text(
         DISTRIBUTED.format(tests=str(Path(__file__).parents[2]), here=str(Path(__file__).parent))

@@ -1,0 +1,125 @@
+"""A discriminator of responses: is a vector the teacher's or the student's? The student learns to deceive it."""
+
+from abc import abstractmethod
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from kdlightning.methods.baselines.responses import ResponseModule
+from kdlightning.methods.baselines.twoplayer import TwoPlayerModule
+from kdlightning.types import Batch
+
+
+class Discriminator(nn.Module):
+    """Centred logits ``(N, K)`` → one logit ``(N,)``, high for the teacher's.
+
+    Args:
+        num_classes: K.
+        width: units of the second hidden layer; the first has twice as many.
+    """
+
+    def __init__(self, num_classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.body = nn.Sequential(
+            nn.Linear(num_classes, 2 * width), nn.LeakyReLU(0.2), nn.Linear(2 * width, width), nn.LeakyReLU(0.2)
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Centred logits ``(N, K)`` → one logit ``(N,)``."""
+        logit: Tensor = self.head(self.body(vectors)).squeeze(1)
+        return logit
+
+
+class AdversarialModule(ResponseModule, TwoPlayerModule):
+    """Trains on given answers against a discriminator: every batch a step of the student, then one of its opponent.
+
+    A subclass overrides :meth:`losses`, the student's terms, which calls :meth:`pair`; and
+    :meth:`discriminator_losses`.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        discriminator: vectors ``(N, K)`` to one logit.
+        confidence: see :class:`ResponseModule`.
+        floor: see :class:`ResponseModule`.
+        optimizer: makes the optimiser of the student's parameters.
+        discriminator_optimizer: makes the discriminator's optimiser.
+        lr_scheduler: makes the schedule of the student's, stepped every epoch; None for a constant learning rate.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        discriminator: Discriminator,
+        confidence: float = 0.99,
+        floor: float = 1e-7,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        self.automatic_optimization = False
+        self.discriminator = discriminator
+        self._other_optimizer = discriminator_optimizer
+        self._pair: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def other(self) -> nn.Module:
+        """The discriminator."""
+        return self.discriminator
+
+    @abstractmethod
+    def discriminator_losses(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """The discriminator's named terms, already weighted.
+
+        Args:
+            student: the student's centred logits ``(N, K)``, without a graph.
+            teacher: the teacher's ``(N, K)``, row by row of the same images.
+        """
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Centred logits of student and teacher, both ``(N, K)``; kept for the discriminator's turn.
+
+        Raises:
+            ValueError: a batch without answers, or a student of another number of classes.
+        """
+        student, teacher = self.vectors(*self.responses(batch))
+        self._pair = student.detach(), teacher
+        return student, teacher
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The student's step, then the discriminator's on the same vectors."""
+        student_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
+        terms = self.losses(batch)
+        if self._pair is None:
+            raise RuntimeError(f"{type(self).__name__}.losses has to call pair, which the discriminator learns from")
+        loss = self.update(student_optimizer, terms)
+        opposed = self.discriminator_losses(*self._pair)  # its optimiser drops what the student's step has left there
+        self.update(discriminator_optimizer, opposed)
+        self._pair = None
+        self._accumulate({**terms, "loss": loss, **opposed})
+        return loss
+
+
+def known_classes(student: nn.Module, num_classes: int | None) -> int:
+    """The number of classes, which a discriminator is built for.
+
+    Args:
+        student: networks of this package, and timm's, have a ``num_classes``.
+        num_classes: for a student that has not.
+
+    Returns:
+        K.
+
+    Raises:
+        ValueError: neither says it, or they differ.
+    """
+    own = getattr(student, "num_classes", None)
+    if own is None and num_classes is None:
+        raise ValueError(f"{type(student).__name__} has no attribute num_classes: give num_classes")
+    if own is not None and num_classes is not None and own != num_classes:
+        raise ValueError(f"num_classes is {num_classes}, but the student has {own} classes")
+    return int(own if num_classes is None else num_classes)  # type: ignore[arg-type]  # one of them is a number
