@@ -21,7 +21,7 @@ Other variants are left out. Nothing here is trained; the teacher of ``images`` 
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from kdlightning.teachers import SoftLabelTeacher
 from kdlightning.types import Batch
 
 ACCESSES = ("soft", "hard")
+MOST_NAMES = 20  # more class names overlap on an axis
 PARTS = {  # of Fig. 7: what a variant leaves out → the line's name
     (): "MEKD",
     ("L_IM",): "without L_IM",
@@ -226,9 +227,10 @@ def draw_gradients(gradients: dict[str, Tensor], names: Sequence[str]) -> Figure
         axes.axhline(0, color="#6b6b6b", linewidth=0.8)
         axes.set_title(name, loc="left")
         axes.set_xlabel("class, the target first")
-        axes.set_xticks(range(len(names)), names)
+        if len(names) <= MOST_NAMES:
+            axes.set_xticks(range(len(names)), names)
         axes.ticklabel_format(axis="y", scilimits=(-2, 3))
-    panels[0].set_ylabel("gradient with respect to the student's logits")
+    panels[0].set_ylabel("∂ loss / ∂ the student's logit")
     return figure
 
 
@@ -316,13 +318,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in commands.choices.values():
         command.add_argument("--output", type=Path, default=Path("figure.png"))
     options = parser.parse_args(argv)
-    if options.figure == "images":
-        figure = image_figure(options)
-    elif options.figure == "gradients":
-        figure = gradient_figure(options)
-    else:
-        rows = rows_at(options.reports)
-        figure = draw_temperature(rows) if options.figure == "temperature" else draw_queries(rows)
+    draw: dict[str, Callable[[argparse.Namespace], Figure]] = {
+        "images": image_figure,
+        "gradients": gradient_figure,
+        "temperature": lambda given: draw_temperature(rows_at(given.reports)),
+        "queries": lambda given: draw_queries(rows_at(given.reports)),
+    }
+    try:
+        figure = draw[options.figure](options)
+    except (OSError, TypeError, ValueError) as error:
+        parser.error(str(error))
     figure.savefig(options.output, dpi=200)
     sys.stdout.write(f"{options.output}\n")
     return 0

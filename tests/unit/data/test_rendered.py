@@ -36,8 +36,8 @@ def test_rendered_digits_are_a_balanced_data_set_with_indices(colour):
 
 
 def test_the_same_seed_renders_the_same_images_and_another_others(colour):
-    again, other = rendered(500).train_set.images, rendered(500, render_seed=1).train_set.images
-    assert torch.equal(again, colour.train_set.images)
+    again, other = rendered(100).train_set.images, rendered(100, render_seed=1).train_set.images
+    assert torch.equal(again, colour.train_set.images[:100])
     assert (other != again).flatten(1).any(1).all()
 
 
@@ -53,7 +53,7 @@ def test_the_seed_of_the_split_leaves_images_alone_and_test_images_are_not_train
     assert (colour.test_set.images != colour.train_set.images[:20]).flatten(1).any(1).all()
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 64), (1, 8)])
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 40)])
 def test_any_size_and_grey(channels, size):
     assert rendered(20, channels=channels, image_size=size).train_set.images.shape == (20, channels, size, size)
 
@@ -75,15 +75,12 @@ def test_pixels_use_their_range_and_colours_vary(colour):
     assert pixels.flatten(1).std(1).min() > 8  # within every image: none is empty
 
 
-def test_the_digit_is_in_the_middle_and_apart_from_its_background():
-    """Without clutter a correlation with the plain glyph finds each digit: labels are what is drawn."""
+def test_images_show_what_their_labels_say():
+    """The nearest other image, light on dark or dark on light, mostly has the same label: 10 % by chance."""
     images = rendered(500, channels=1).train_set.images[:, 0, 6:26, 6:26].float().flatten(1)
-    digits = torch.arange(500) % 10
-    images = (images - images.mean(1, keepdim=True)) / images.std(1, keepdim=True)
-    train, test = slice(0, 400), slice(400, 500)
-    similar = (images[test] @ images[train].T).abs()  # light on dark or dark on light
-    nearest = digits[train][similar.argmax(1)]
-    assert (nearest == digits[test]).float().mean() > 0.4  # 0.1 by chance
+    images = torch.nn.functional.normalize(images - images.mean(1, keepdim=True), dim=1)
+    nearest = (images @ images.T).abs().fill_diagonal_(0).argmax(1)
+    assert (nearest % 10 == torch.arange(500) % 10).float().mean() > 0.5
 
 
 def test_different_draws_of_one_digit_differ():
@@ -167,11 +164,11 @@ def test_a_label_of_ten_means_zero(tmp_path):
 
 
 def test_absent_matlab_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="lacks synth_train_32x32.mat and synth_test_32x32.mat: unpack Synth"):
+    with pytest.raises(FileNotFoundError, match=r"lacks synth_train_32x32.mat and synth_test_32x32.mat: unpack"):
         SynDigitsDataModule(str(tmp_path)).setup()
     write_syn(tmp_path)
     (tmp_path / "synth_test_32x32.mat").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="lacks synth_test_32x32.mat: unpack SynthDigits.zip there"):
+    with pytest.raises(FileNotFoundError, match=r"lacks synth_test_32x32.mat: unpack SynthDigits.zip there"):
         SynDigitsDataModule(str(tmp_path)).setup()
 
 

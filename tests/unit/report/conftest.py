@@ -48,9 +48,63 @@ TEACHER = {
 }
 DISTANCES = [[None, 4.25, 1.5], [2.0, None, None], [3.0, 0.5, None]]
 
+GENERATOR = {
+    "schema": 1,
+    "method": "MEKDGenerator",
+    "variant": "alpha=0.5",
+    "role": "generator",
+    "dataset": "digits",
+    "teacher": "LeNet5",
+    "generator": "DCGANGenerator",
+    "critic": "DCGANCritic",
+    "access": "soft",
+    "seed": 3,
+    "quality": {
+        "class_entropy": 0.98292,
+        "class_least": 0.0654,
+        "confidence": 0.8657,
+        "diversity": 0.997,
+        "fid": 23.8137,
+        "kid": -0.0005125,
+    },
+    "features": "LeNet5",
+    "class_histogram": [8, 4, 1, 0],
+    "parameters": 64_833,
+    "queries": 1000,
+    "seconds": 67.62,
+    "train_images": 1300,
+    "commit": "7492f23",
+    "hardware": "a machine",
+    "versions": {"torch": "2.15.0"},
+    "config": "digits/generator.yaml",
+}
+RAMP = [float(percent) for percent in range(101)]
+NEARNESS = {
+    "share": 0.0005,
+    "share_expected": 0.01,
+    "share_by_chance": 0.03,
+    "threshold": 1.49345,
+    "copies": 0,
+    "pool": RAMP,
+    "held_out": [2 * value for value in RAMP],
+}
+PRIVACY = {
+    "schema": 1,
+    "dataset": "digits",
+    "pool_images": 2000,
+    "pool_size": 9000,
+    "local_images": 1300,
+    "held_out_images": 100,
+    "level": 0.01,
+    "network": "LeNet5",
+    "spaces": {"pixels": NEARNESS, "features": {**NEARNESS, "share": 0.4, "copies": 7}},
+}
+
 
 class Workspace:
     """A directory with runs: ``run`` and ``transfer_set`` write files as finished runs do."""
+
+    nearness = NEARNESS
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,6 +126,18 @@ class Workspace:
         path = self.root / name / "manifest.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({**content, "mean_distance": DISTANCES, **changes}))
+        return path
+
+    def generator(self, name: str = "generator", **changes) -> Path:
+        return self._write(f"{name}/result.json", {**GENERATOR, **changes})
+
+    def privacy(self, name: str = "pool", **changes) -> Path:
+        return self._write(f"{name}/privacy.json", {**PRIVACY, **changes})
+
+    def _write(self, name: str, content: dict) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
         return path
 
 

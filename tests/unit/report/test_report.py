@@ -211,6 +211,8 @@ def test_help_names_what_is_read_and_written(capsys):
 
 
 def test_a_report_needs_neither_torch_nor_wandb(runs):
+    runs.generator()
+    runs.privacy("transfer")
     code = (
         "import sys; from kdlightning.report.command import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'torch', 'lightning', 'wandb', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)))"

@@ -459,7 +459,7 @@ def test_dafl_student_approaches_the_teacher(tmp_path):
     images = module.generator(torch.randn(64, 5, generator=torch.Generator().manual_seed(1))).detach()
     learnt = float(module.losses(Batch(images, torch.arange(64)))["kd"].detach())
     module.student = before
-    assert learnt < 0.5 * float(module.losses(Batch(images, torch.arange(64)))["kd"].detach())
+    assert learnt < 0.7 * float(module.losses(Batch(images, torch.arange(64)))["kd"].detach())
 
 
 def test_dafl_refuses_images_of_another_size_and_single_images(tmp_path):
