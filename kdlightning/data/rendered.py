@@ -1,10 +1,10 @@
 """Digits of other domains than handwriting: rendered in software, Syn. Digits, and MNIST-M.
 
-They are for distillation out of domain (Table 6 of [Wang2024]_): a teacher of one domain, local images of another.
+They are for distillation out of domain (Table 6 of [Ma2024]_): a teacher of one domain, local images of another.
 
 .. [Ganin2016] Y. Ganin, E. Ustinova, H. Ajakan, P. Germain, H. Larochelle, F. Laviolette, M. Marchand, V. Lempitsky.
    Domain-Adversarial Training of Neural Networks. JMLR 17(59), 2016.
-.. [Wang2024] P. Wang et al. Aligning Logits Generatively for Principled Black-Box Knowledge Distillation. CVPR 2024.
+.. [Ma2024] J. Ma et al. Aligning Logits Generatively for Principled Black-Box Knowledge Distillation. CVPR 2024.
 """
 
 import math
@@ -124,7 +124,7 @@ class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no t
 
 
 class SynDigitsDataModule(SVHNDataModule):
-    """Syn. Digits [Ganin2016]_: about 480,000 + 9,553 colour digits in computer fonts, 32 x 32.
+    """Syn. Digits [Ganin2016]_: about 480,000 + 9,500 colour digits in computer fonts, 32 x 32.
 
     The two files of ``SynthDigits.zip``, MATLAB 5 files like SVHN's: ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``; a
     label 10 would be read as 0. Reading them takes some 3 GB of memory.
@@ -162,7 +162,7 @@ class SynDigitsDataModule(SVHNDataModule):
 
 
 class MNISTMDataModule(ImageDataModule):
-    """MNIST-M [Ganin2016]_: 59,001 + 9,001 MNIST digits blended with photographs, 32 x 32.
+    """MNIST-M [Ganin2016]_: some 59,000 + 9,000 MNIST digits blended with photographs, 32 x 32.
 
     As distributed: below the root the folder ``mnist_m`` with the images ``mnist_m_train/*.png``,
     ``mnist_m_test/*.png`` and the lists ``mnist_m_train_labels.txt``, ``mnist_m_test_labels.txt`` of lines such as

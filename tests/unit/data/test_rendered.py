@@ -47,7 +47,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(colour, number):
 
 
 def test_the_seed_of_the_split_leaves_images_alone_and_test_images_are_not_training_images(colour):
-    other = rendered(500, seed=5, num_samples=50)
+    other = rendered(100, seed=5, num_samples=50)
     assert torch.equal(other.train_set.images, colour.train_set.images[other.train_set.index])
     assert torch.equal(other.test_set.images, colour.test_set.images)
     assert (colour.test_set.images != colour.train_set.images[:20]).flatten(1).any(1).all()
