@@ -71,6 +71,7 @@ class Interleaved:
         self.raw_images, self.raw_seconds = 0, 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
+        """The teacher's labels ``(M,)``."""
         self.calls += 1
         if self.calls % 8 == 0:
             self.slice()
