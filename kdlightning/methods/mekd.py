@@ -13,7 +13,7 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
    step (``queries: null``).
 2. What the generator receives: centred log-probabilities of the teacher, centred logits of the student, over τ; equal
    to logits up to the constant that softmax drops. C feeds raw logits, which no API answers: ``response: released``
-   feeds the student's raw logits and the answers as they are (hard: one-hot rows as if they were logits).
+   comes nearest, the student's raw logits and log-probabilities (hard: one-hot rows as if they were logits).
 3. Hard answers become a label of probability ``confidence``, the rest spread evenly.
 4. L_IM weighs by the teacher's top probability as printed (hard: 1). C weighs by the *index* of the top class and loses
    the pairing of weight and image by broadcasting: ``information: class_index`` (mean index as the weight).
@@ -248,7 +248,7 @@ class MEKD(AnsweredModule):
         terms = {}
         if self.mapping_weight:
             if self.response == "released":
-                one, other = logits, given
+                one, other = logits, given if self.access == "hard" else answer.clamp_min(self.floor).log()
             else:
                 one, other = centred(logits), centred_log_probabilities(answer, self.floor)
             with torch.no_grad():

@@ -510,7 +510,7 @@ def test_terms_by_hand(hard, distance, response):
     answer = torch.where(data.answer == 1, 0.8, 0.1) if hard else data.answer
     fake = module.generator.eval()
     if response == "released":
-        made, wanted = fake(logits / 2), fake(data.answer / 2)
+        made, wanted = fake(logits / 2), fake((data.answer if hard else data.answer.log()) / 2)
     else:
         made, wanted = fake(row_centred(logits) / 2), fake(row_centred(answer.log()) / 2)
     difference = (made - wanted).abs() if distance == "l1" else (made - wanted) ** 2
