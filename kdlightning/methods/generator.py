@@ -129,8 +129,11 @@ class GeneratorModule(TaughtModule):
         real = batch.image
         if len(real) < _LEAST:
             return
+        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        generators_turn = (number + 1) % self.critic_steps == 0
         latent = torch.randn(len(real), self.generator.latent_dim, device=real.device)
-        fake = self.generator(latent)
+        with torch.set_grad_enabled(generators_turn):
+            fake = self.generator(latent)
 
         real_logit, fake_logit = self.critic(real), self.critic(fake.detach())
         loss = gan.critic_loss(real_logit, fake_logit, self.objective)
@@ -141,8 +144,7 @@ class GeneratorModule(TaughtModule):
         critic_optimizer.step()
         logged = {"critic": loss}
 
-        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        if (number + 1) % self.critic_steps == 0:
+        if generators_turn:
             self.critic.requires_grad_(False)
             logit = self.critic(fake)
             terms = {

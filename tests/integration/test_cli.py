@@ -79,6 +79,33 @@ def test_a_run_is_not_overwritten_silently(tmp_path, capsys):
     assert json.loads((tmp_path / "run/result.json").read_text())["seed"] == 3
 
 
+def test_a_restarted_generator_asks_nothing_twice(tmp_path, teacher, monkeypatch):
+    from kdlightning.methods import MEKDGenerator
+
+    arguments = (
+        "--model", "MEKDGenerator", "--model.generator", "TransposedGenerator", "--model.generator.image_size", "32",
+        "--model.generator.width", "4", "--model.critic", "DCGANCritic", "--model.critic.width", "2",
+        "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", teacher, "--model.teacher.budget", "10",
+        "--model.queries", "10", "--trainer.default_root_dir", "run",
+    )  # fmt: skip
+    step = MEKDGenerator.training_step
+
+    def killed(self, batch, batch_idx):
+        step(self, batch, batch_idx)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MEKDGenerator, "training_step", killed)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            fit(*arguments)
+    with pytest.raises(SystemExit):  # it has paid: nothing replaces it silently
+        fit(*arguments)
+    assert fit(*arguments, "--restart", "true") == 0
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert (record["role"], record["queries"]) == ("generator", 10)
+    assert json.loads((tmp_path / "run/network/config.json").read_text())["notes"]["queries"] == 10
+
+
 def test_a_resume_keeps_the_command_lines_word(tmp_path):
     lr = "--model.optimizer.lr"
     start = (
