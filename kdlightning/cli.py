@@ -193,6 +193,7 @@ def _quiet() -> None:
         "`isinstance(treespec, LeafSpec)` is deprecated",
         "predict returned None",  # a labelling predict writes its rows itself
         "You passed in a `val_dataloader` but have no `validation_step`",  # a generator has no accuracy
+        "module(s) in eval mode at the start of training",  # a frozen teacher, which stays so
         "The 'val_dataloader' does not have many workers",  # images in memory need none
         "The 'train_dataloader' does not have many workers",
         "The 'test_dataloader' does not have many workers",

@@ -1,26 +1,38 @@
 """Every experiment is a complete file that parses, and its model and data can be built."""
 
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningCLI
+from PIL import Image
 
 from kdlightning import cli
-from kdlightning.networks import LeNet5, save_network
+from kdlightning.networks import LeNet5, TransposedGenerator, save_network
 from kdlightning.recipes import read_recipe
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECIPES = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 
+def _parent(file):
+    file.parent.mkdir(parents=True)
+    return file
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
 def test_every_stage_builds(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
-    _, stages, _ = read_recipe(recipe, output=str(tmp_path / "out"))
+    out = tmp_path / "out"  # stands for what earlier stages, or an earlier recipe, have left
+    own = yaml.safe_load(recipe.read_text()).get("variables", {})
+    Image.new("RGB", (64, 64)).save(_parent(tmp_path / "data/train/a/images/0.png"))
+    variables = {"base": str(out), "root": str(tmp_path / "data")}
+    _, stages, _ = read_recipe(recipe, output=str(out), variables={k: v for k, v in variables.items() if k in own})
     kinds = {(stage.command, stage.config["model"]["class_path"]): stage for stage in stages}
-    save_network(LeNet5(), tmp_path / "out/teacher/network")
+    for path in set(re.findall(rf"{out}/[\w-]+/network", str([stage.config for stage in stages]))):
+        save_network(TransposedGenerator(width=4) if "/generator" in path else LeNet5(), path)
     for number, stage in enumerate(kinds.values()):
         file = tmp_path / f"{number}.yaml"
         file.write_text(yaml.safe_dump(stage.config))
