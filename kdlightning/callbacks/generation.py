@@ -15,6 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid, save_image
 
 from kdlightning.methods.generator import GeneratorModule
+from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 
 _BATCH = 500
@@ -53,7 +54,6 @@ class GeneratorQuality(Callback):
     def __init__(
         self, network: str | nn.Module, inception: bool = False, number: int = 2000, every_n_epochs: int = 5
     ) -> None:
-        warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.* will save all extracted features")
         self.network = network if isinstance(network, nn.Module) else load_network(network)
         self.network.requires_grad_(False).eval()
         self.inception, self.number, self.every_n_epochs = inception, number, every_n_epochs
@@ -76,8 +76,9 @@ class GeneratorQuality(Callback):
         local = data.candidate_pool(self.number).image.to(module.device).float() / 255
         number = len(local)
         made = module.sample(number, seed=1)
-        features, logits = self._look(network, made)
-        local_features, _ = self._look(network, local)
+        features = penultimate_features(network, made, module.device)
+        local_features = penultimate_features(network, local, module.device)
+        logits = cast(Any, network).get_classifier()(features)
         self.histogram = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()
         share = torch.tensor(self.histogram, dtype=torch.float64) / number
         entropy = -(share * share.clamp_min(1e-12).log()).sum() / math.log(len(share))
@@ -89,12 +90,12 @@ class GeneratorQuality(Callback):
         }
         if self.inception:
             fid = FrechetInceptionDistance(normalize=True)
-            kid = KernelInceptionDistance(subset_size=min(500, number), subsets=20, normalize=True)
+            kid = _kid(number, normalize=True)
             kinds = [(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images) for images in (local, made)]
         else:
             given = _Given(features.shape[1])
             fid = FrechetInceptionDistance(given)
-            kid = KernelInceptionDistance(given, subset_size=min(500, number), subsets=20)
+            kid = _kid(number, feature=given)
             kinds = [local_features, features]
         for metric in (fid.to(module.device), kid.to(module.device)):
             for kind, real in zip(kinds, (True, False), strict=True):
@@ -105,18 +106,19 @@ class GeneratorQuality(Callback):
             mean, _ = kid.compute()
         return {**values, "fid": float(fid.compute()), "kid": float(mean)}
 
-    @staticmethod
-    def _look(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the classifier's last layer reads ``(N, F)`` and says ``(N, K)``."""
-        timm = cast(Any, network)
-        parts = [timm.forward_head(timm.forward_features(part), pre_logits=True) for part in images.split(_BATCH)]
-        features = torch.cat(parts).float()
-        return features, timm.get_classifier()(features)
+
+def _kid(number: int, **options: Any) -> KernelInceptionDistance:  # noqa: ANN401 - torchmetrics' options
+    """The metric, without its warning that it keeps all features: they are few."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.* will save all extracted features")
+        return KernelInceptionDistance(subset_size=min(500, number), subsets=20, **options)
 
 
 def _spread(features: Tensor) -> float:
-    """Mean distance of neighbouring rows of a shuffled set: of two images drawn at random."""
-    return float((features - features.roll(1, 0)).norm(dim=1).mean())
+    """Mean distance of two images drawn at random: neighbours in file order may be of one class."""
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).to(features.device)
+    shuffled = features[order]
+    return float((shuffled - shuffled.roll(1, 0)).norm(dim=1).mean())
 
 
 class ImageGrid(Callback):

@@ -21,6 +21,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.data.transferset import TransferSet
 from kdlightning.methods.labelling import LabellingModule
+from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 
 _LEVEL = 0.01  # of the held-out distances, the threshold of "near"
@@ -129,7 +130,7 @@ class PoolPrivacy(Callback):
         spaces = {"pixels": compare(*(_pixels(images).to(device) for images in kinds))}
         if self.network is not None:
             network = self.network.to(device)
-            spaces["features"] = compare(*(_features(network, images, device) for images in kinds))
+            spaces["features"] = compare(*(penultimate_features(network, images, device) for images in kinds))
         return spaces
 
 
@@ -213,13 +214,6 @@ def _draw(total: int, number: int) -> Tensor:
 
 def _pixels(images: Tensor) -> Tensor:
     return images.flatten(1).float() / 255
-
-
-def _features(network: nn.Module, images: Tensor, device: torch.device | str) -> Tensor:
-    """What the classifier's last layer reads ``(N, F)``."""
-    timm = cast(Any, network)
-    pixels = (part.to(device).float() / 255 for part in images.split(_CHUNK))
-    return torch.cat([timm.forward_head(timm.forward_features(part), pre_logits=True) for part in pixels]).float()
 
 
 def _pairs(pool: Tensor, local: Tensor) -> Tensor:

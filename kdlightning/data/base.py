@@ -92,7 +92,8 @@ class ImageFileDataset(Dataset[Batch]):
 ImageSet = ImageTensorDataset | ImageFileDataset
 
 
-def _same(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list
+def whole_batch(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list
+    """What a dataset with ``__getitems__`` has made is a batch already."""
     return batch
 
 
@@ -255,7 +256,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
         )
         return DataLoader(
-            dataset=dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_same,
+            dataset=dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=whole_batch,
             num_workers=self.num_workers, persistent_workers=self.num_workers > 0, generator=self._generator(),
         )  # fmt: skip
 
@@ -309,7 +310,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             return images
         pixels = torch.empty(size, dtype=torch.uint8)
         loader = DataLoader(
-            dataset=images, batch_size=_CHUNK, collate_fn=_same, num_workers=self.num_workers,
+            dataset=images, batch_size=_CHUNK, collate_fn=whole_batch, num_workers=self.num_workers,
             generator=self._generator(),
         )  # fmt: skip
         for batch, target in zip(loader, pixels.split(_CHUNK), strict=False):  # no image at all: one empty chunk
@@ -318,7 +319,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
         return DataLoader(
-            dataset=dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=_same,
+            dataset=dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=whole_batch,
             num_workers=self.num_workers, generator=self._generator(),
         )  # fmt: skip
 

@@ -3,13 +3,12 @@
 from abc import abstractmethod
 from typing import Any, Literal
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdlightning.data.base import ImageDataModule, ImageTensorDataset
-from kdlightning.data.transferset import AnsweredImages, TransferSet
+from kdlightning.data.base import ImageDataModule, ImageTensorDataset, whole_batch
+from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
 from kdlightning.types import Answers, Batch
@@ -34,7 +33,7 @@ class _Seeds(Dataset[Batch]):
         return Batch(self.seeds[rows], rows)
 
 
-class PoolDataModule(L.LightningDataModule):
+class PoolDataModule(SourcedDataModule):
     """A pool of made images. ``predict`` yields them, to be answered; ``fit`` trains on them with their answers.
 
     Pixels are rounded to 1/255 before they are asked, as in an image file; the transfer set keeps them. Batch size,
@@ -54,16 +53,10 @@ class PoolDataModule(L.LightningDataModule):
     generated = True
 
     def __init__(self, source: ImageDataModule, size: int = 50_000, path: str | None = None, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__(source)
         if size < 1:
             raise ValueError(f"size: expected at least 1 image, got {size}")
-        self.source, self.size, self.path, self.seed = source, size, path, seed
-        self.name = source.name  # Lightning has a class attribute of that name
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - num_classes, image_size, class_names, ... are the source's
-        if name == "source" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.source, name)
+        self.size, self.path, self.seed = size, path, seed
 
     @abstractmethod
     def seeds(self, block: int, generator: torch.Generator) -> Tensor:
@@ -87,18 +80,13 @@ class PoolDataModule(L.LightningDataModule):
         size = {"length": self.size, "num_samples": self.size, "seed": self.seed}
         return {**self.origin(), **size, "image_size": self.source.image_size, "channels": self.source.channels}
 
-    def prepare_data(self) -> None:
-        """Let the source download."""
-        self.source.prepare_data()
-
     def setup(self, stage: str) -> None:
         """Load the source and, where a ``path`` is given and needed, the answered pool.
 
         Raises:
             ValueError: ``fit`` without a path, or a pool of other images than the source's.
         """
-        self.source.trainer = self.trainer
-        self.source.setup(stage)
+        super().setup(stage)
         if stage == "predict" or hasattr(self, "answered"):
             return
         if self.path is None:
@@ -134,27 +122,14 @@ class PoolDataModule(L.LightningDataModule):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
             blocks.append(self.seeds(block, generator))
         dataset = _Seeds(torch.cat(blocks)[: self.size])
-        return DataLoader(dataset, batch_size=self.source.eval_batch_size, collate_fn=lambda batch: batch)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """The answered images, shuffled by (seed, epoch)."""
-        return self.source.shuffled_loader(self.answered)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The source's validation images."""
-        return self.source.val_dataloader()
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The source's test images."""
-        return self.source.test_dataloader()
+        return DataLoader(dataset, batch_size=self.source.eval_batch_size, collate_fn=whole_batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the images of a ``predict`` batch on its device; else the source's conversion and augmentation."""
         if self.trainer is not None and self.trainer.predicting:
             with torch.no_grad():
                 return batch._replace(image=self.images(batch.image).float().mul(255).round_().div_(255))
-        self.source.trainer = self.trainer
-        return self.source.on_after_batch_transfer(batch, dataloader_idx)
+        return super().on_after_batch_transfer(batch, dataloader_idx)
 
 
 class GeneratedDataModule(PoolDataModule):

@@ -185,7 +185,7 @@ class Flowers102DataModule(_TorchvisionDataModule):
 
     def _images(self, data: Any) -> ImageSet:  # noqa: ANN401 - a torchvision data set
         paths, labels = zip(*(data[position] for position in range(len(data))), strict=True)
-        read = partial(_read_path, paths, self.image_size)
+        read = partial(read_path, paths, self.image_size)
         return ImageFileDataset(read, torch.arange(len(paths)), torch.tensor(labels))
 
 
@@ -395,7 +395,8 @@ def _unpack(raw: Path, target: Path) -> None:
         temporary.replace(target / packed.stem)
 
 
-def _read_path(paths: Sequence[Path], size: int, index: int) -> Tensor:
+def read_path(paths: Sequence[Path], size: int, index: int) -> Tensor:
+    """One of some files as a colour image ``(3, size, size)``, uint8; partially applied, it travels to workers."""
     return _square(paths[index].read_bytes(), str(paths[index]), size, 3)
 
 

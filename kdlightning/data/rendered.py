@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import datasets
 
-from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, Transform, tensor_set
-from kdlightning.data.real import SVHNDataModule, _read_path
+from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, tensor_set
+from kdlightning.data.real import SVHNDataModule, read_path
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
 
@@ -47,15 +47,7 @@ class RenderedDigitsDataModule(ImageDataModule):
         channels: 3 for colour, 1 for the luma of the same images.
         render_seed: owner of the images; ``seed`` owns split and order.
         image_size: height and width; images are rendered at that size.
-        batch_size: see :class:`ImageDataModule`, like all that follow.
-        eval_batch_size: see there.
-        num_samples: see there.
-        num_val: see there.
-        unlabelled: see there.
-        augmentation: see there.
-        augmentation_groups: see there.
-        seed: see there.
-        num_workers: see there.
+        options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
 
     Raises:
         ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
@@ -70,20 +62,9 @@ class RenderedDigitsDataModule(ImageDataModule):
         channels: int = 3,
         render_seed: int = 0,
         image_size: int = 32,
-        batch_size: int = 256,
-        eval_batch_size: int = 1000,
-        num_samples: int | None = None,
-        num_val: int | float | None = None,
-        unlabelled: bool = False,
-        augmentation: Transform | None = None,
-        augmentation_groups: int = 16,
-        seed: int = 0,
-        num_workers: int = 0,
+        **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__(
-            "", False, batch_size, eval_batch_size, num_samples, num_val, unlabelled, image_size, augmentation,
-            augmentation_groups, seed, num_workers,
-        )  # fmt: skip
+        super().__init__("", False, image_size=image_size, **options)
         least = {
             "number": (number, 1), "num_test": (num_test, 1), "image_size": (image_size, 8),
             "render_seed": (render_seed, 0),
@@ -199,7 +180,7 @@ class MNISTMDataModule(ImageDataModule):
             raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")
         paths = [folder / name for name, _ in rows]
         labels = torch.tensor([int(label) for _, label in rows])
-        return ImageFileDataset(partial(_read_path, paths, self.image_size), torch.arange(len(paths)), labels)
+        return ImageFileDataset(partial(read_path, paths, self.image_size), torch.arange(len(paths)), labels)
 
 
 def _refuse_download(data: ImageDataModule) -> None:

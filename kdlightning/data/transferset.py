@@ -203,23 +203,24 @@ class AnsweredImages(ImageTensorDataset):
         return super().__getitems__(positions)._replace(answer=self.answer[torch.as_tensor(positions)])
 
 
-class TransferSetDataModule(L.LightningDataModule):
-    """Trains on a source's images with the answers of a transfer set; validates and tests on the source.
+class SourcedDataModule(L.LightningDataModule):
+    """Trains on :attr:`answered`; everything else is a source's: augmentation, order, validation, test, its attributes.
+
+    A subclass sets ``answered`` in :meth:`setup`, after this one's.
 
     Args:
-        source: the datamodule that the transfer set was made from, with the same ``num_samples`` and ``seed``; its
-            augmentation applies to the images.
-        path: the transfer set.
-        column: which of its columns becomes ``Batch.answer``; None: what :meth:`TransferSet.answers` takes.
+        source: the task's data set.
     """
 
-    def __init__(self, source: ImageDataModule, path: str, column: str | None = None) -> None:
+    answered: AnsweredImages
+
+    def __init__(self, source: ImageDataModule) -> None:
         super().__init__()
-        self.source, self.path, self.column = source, path, column
+        self.source = source
         self.name = source.name  # Lightning has a class attribute of that name
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - name, num_classes, image_size, ... are the source's
-        if name == "source" or name.startswith("__"):
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - num_classes, image_size, class_names, ... are the source's
+        if name in ("source", "answered", "transfer_set") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.source, name)
 
@@ -228,28 +229,12 @@ class TransferSetDataModule(L.LightningDataModule):
         self.source.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Load the source and join the transfer set to it.
-
-        Raises:
-            ValueError: the transfer set was made from another source.
-        """
+        """Load the source."""
         self.source.trainer = self.trainer
         self.source.setup(stage)
-        self.transfer_set = TransferSet(self.path)
-        made_from = self.transfer_set.manifest["source"]
-        here = self.source.identity()
-        different = [key for key in ("name", "length", "image_size") if made_from.get(key) != here.get(key)]
-        if different:
-            raise ValueError(
-                f"{self.path} was made from {made_from} but the source is {here}: {', '.join(different)} differ"
-            )
-        if not isinstance(self.source.train_set, ImageTensorDataset):
-            raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
-        answers = self.transfer_set.answers(self.source.num_classes, self.column)
-        self.answered = AnsweredImages(self.source.train_set, self.transfer_set.column("index"), answers)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The joined images, shuffled by (seed, epoch)."""
+        """The answered images, shuffled by (seed, epoch)."""
         return self.source.shuffled_loader(self.answered)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -264,6 +249,41 @@ class TransferSetDataModule(L.LightningDataModule):
         """The source's conversion to [0, 1] and augmentation."""
         self.source.trainer = self.trainer
         return self.source.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class TransferSetDataModule(SourcedDataModule):
+    """Trains on a source's images with the answers of a transfer set; validates and tests on the source.
+
+    Args:
+        source: the datamodule that the transfer set was made from, with the same ``num_samples`` and ``seed``; its
+            augmentation applies to the images.
+        path: the transfer set.
+        column: which of its columns becomes ``Batch.answer``; None: what :meth:`TransferSet.answers` takes.
+    """
+
+    def __init__(self, source: ImageDataModule, path: str, column: str | None = None) -> None:
+        super().__init__(source)
+        self.path, self.column = path, column
+
+    def setup(self, stage: str) -> None:
+        """Load the source and join the transfer set to it.
+
+        Raises:
+            ValueError: the transfer set was made from another source.
+        """
+        super().setup(stage)
+        self.transfer_set = TransferSet(self.path)
+        made_from = self.transfer_set.manifest["source"]
+        here = self.source.identity()
+        different = [key for key in ("name", "length", "image_size") if made_from.get(key) != here.get(key)]
+        if different:
+            raise ValueError(
+                f"{self.path} was made from {made_from} but the source is {here}: {', '.join(different)} differ"
+            )
+        if not isinstance(self.source.train_set, ImageTensorDataset):
+            raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
+        answers = self.transfer_set.answers(self.source.num_classes, self.column)
+        self.answered = AnsweredImages(self.source.train_set, self.transfer_set.column("index"), answers)
 
 
 def _shards(path: Path) -> list[Path]:

@@ -31,7 +31,7 @@ def critic_loss(real: Tensor, fake: Tensor, objective: Objective = "nonsaturatin
         A scalar.
     """
     if objective == "wasserstein":
-        return fake.mean() - real.mean()
+        return fake.mean() - real.mean()  # Eq. (3) of [Gulrajani2017], first two terms
     return -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())  # Eq. (11): 1 - D = sigmoid(-logit)
 
 
@@ -52,8 +52,8 @@ def generator_loss(fake: Tensor, objective: Objective = "nonsaturating") -> Tens
     if objective == "wasserstein":
         return -fake.mean()
     if objective == "saturating":
-        return F.logsigmoid(-fake).mean()
-    return -F.logsigmoid(fake).mean()
+        return F.logsigmoid(-fake).mean()  # Eq. (12), sign as in its text
+    return -F.logsigmoid(fake).mean()  # Eq. (12), non-saturating
 
 
 def information_loss(fake: Tensor, weight: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def gradient_penalty(
     share = share.view(-1, 1, 1, 1).to(real)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()  # Eq. (3), third term
     return penalty
 
 
@@ -108,7 +108,7 @@ def code_loss(code: Tensor, latent: Tensor) -> Tensor:
     Returns:
         A scalar, half the mean squared error per element.
     """
-    return 0.5 * F.mse_loss(code, latent)
+    return 0.5 * F.mse_loss(code, latent)  # Eq. (5), expectation of -log Q
 
 
 def image_distance(one: Tensor, other: Tensor, norm: Literal["l1", "l2"] = "l1") -> Tensor:
@@ -125,4 +125,4 @@ def image_distance(one: Tensor, other: Tensor, norm: Literal["l1", "l2"] = "l1")
     Returns:
         A scalar.
     """
-    return F.l1_loss(one, other) if norm == "l1" else F.mse_loss(one, other)
+    return F.l1_loss(one, other) if norm == "l1" else F.mse_loss(one, other)  # Eq. (14), first term

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
 
+from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
 from kdlightning.methods.base import DistillationModule
 from kdlightning.types import Batch
 
@@ -11,11 +14,30 @@ from kdlightning.types import Batch
 class AnsweredModule(DistillationModule):
     """Trains on images whose answers lie in a transfer set (``TransferSetDataModule``, ``GeneratedDataModule``).
 
-    A subclass says in ``accepts`` which answers it can use: ``"soft"`` probabilities, ``"hard"`` labels (which arrive
-    as one-hot rows), or both. Asking nothing, it takes the access of the set for its own.
+    A subclass overrides :meth:`losses`, and narrows ``accepts`` if it cannot use both kinds of answers: ``"soft"``
+    probabilities and ``"hard"`` labels (which arrive as one-hot rows). Asking nothing, it takes the access of the set
+    for its own.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        confidence: probability of the label that a hard answer becomes; the other classes share the rest evenly.
+        floor: least probability of an answer: an API rounds, and log 0 is not finite.
+        optimizer: see :class:`DistillationModule`.
+        lr_scheduler: see :class:`DistillationModule`.
     """
 
-    accepts: tuple[str, ...] = ("soft",)
+    accepts: tuple[str, ...] = ("soft", "hard")
+
+    def __init__(
+        self,
+        student: nn.Module,
+        confidence: float = 0.99,
+        floor: float = 1e-7,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, optimizer, lr_scheduler)
+        self.confidence, self.floor = confidence, floor
 
     def setup(self, stage: str) -> None:
         """Check that data and method fit together, before a step is made.
@@ -58,13 +80,25 @@ class AnsweredModule(DistillationModule):
             )
         return batch.answer
 
-    def check_classes(self, logits: Tensor, answer: Tensor) -> None:
-        """Refuse a student of another number of classes.
+    def probabilities(self, given: Tensor) -> Tensor:
+        """What is given ``(N, K)`` as probabilities, hard answers smoothed, not below ``floor``."""
+        answer = smoothed_labels(given, self.confidence) if self.access == "hard" else given
+        return answer.clamp_min(self.floor)
+
+    def responses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The student's logits and the teacher's probabilities, both ``(N, K)``.
 
         Raises:
-            ValueError: naming both sides.
+            ValueError: a batch without answers, or a student of another number of classes.
         """
+        answer = self.probabilities(self.answers(batch))
+        logits = self(batch.image)
         if logits.shape != answer.shape:
             raise ValueError(
                 f"the student answers {logits.shape[1]} classes, but the teacher's answers have {answer.shape[1]}"
             )
+        return logits, answer
+
+    def vectors(self, logits: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides as centred logits ``(N, K)``: an API's probabilities hide the constant that centring removes."""
+        return centred(logits), centred_log_probabilities(answer, self.floor)

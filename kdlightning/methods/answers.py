@@ -11,7 +11,7 @@ from torch import Tensor
 from kdlightning.data.base import ImageDataModule
 from kdlightning.methods.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError
-from kdlightning.types import Answers, Batch
+from kdlightning.types import Batch
 
 
 class TeacherAnswers(LabellingModule):
@@ -113,16 +113,14 @@ class TeacherAnswers(LabellingModule):
         """Class histogram and confidence of the answers, and what an earlier phase had paid."""
         answer = rows["answer"]
         label = answer.argmax(1) if answer.ndim == 2 else answer
-        earlier: Answers = getattr(self.trainer.datamodule, "paid", Answers(0, 0, 0))  # type: ignore[attr-defined]
         return {
             "num_classes": self.num_classes,
             "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
             "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
-            "queries_before": earlier.queries,
+            "queries_before": self.earlier.queries,
             "stopped_by_budget": len(answer) < self.rows_total,
         }
 
     def preparation_queries(self) -> int:
         """What the earlier phase had paid."""
-        earlier: Answers = getattr(self.trainer.datamodule, "paid", Answers(0, 0, 0))  # type: ignore[attr-defined]
-        return earlier.queries
+        return self.earlier.queries

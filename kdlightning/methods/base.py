@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -48,6 +49,12 @@ def run_seed(*parts: int) -> int:
     """A seed that depends on the run's seed (``seed_everything``) and on ``parts``, such as epoch and rank."""
     text = ":".join(str(part) for part in (os.environ.get("PL_GLOBAL_SEED", "0"), *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def prepare_for_two_optimizers(trainer: L.Trainer) -> None:
+    """Let DDP cope with two optimisers: each backward pass reaches a part of the parameters only."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 class TaughtModule(L.LightningModule, ABC):

@@ -4,12 +4,11 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from kdlightning.data.generated import check_generator
 from kdlightning.functional import gan
-from kdlightning.methods.base import TaughtModule, keep_plain_hyperparameters
+from kdlightning.methods.base import TaughtModule, keep_plain_hyperparameters, prepare_for_two_optimizers
 from kdlightning.networks.gan import Critic, Generator, InfoGANCritic
 from kdlightning.types import Batch
 
@@ -115,8 +114,7 @@ class GeneratorModule(TaughtModule):
                     f"the critic sees images of {sees[0]} channels and {sees[1]} pixels, but those of {data.name} have "
                     f"{data.channels} channels and {data.image_size} pixels"
                 )
-        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward reaches one of the two networks only
-            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        prepare_for_two_optimizers(self.trainer)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """The critic's, then the generator's."""

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.functional.divergence import kd_divergence, log_softened, smoothed_labels
+from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.base import DistillationModule
 from kdlightning.teachers import SoftLabelTeacher
@@ -85,29 +85,26 @@ class AnsweredKD(AnsweredModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         temperature: T, of both sides.
-        confidence: probability that a hard answer becomes.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: see :class:`DistillationModule`.
         lr_scheduler: see :class:`DistillationModule`.
     """
-
-    accepts = ("soft", "hard")
 
     def __init__(
         self,
         student: nn.Module,
         temperature: float = 1.0,
         confidence: float = 0.99,
+        floor: float = 1e-7,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
-        self.temperature, self.confidence = temperature, confidence
+        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        self.temperature = temperature
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """T² KL, Sec. 2 of [Hinton2015]_."""
-        given = self.answers(batch)
-        answer = smoothed_labels(given, self.confidence) if self.access == "hard" else given
-        logits = self(batch.image)
-        self.check_classes(logits, answer)
+        logits, answer = self.responses(batch)
         divergence = kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
         return {"kd": self.temperature**2 * divergence}

@@ -81,9 +81,9 @@ class LabellingModule(L.LightningModule, ABC):
             },
         )
         self.teacher.share(self.output / "queries.meter")
-        earlier: Answers | None = getattr(data, "paid", None)
-        if earlier is not None:  # what an earlier phase has paid counts towards the same budget
-            self.teacher.load_state_dict(earlier._asdict())
+        # what an earlier phase has paid counts towards the same budget
+        self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
+        self.teacher.load_state_dict(self.earlier._asdict())
         self._done = self.writer.done().sort().values
         self._began = time.monotonic()
         self.rows_done = len(self._done)

@@ -32,13 +32,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.functional import gan
-from kdlightning.functional.divergence import (
-    centred,
-    centred_log_probabilities,
-    kd_divergence,
-    log_softened,
-    smoothed_labels,
-)
+from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.networks.gan import Critic, Generator
@@ -101,6 +95,7 @@ class MEKDGenerator(GeneratorModule):
             ValueError: naming both sides.
         """
         if self.teacher is not None:
+            self._who = self.teacher.identity["fingerprint"][:8]
             self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes
@@ -130,8 +125,8 @@ class MEKDGenerator(GeneratorModule):
         """One journal for every epoch: a resume begins at an epoch's start."""
         super().on_train_epoch_start()
         if self.teacher is not None:
-            who = self.teacher.identity["fingerprint"][:8]  # another teacher's answers are not this one's
-            name = f"{who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
+            # another teacher's answers are not this one's
+            name = f"{self._who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
             self._journal = AnswerJournal(self._journals / name, self.teacher.query)
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
@@ -180,14 +175,12 @@ class MEKD(AnsweredModule):
         beta: β, weight of the divergence.
         temperature: τ, what the generator's input is divided by.
         kd_temperature: T of the divergence.
-        confidence: probability that a hard answer becomes.
-        floor: least probability of an answer: an API rounds, and log 0 is not finite.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         response: what the generator receives, see difference 2.
         optimizer: see :class:`DistillationModule`.
         lr_scheduler: see :class:`DistillationModule`.
     """
-
-    accepts = ("soft", "hard")
 
     def __init__(
         self,
@@ -204,7 +197,7 @@ class MEKD(AnsweredModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
         if not mapping_weight and not beta:
             raise ValueError("mapping_weight and beta are both 0: nothing would be learnt")
         made = generator if isinstance(generator, Generator) else load_network(generator)
@@ -214,7 +207,7 @@ class MEKD(AnsweredModule):
         self._frozen = [made.requires_grad_(False).eval()]
         self.distance, self.mapping_weight, self.beta = distance, mapping_weight, beta
         self.temperature, self.kd_temperature = temperature, kd_temperature
-        self.confidence, self.floor, self.response = confidence, floor, response
+        self.response = response
 
     @property
     def generator(self) -> Generator:
@@ -241,22 +234,19 @@ class MEKD(AnsweredModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_F + β L_KL, Eq. 14 of [Ma2024]_."""
-        given = self.answers(batch)
-        answer = smoothed_labels(given, self.confidence) if self.access == "hard" else given
-        logits = self(batch.image)
-        self.check_classes(logits, answer)
+        logits, answer = self.responses(batch)
         terms = {}
         if self.mapping_weight:
             if self.response == "released":
-                one, other = logits, given if self.access == "hard" else answer.clamp_min(self.floor).log()
+                one, other = logits, self.answers(batch) if self.access == "hard" else answer.log()
             else:
-                one, other = centred(logits), centred_log_probabilities(answer, self.floor)
+                one, other = self.vectors(logits, answer)
             with torch.no_grad():
                 wanted = self.generator(other / self.temperature)
             made = self.generator(one / self.temperature)
             terms["mapping"] = self.mapping_weight * gan.image_distance(made, wanted, self.distance)  # Eq. (14), L_F
         if self.beta:
-            softened = log_softened(answer.clamp_min(self.floor), self.kd_temperature)
+            softened = log_softened(answer, self.kd_temperature)
             divergence = kd_divergence(logits, softened, self.kd_temperature)
             terms["kl"] = self.beta * self.kd_temperature**2 * divergence  # Eq. (14), second term
         return terms

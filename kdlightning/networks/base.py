@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -154,3 +154,27 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 def scaled(width: int, multiplier: float) -> int:
     """Number of channels or units at a width multiplier, at least one."""
     return max(1, round(width * multiplier))
+
+
+@torch.no_grad()
+def penultimate_features(
+    network: nn.Module, images: Tensor, device: torch.device | str, batch_size: int = 500
+) -> Tensor:
+    """What a classifier's last layer reads.
+
+    Args:
+        network: with timm's ``forward_features`` and ``forward_head``, in eval mode, on ``device``.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1], anywhere.
+        device: where to compute.
+        batch_size: images at a time.
+
+    Returns:
+        float32 ``(N, F)``, on ``device``.
+    """
+    timm: Any = network
+    parts = []
+    for part in images.split(batch_size):
+        pixels = part.to(device)
+        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        parts.append(timm.forward_head(timm.forward_features(pixels), pre_logits=True))
+    return torch.cat(parts).float()

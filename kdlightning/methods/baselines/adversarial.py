@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdlightning.methods.baselines.responses import ResponseModule
+from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.baselines.twoplayer import TwoPlayerModule
 from kdlightning.types import Batch
 
@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
         return logit
 
 
-class AdversarialModule(ResponseModule, TwoPlayerModule):
+class AdversarialModule(AnsweredModule, TwoPlayerModule):
     """Trains on given answers against a discriminator: every batch a step of the student, then one of its opponent.
 
     A subclass overrides :meth:`losses`, the student's terms, which calls :meth:`pair`; and
@@ -43,8 +43,8 @@ class AdversarialModule(ResponseModule, TwoPlayerModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         discriminator: vectors ``(N, K)`` to one logit.
-        confidence: see :class:`ResponseModule`.
-        floor: see :class:`ResponseModule`.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: makes the optimiser of the student's parameters.
         discriminator_optimizer: makes the discriminator's optimiser.
         lr_scheduler: makes the schedule of the student's, stepped every epoch; None for a constant learning rate.

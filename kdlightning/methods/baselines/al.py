@@ -38,8 +38,8 @@ class AL(AdversarialModule):
         temperature: T of the divergence.
         kd_weight: weight of the divergence.
         adversarial_weight: weight of the adversarial term.
-        confidence: see :class:`ResponseModule`.
-        floor: see :class:`ResponseModule`.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: see :class:`AdversarialModule`.
         discriminator_optimizer: see :class:`AdversarialModule`.
         lr_scheduler: see :class:`AdversarialModule`.

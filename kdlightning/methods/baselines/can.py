@@ -54,8 +54,8 @@ class CAN(AdversarialModule):
         logits_weight: weight of the L1 distance of logits.
         adversarial_weight: weight of the adversarial term.
         category_weight: weight of the auxiliary classifier's term, on both sides.
-        confidence: see :class:`ResponseModule`.
-        floor: see :class:`ResponseModule`.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: see :class:`AdversarialModule`.
         discriminator_optimizer: see :class:`AdversarialModule`.
         lr_scheduler: see :class:`AdversarialModule`.

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.divergence import centred_log_probabilities
-from kdlightning.methods.baselines.responses import ResponseModule
+from kdlightning.methods.answered import AnsweredModule
 from kdlightning.types import Batch
 
 
-class CDL(ResponseModule):
+class CDL(AnsweredModule):
     """Class-distance loss on a ``TransferSetDataModule`` or a ``GeneratedDataModule``.
 
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         class_weight: λ, weight of the class-distance loss; 0 leaves the regression on logits.
         margin: φ, relative to the distance of two class means, see difference 5.
-        confidence: see :class:`ResponseModule`.
-        floor: see :class:`ResponseModule`.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: see :class:`DistillationModule`.
         lr_scheduler: see :class:`DistillationModule`.
 

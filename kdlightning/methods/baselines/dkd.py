@@ -20,11 +20,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.functional.divergence import decoupled_divergence, log_softened
-from kdlightning.methods.baselines.responses import ResponseModule
+from kdlightning.methods.answered import AnsweredModule
 from kdlightning.types import Batch
 
 
-class DKD(ResponseModule):
+class DKD(AnsweredModule):
     """Decoupled distillation on a ``TransferSetDataModule`` or a ``GeneratedDataModule``.
 
     Args:
@@ -33,8 +33,8 @@ class DKD(ResponseModule):
         beta: β, weight of the part of the other classes.
         temperature: T, of both sides.
         warmup_epochs: epochs in which the weight of both grows linearly to its value; 0 for none.
-        confidence: see :class:`ResponseModule`.
-        floor: see :class:`ResponseModule`.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
         optimizer: see :class:`DistillationModule`.
         lr_scheduler: see :class:`DistillationModule`.
     """

@@ -16,12 +16,12 @@ Differences from the paper (P) and the code of MEKD (C):
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlightning.methods.baselines.responses import ResponseModule
+from kdlightning.methods.answered import AnsweredModule
 from kdlightning.types import Batch
 
 
-class ML(ResponseModule):
-    """Mimic learning on a ``TransferSetDataModule`` or a ``GeneratedDataModule``; see :class:`ResponseModule`."""
+class ML(AnsweredModule):
+    """Mimic learning on a ``TransferSetDataModule`` or a ``GeneratedDataModule``; see :class:`AnsweredModule`."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared difference of centred logits: the regression of [Ba2014]_."""

@@ -6,11 +6,10 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from kdlightning.methods.base import DistillationModule
+from kdlightning.methods.base import DistillationModule, prepare_for_two_optimizers
 from kdlightning.types import Batch
 
 
@@ -31,8 +30,7 @@ class TwoPlayerModule(DistillationModule):
     def setup(self, stage: str) -> None:
         """Let DDP cope with two optimisers."""
         super().setup(stage)
-        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward reaches a part of the parameters only
-            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        prepare_for_two_optimizers(self.trainer)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """The student's optimiser, then the other network's; the student's schedule.
