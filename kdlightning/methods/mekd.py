@@ -12,8 +12,9 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
    every one counts. P says 50,000 in all; C asks 15.4 million fresh ones, and in phase 1 one for every image of every
    step (``queries: null``).
 2. What the generator receives: centred log-probabilities of the teacher, centred logits of the student, over τ; equal
-   to logits up to the constant that softmax drops. C feeds raw logits, which no API answers: ``response: released``
-   comes nearest, the student's raw logits and log-probabilities (hard: one-hot rows as if they were logits).
+   to logits up to the constant that softmax drops. C feeds raw logits, which no API answers: ``response: logits`` does
+   so with a ``logits_teacher`` whose weights are at hand, for comparison; ``response: released`` comes nearest without,
+   the student's raw logits and log-probabilities (hard: one-hot rows as if they were logits).
 3. Hard answers become a label of probability ``confidence``, the rest spread evenly.
 4. L_IM weighs by the teacher's top probability as printed (hard: 1). C weighs by the *index* of the top class and loses
    the pairing of weight and image by broadcasting: ``information: class_index`` (mean index as the weight).
@@ -37,7 +38,7 @@ from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
-from kdlightning.teachers import AnswerJournal, BlackBoxTeacher
+from kdlightning.teachers import AnswerJournal, BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch
 
 
@@ -178,8 +179,13 @@ class MEKD(AnsweredModule):
         confidence: see :class:`AnsweredModule`.
         floor: see :class:`AnsweredModule`.
         response: what the generator receives, see difference 2.
+        logits_teacher: whose raw logits ``response: logits`` feeds to the generator; no black box gives them.
         optimizer: see :class:`DistillationModule`.
         lr_scheduler: see :class:`DistillationModule`.
+
+    Raises:
+        ValueError: no loss has a weight, no generator at that place, or ``response: logits`` without a teacher, or a
+            teacher without it.
     """
 
     def __init__(
@@ -193,18 +199,21 @@ class MEKD(AnsweredModule):
         kd_temperature: float = 1.0,
         confidence: float = 0.99,
         floor: float = 1e-7,
-        response: Literal["centred", "released"] = "centred",
+        response: Literal["centred", "released", "logits"] = "centred",
+        logits_teacher: WhiteBoxTeacher | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(student, confidence, floor, optimizer, lr_scheduler)
         if not mapping_weight and not beta:
             raise ValueError("mapping_weight and beta are both 0: nothing would be learnt")
+        if (response == "logits") != (logits_teacher is not None):
+            raise ValueError("response='logits' and a logits_teacher belong together: give both, or neither")
         made = generator if isinstance(generator, Generator) else load_network(generator)
         if not isinstance(made, Generator):
             raise ValueError(f"generator: {generator} holds a {type(made).__name__}, not a generator")
         # in a list: neither the checkpoint nor the optimiser nor .train() should know it
-        self._frozen = [made.requires_grad_(False).eval()]
+        self._frozen: list[Any] = [made.requires_grad_(False).eval(), logits_teacher]
         self.distance, self.mapping_weight, self.beta = distance, mapping_weight, beta
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.response = response
@@ -212,7 +221,8 @@ class MEKD(AnsweredModule):
     @property
     def generator(self) -> Generator:
         """The frozen generator."""
-        return self._frozen[0]
+        made: Generator = self._frozen[0]
+        return made
 
     def setup(self, stage: str) -> None:
         """Check the generator's side too.
@@ -229,8 +239,8 @@ class MEKD(AnsweredModule):
             )
 
     def on_fit_start(self) -> None:
-        """Move the generator to the student's device."""
-        self._frozen[0] = self.generator.to(self.device)
+        """Move generator and logits' teacher to the student's device."""
+        self._frozen = [None if network is None else network.to(self.device) for network in self._frozen]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_F + β L_KL, Eq. 14 of [Ma2024]_."""
@@ -239,6 +249,8 @@ class MEKD(AnsweredModule):
         if self.mapping_weight:
             if self.response == "released":
                 one, other = logits, self.answers(batch) if self.access == "hard" else answer.log()
+            elif self.response == "logits":
+                one, other = logits, self._frozen[1](batch.image).detach()
             else:
                 one, other = self.vectors(logits, answer)
             with torch.no_grad():

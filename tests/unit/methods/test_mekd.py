@@ -26,7 +26,7 @@ from kdlightning.networks import (
     load_network,
     save_network,
 )
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError, SoftLabelTeacher
+from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch
 
 
@@ -519,6 +519,22 @@ def test_terms_by_hand(hard, distance, response):
     p, q = p / p.sum(1, keepdim=True), (logits / 4).softmax(1)
     torch.testing.assert_close(terms["kl"], 0.5 * 16 * (p * (p / q).log()).sum(1).mean())
     assert set(terms) == {"mapping", "kl"}
+
+
+def test_raw_logits_of_a_white_box_reach_the_generator():
+    data, teacher = batch(), student()
+    module = MEKD(
+        student(), frozen(), response="logits", logits_teacher=WhiteBoxTeacher(teacher), temperature=2.0, beta=0.0
+    )
+    made, wanted = (module.generator(net(data.image) / 2) for net in (module.student, teacher))
+    torch.testing.assert_close(module.losses(data)["mapping"], (made - wanted).abs().mean())
+    assert not [name for name, _ in module.named_parameters() if not name.startswith("student.")]
+
+
+@pytest.mark.parametrize("options", [{"response": "logits"}, {"logits_teacher": WhiteBoxTeacher(nn.Identity())}])
+def test_raw_logits_and_their_teacher_belong_together(options):
+    with pytest.raises(ValueError, match="belong together"):
+        MEKD(student(), frozen(), **options)
 
 
 def test_a_student_with_the_teachers_logits_has_no_loss():
