@@ -16,6 +16,7 @@ from kdlightning.data.real import (
     TinyImageNetDataModule,
 )
 from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
+from kdlightning.data.synthetic import NoImagesDataModule, SyntheticDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter
 
 __all__ = [
@@ -33,11 +34,13 @@ __all__ = [
     "ImageTensorDataset",
     "MNISTDataModule",
     "MNISTMDataModule",
+    "NoImagesDataModule",
     "NoiseDataModule",
     "PoolDataModule",
     "RenderedDigitsDataModule",
     "SVHNDataModule",
     "SynDigitsDataModule",
+    "SyntheticDataModule",
     "TinyImageNetDataModule",
     "TransferSet",
     "TransferSetDataModule",

@@ -331,7 +331,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         number = round(self.num_val * length) if 0 < self.num_val < 1 else self.num_val
         if number != int(number):
             raise ValueError(f"num_val={self.num_val}: expected a whole number of images, or a share below 1")
-        if not 0 <= number < length:
+        if not 0 <= number < max(length, 1):
             raise ValueError(f"num_val={self.num_val} of {length} training images leaves none to train on")
         return int(number)
 

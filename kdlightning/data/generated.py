@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from kdlightning.data.base import ImageDataModule, ImageTensorDataset, whole_batch
+from kdlightning.data.base import ImageDataModule, ImageTensorDataset
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
@@ -16,20 +17,21 @@ from kdlightning.types import Answers, Batch
 _BLOCK = 1000  # seeds are per block, so that a larger pool begins with a smaller one
 
 
-class _Seeds(Dataset[Batch]):
-    """What the images are made from, a batch at a time; the images are made on the device."""
+class _Chunks(Dataset[Batch]):
+    """What the images are made from, in whole batches; the images are made on the device.
 
-    def __init__(self, seeds: Tensor) -> None:
-        self.seeds = seeds
+    Processes share out batches, not images: a batch has the same rows whoever works on it, so its result has the same
+    bits.
+    """
+
+    def __init__(self, seeds: Tensor, size: int) -> None:
+        self.seeds, self.size = seeds, size
 
     def __len__(self) -> int:
-        return len(self.seeds)
+        return -(-len(self.seeds) // self.size)
 
-    def __getitem__(self, position: int) -> Batch:
-        return self.__getitems__([position])
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        rows = torch.as_tensor(positions)
+    def __getitem__(self, number: int) -> Batch:
+        rows = torch.arange(len(self.seeds))[number * self.size : (number + 1) * self.size]
         return Batch(self.seeds[rows], rows)
 
 
@@ -115,20 +117,34 @@ class PoolDataModule(SourcedDataModule):
         """Indices ``(N,)`` of the images."""
         return torch.arange(self.size)
 
+    @torch.no_grad()
+    def candidate_pool(self, limit: int | None = None) -> Batch:
+        """The first ``limit`` images (None: ``size``), uint8; more than ``size`` can be had, which begin with it."""
+        index = torch.arange(self.size if limit is None else limit)
+        made = [self._rounded(part) for part in self._seeds(len(index)).split(_BLOCK)]
+        return Batch((torch.cat(made) * 255).round().to(torch.uint8), index)
+
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The images in order."""
+        return DataLoader(_Chunks(self._seeds(self.size), self.source.eval_batch_size), batch_size=None)
+
+    def _seeds(self, number: int) -> Tensor:
         blocks = []
-        for block in range(-(-self.size // _BLOCK)):
+        for block in range(-(-number // _BLOCK)):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
             blocks.append(self.seeds(block, generator))
-        dataset = _Seeds(torch.cat(blocks)[: self.size])
-        return DataLoader(dataset, batch_size=self.source.eval_batch_size, collate_fn=whole_batch)
+        return torch.cat(blocks)[:number]
+
+    def _rounded(self, seeds: Tensor) -> Tensor:
+        """Images of seeds, as an image file would hold them."""
+        rounded: Tensor = self.images(seeds).float().mul(255).round_().div_(255)
+        return rounded
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the images of a ``predict`` batch on its device; else the source's conversion and augmentation."""
         if self.trainer is not None and self.trainer.predicting:
             with torch.no_grad():
-                return batch._replace(image=self.images(batch.image).float().mul(255).round_().div_(255))
+                return batch._replace(image=self._rounded(batch.image))
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
 
@@ -196,14 +212,20 @@ class GeneratedDataModule(PoolDataModule):
         return pixels
 
 
+Distribution = Literal["uniform", "normal", "scaled", "smooth"]
+
+
 class NoiseDataModule(PoolDataModule):
-    """Images of independent pixels: the control that every pool has to beat.
+    """Images of noise: the control that every pool has to beat, and where zero-shot synthesis starts.
 
     Args:
         source: see :class:`PoolDataModule`.
         size: number of images.
-        distribution: of every pixel: ``uniform`` over [0, 1], or ``normal`` with mean 0.5 and standard deviation 0.25,
-            clamped.
+        distribution: of the pixels, clamped to [0, 1]: ``uniform`` over [0, 1]; ``normal`` with mean 0.5 and standard
+            deviation 0.25; ``scaled``, s₁ (U + 0.2) + s₂ N with U uniform, N standard normal and s₁, s₂ uniform over
+            [0, 1] for every image (the released code of [Wang2021]_); ``smooth``, b + s Z with Z a grid of 2 x 2 to
+            8 x 8 standard normal values, enlarged (bicubic), b uniform over [0, 0.5] and s over [0.25, 1] for every
+            image. A list of them takes turns.
         path: the transfer set with their answers, for ``fit``.
         seed: owner of the pixels.
     """
@@ -212,7 +234,7 @@ class NoiseDataModule(PoolDataModule):
         self,
         source: ImageDataModule,
         size: int = 50_000,
-        distribution: Literal["uniform", "normal"] = "uniform",
+        distribution: Distribution | list[Distribution] = "uniform",
         path: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -228,12 +250,37 @@ class NoiseDataModule(PoolDataModule):
         shape = (_BLOCK, self.source.channels, self.source.image_size, self.source.image_size)
         if self.distribution == "uniform":
             return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        drawn = torch.randn(shape, generator=generator).mul_(0.25).add_(0.5).clamp_(0, 1)
-        return (drawn * 255).round().to(torch.uint8)
+        kinds = [self.distribution] if isinstance(self.distribution, str) else self.distribution
+        pixels = torch.empty(shape, dtype=torch.uint8)
+        for number, kind in enumerate(kinds):
+            here = pixels[number :: len(kinds)]
+            here.copy_((_noise(kind, here.shape, generator).clamp_(0, 1) * 255).round())
+        return pixels
 
     def images(self, seeds: Tensor) -> Tensor:
         """Pixels in [0, 1]."""
         return seeds.float() / 255
+
+
+def _noise(kind: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Pixels before clamping."""
+    if kind == "uniform":
+        return torch.rand(shape, generator=generator)
+    if kind == "normal":
+        normal: Tensor = torch.randn(shape, generator=generator)
+        return normal.mul_(0.25).add_(0.5)
+    first, second = torch.rand(2, shape[0], 1, 1, 1, generator=generator)
+    if kind == "scaled":
+        plain = torch.rand(shape, generator=generator) + 0.2
+        scaled: Tensor = first * plain + second * torch.randn(shape, generator=generator)
+        return scaled
+    out = torch.empty(shape)
+    for number, side in enumerate(range(2, 9)):
+        rows = out[number::7]
+        grid = torch.randn(len(rows), shape[1], side, side, generator=generator)
+        rows.copy_(F.interpolate(grid, shape[-2:], mode="bicubic"))
+    smooth: Tensor = first * 0.5 + (0.25 + 0.75 * second) * out
+    return smooth
 
 
 def check_generator(generator: Generator, data: Any) -> None:  # noqa: ANN401 - any of the package's datamodules

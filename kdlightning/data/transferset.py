@@ -259,11 +259,16 @@ class TransferSetDataModule(SourcedDataModule):
             augmentation applies to the images.
         path: the transfer set.
         column: which of its columns becomes ``Batch.answer``; None: what :meth:`TransferSet.answers` takes.
+        per_class: only so many rows of every class (by the column ``label``), the first by index; None for all.
     """
 
-    def __init__(self, source: ImageDataModule, path: str, column: str | None = None) -> None:
+    def __init__(
+        self, source: ImageDataModule, path: str, column: str | None = None, per_class: int | None = None
+    ) -> None:
         super().__init__(source)
-        self.path, self.column = path, column
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class: expected at least 1, got {per_class}")
+        self.path, self.column, self.per_class = path, column, per_class
 
     def setup(self, stage: str) -> None:
         """Load the source and join the transfer set to it.
@@ -275,15 +280,23 @@ class TransferSetDataModule(SourcedDataModule):
         self.transfer_set = TransferSet(self.path)
         made_from = self.transfer_set.manifest["source"]
         here = self.source.identity()
-        different = [key for key in ("name", "length", "image_size") if made_from.get(key) != here.get(key)]
+        different = [key for key in ("name", "length", "image_size", "images") if made_from.get(key) != here.get(key)]
         if different:
             raise ValueError(
                 f"{self.path} was made from {made_from} but the source is {here}: {', '.join(different)} differ"
             )
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
-        answers = self.transfer_set.answers(self.source.num_classes, self.column)
-        self.answered = AnsweredImages(self.source.train_set, self.transfer_set.column("index"), answers)
+        answers, index = (
+            self.transfer_set.answers(self.source.num_classes, self.column),
+            self.transfer_set.column("index"),
+        )
+        if self.per_class is not None:
+            label = self.transfer_set.column("label")
+            firsts = [torch.nonzero(label == k).squeeze(1)[: self.per_class] for k in label.unique().tolist()]
+            rows = torch.cat(firsts).sort().values
+            answers, index = answers[rows], index[rows]
+        self.answered = AnsweredImages(self.source.train_set, index, answers)
 
 
 def _shards(path: Path) -> list[Path]:

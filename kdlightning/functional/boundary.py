@@ -38,6 +38,16 @@ class BoundaryPoints(NamedTuple):
     queries: Tensor
 
 
+def any_but(own: Tensor) -> Tensor:
+    """The target "every class but ``own``" ``(P,)``: class m is written as ``~m``, a negative number."""
+    return ~own
+
+
+def is_target(label: Tensor, target: Tensor) -> Tensor:
+    """Whether class indices ``(P,)`` are the target: the class itself, or all but one where :func:`any_but` made it."""
+    return (label == target) | ((target < 0) & (label != ~target))
+
+
 class _Asker:
     """Packs points into batches for ``predict``: the only place where a search asks something.
 
@@ -113,7 +123,7 @@ def nearest_candidates(
         images: one image per pair ``(P, C, H, W)``.
         candidates: the pool ``(S, C, H, W)``.
         candidate_class: the *teacher's* class indices ``(S,)`` of the pool.
-        target: target class indices ``(P,)``.
+        target: target class indices ``(P,)``, or :func:`any_but` of them.
         number: how many for each pair.
 
     Returns:
@@ -122,7 +132,7 @@ def nearest_candidates(
     out = torch.full((len(images), number), -1, dtype=torch.int64, device=images.device)
     flat, pool = images.flatten(1), candidates.flatten(1)
     for k in target.unique().tolist():
-        members = torch.nonzero(candidate_class == k).squeeze(1)
+        members = torch.nonzero(is_target(candidate_class, torch.as_tensor(k))).squeeze(1)
         if len(members):
             rows = torch.nonzero(target == k).squeeze(1)
             distance = _pairwise_distance(flat[rows], pool[members])
@@ -152,7 +162,7 @@ def boundary_distance(
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
         images: one image per pair ``(P, C, H, W)``, which the classifier does *not* put in the target class.
-        target: target class indices ``(P,)``.
+        target: target class indices ``(P,)``, or :func:`any_but` of them.
         candidates: pool ``(S, C, H, W)``.
         candidate_index: positions in the pool ``(P, S')``, each known to be in the pair's target class; -1 for none.
         tolerance: width of the last bracket, L2 pixel units (the paper's ε, 1e-5).
@@ -192,7 +202,8 @@ class _CandidateSearch:
             upper, lower, turn = self.upper[rows], self.lower[rows], self.turn[rows]
             radius = torch.where(testing, upper, (lower + upper) / 2)
             share = radius / self.length[rows, turn].clamp_min(1e-12)
-            inside = ask.toward(self.x0, rows, self.pool, self.index[rows, turn], share) == self.target[rows]
+            label = ask.toward(self.x0, rows, self.pool, self.index[rows, turn], share)
+            inside = is_target(label, self.target[rows])
             self.queries[rows] += 1
             self.upper[rows] = torch.where(inside, radius, upper)
             self.lower[rows] = torch.where(inside | testing, lower, radius)
@@ -261,7 +272,7 @@ def minimal_boundary_distance(
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
         images: one image per pair ``(P, C, H, W)``.
-        target: target class indices ``(P,)``.
+        target: target class indices ``(P,)``, or :func:`any_but` of them.
         start: where to begin, from :func:`boundary_distance`; its queries count towards the limit.
         key: an int64 number ``(P,)`` of each pair that no batching changes; it owns the pair's draws.
         bank: unit-norm probe directions ``(B, D)`` from :func:`probe_bank`, B >= ``num_probes``.
@@ -363,7 +374,7 @@ class _Walk:
         inside = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         can = torch.nonzero(self.queries[rows] < self.query_limit).squeeze(1)
         some = rows[can]
-        inside[can] = self.ask.along(self.x0, some, unit, can, radius[can]) == self.target[some]
+        inside[can] = is_target(self.ask.along(self.x0, some, unit, can, radius[can]), self.target[some])
         self.queries[some] += 1
         return inside
 
@@ -379,7 +390,7 @@ def boundary_normal(
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
         point: boundary points ``(P, C, H, W)``.
-        target: target class indices ``(P,)``.
+        target: target class indices ``(P,)``, or :func:`any_but` of them.
         radius: L2 norm ``(P,)`` of the probes, pixel units.
         key: the pairs' numbers ``(P,)``, see :func:`minimal_boundary_distance`.
         bank: probe directions ``(B, D)``.
@@ -391,6 +402,44 @@ def boundary_normal(
     """
     ask = _Asker(predict, point, batch_size)
     return _normals(ask, point.flatten(1), target, radius, key, bank, num_probes).view_as(point)
+
+
+def retreat(
+    predict: Predict, images: Tensor, own: Tensor, normal: Tensor, step: float | Tensor, tries: int = 6,
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Step away from a boundary, o - ξ_o ∇F (Sec. 3.3 of [Wang2021]_), as far as the image stays in its class.
+
+    A step after which the classifier says something else is halved, up to ``tries`` - 1 times; then the image stays.
+
+    Args:
+        predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
+        images: ``(P, C, H, W)`` in [0, 1].
+        own: class indices ``(P,)`` that the images have.
+        normal: unit normals ``(P, C, H, W)`` of the boundary, out of the class.
+        step: ξ_o, the first step's L2 length in pixel units, for all or ``(P,)``.
+        tries: steps tried at most.
+        batch_size: images per call of ``predict``.
+
+    Returns:
+        The images ``(P, C, H, W)``, how far each has really gone ``(P,)``, which the pixel box may make less than its
+        step (0 for none), and the queries ``(P,)``, int64.
+    """
+    ask = _Asker(predict, images, batch_size)
+    flat, away = images.flatten(1), -normal.flatten(1)
+    size = torch.as_tensor(step, dtype=images.dtype, device=images.device).expand(len(images)).clone()
+    taken, queries = torch.zeros_like(size), torch.zeros_like(own)
+    rows = torch.arange(len(images), device=images.device)
+    for _ in range(tries):
+        if not len(rows):
+            break
+        stays = ask.along(flat, rows, away, rows, size[rows]) == own[rows]
+        queries[rows] += 1
+        taken[rows[stays]] = size[rows[stays]]
+        rows = rows[~stays]
+        size[rows] /= 2
+    moved = torch.addcmul(flat, away, taken[:, None]).clamp_(0, 1)
+    return moved.view_as(images), (moved - flat).norm(dim=1), queries
 
 
 def _normals(
@@ -406,7 +455,7 @@ def _normals(
         pair = number // num_probes
         draw = (first[pair] + number % num_probes) % len(bank)
         label, moved = ask.around(point, pair, bank, draw, radius[pair])  # moved: what the box let through of ε_g u
-        sign = (label == target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
+        sign = is_target(label, target[pair]).to(point.dtype).mul_(2).sub_(1)  # Eq. (5)
         here = slice(start // num_probes, (stop - 1) // num_probes + 1)
         member = (pair == torch.arange(here.start, here.stop, device=pair.device)[:, None]).to(point.dtype)
         weighted = member * sign

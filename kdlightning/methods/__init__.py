@@ -10,6 +10,7 @@ from kdlightning.methods.kd import KD, AnsweredKD
 from kdlightning.methods.labelling import LabellingModule
 from kdlightning.methods.mekd import MEKD, MEKDGenerator
 from kdlightning.methods.supervised import Supervised
+from kdlightning.methods.zsdb3kd import ZSDB3KDImages
 
 __all__ = [
     "AL",
@@ -33,4 +34,5 @@ __all__ = [
     "Supervised",
     "TaughtModule",
     "TeacherAnswers",
+    "ZSDB3KDImages",
 ]

@@ -110,17 +110,12 @@ class TeacherAnswers(LabellingModule):
         return self.writer.done() if spent and self.at_budget == "finish" else data.predict_indices()
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
-        """Class histogram and confidence of the answers, and what an earlier phase had paid."""
+        """Class histogram and confidence of the answers."""
         answer = rows["answer"]
         label = answer.argmax(1) if answer.ndim == 2 else answer
         return {
             "num_classes": self.num_classes,
             "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
             "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
-            "queries_before": self.earlier.queries,
             "stopped_by_budget": len(answer) < self.rows_total,
         }
-
-    def preparation_queries(self) -> int:
-        """What the earlier phase had paid."""
-        return self.earlier.queries

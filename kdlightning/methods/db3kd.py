@@ -26,12 +26,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.data.transferset import read_shard
 from kdlightning.functional import boundary
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.methods.base import DistillationModule
@@ -107,7 +105,7 @@ class DB3KDLabels(LabellingModule):
         self.pool = pool.image.to(self.device).float().div(255)
         self.bank = torch.empty(0)
         if self.asks:
-            self.pool_class = self._label_pool(pool)
+            self.pool_class = self.label_pool(self.pool, self.batch_size)
         elif pool.label is None:
             raise ValueError("truth: true needs labels, but the datamodule withholds them (unlabelled: true)")
         else:
@@ -152,21 +150,6 @@ class DB3KDLabels(LabellingModule):
     def preparation_queries(self) -> int:
         """One for every image of the pool, where the teacher labels it."""
         return len(self.pool) if self.asks else 0
-
-    def _label_pool(self, pool: Batch) -> Tensor:
-        rank, world = self.global_rank, self.trainer.world_size
-        chunks = self.pool.split(self.batch_size)
-        files = [self.output / f"pool-{number}.safetensors" for number in range(len(chunks))]
-        for number in range(rank, len(chunks), world):
-            if not files[number].exists():
-                journal = self.journalled(f"pool-{number}")
-                labels = journal(chunks[number])
-                temporary = files[number].with_suffix(".tmp")
-                save_file({"label": labels.cpu()}, temporary)
-                temporary.replace(files[number])
-                journal.close(delete=True)
-        self.trainer.strategy.barrier("pool")
-        return torch.cat([read_shard(file)["label"] for file in files]).to(self.device)
 
     def _own_class(self, batch: Batch, predict: Predict) -> tuple[Tensor, Tensor, Tensor]:
         """Class m, the teacher's answer (-1 where it was not asked), and the queries this took."""

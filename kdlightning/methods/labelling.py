@@ -9,10 +9,11 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.data.transferset import TransferSet, TransferSetWriter
+from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.methods.base import keep_plain_hyperparameters
 from kdlightning.teachers import AnswerJournal, BlackBoxTeacher
 from kdlightning.types import Answers, Batch
@@ -97,6 +98,25 @@ class LabellingModule(L.LightningModule, ABC):
         """A ``predict`` whose answers are on disk before they are used, under this name."""
         return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
 
+    def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
+        """The teacher's class indices ``(S,)`` of images ``(S, C, H, W)``: each asked once, in all processes together.
+
+        Kept in the transfer set's directory, chunk by chunk; every process must call this.
+        """
+        rank, world = self.global_rank, self.trainer.world_size
+        chunks = images.split(batch_size)
+        files = [self.output / f"{name}-{number}.safetensors" for number in range(len(chunks))]
+        for number in range(rank, len(chunks), world):
+            if not files[number].exists():
+                journal = self.journalled(f"{name}-{number}")
+                labels = journal(chunks[number])
+                temporary = files[number].with_suffix(".tmp")
+                save_file({"label": labels.cpu()}, temporary)
+                temporary.replace(files[number])
+                journal.close(delete=True)
+        self.trainer.strategy.barrier(name)
+        return torch.cat([read_shard(file)["label"] for file in files]).to(self.device)
+
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Label what is not labelled yet."""
         todo = ~torch.isin(batch.index.cpu(), self._done)
@@ -127,7 +147,7 @@ class LabellingModule(L.LightningModule, ABC):
             if not rows:
                 raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
             paid = self.teacher.paid
-            answered = int(rows["queries"].sum()) + self.preparation_queries()
+            answered = int(rows["queries"].sum()) + self.preparation_queries() + self.earlier.queries
             self.finished = self.writer.finish(
                 self.expected(data),
                 {
@@ -137,6 +157,7 @@ class LabellingModule(L.LightningModule, ABC):
                     "queries_paid": paid.queries,
                     "bytes_up": paid.bytes_up,
                     "bytes_down": paid.bytes_down,
+                    "queries_before": self.earlier.queries,
                     "teacher_identity": self.teacher.identity,
                     "seconds": round(time.monotonic() - self._began, 3),
                     **self.facts(rows),

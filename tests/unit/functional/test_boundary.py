@@ -207,6 +207,56 @@ def test_the_normal_of_a_hyperplane(teacher):
     torch.testing.assert_close(normal.flatten(1).norm(dim=1), torch.ones(len(x)))
 
 
+def test_the_target_may_be_every_class_but_one(teacher):
+    x = images(6)
+    own, target = teacher(x).argmax(1), boundary.any_but(teacher(x).argmax(1))
+    assert target.tolist() == [-1 - m for m in own.tolist()]
+    label = torch.tensor([0, 1, 2, 3])
+    assert boundary.is_target(label, torch.tensor([~1] * 4)).tolist() == [True, False, True, True]
+    assert boundary.is_target(label, torch.tensor([1] * 4)).tolist() == [False, True, False, False]
+
+    pool = images(80, seed=2, spread=0.3)
+    pool_class = teacher(pool).argmax(1)
+    index = boundary.nearest_candidates(x, pool, pool_class, target, 10)
+    assert (pool_class[index] != own[:, None]).all()
+    predict, _ = counting(teacher)
+    start = boundary.boundary_distance(predict, x, target, pool, index)
+    bank = boundary.probe_bank(SHAPE, subspace="pixels", size=1024)
+    found = boundary.minimal_boundary_distance(
+        predict, x, target, start, torch.arange(6), bank, num_probes=100, query_limit=3000
+    )
+    # a search ends at the foot on one of the hyperplanes between the own class and another, mostly on the nearest
+    flat, weight, bias = x.flatten(1), teacher.weight, teacher.bias
+    logits = flat @ weight.T + bias
+    gap = logits.gather(1, own[:, None]) - logits
+    steep = (weight[own][:, None] - weight[None]).norm(dim=2)
+    feet = (gap / steep).scatter(1, own[:, None], math.inf)
+    assert (found.distance >= feet.amin(1) - 1e-4).all()
+    assert ((found.distance[:, None] / feet - 1).abs().amin(1) < 0.03).all()
+    assert float(found.distance.median() / feet.amin(1).median()) < 1.03
+    assert (teacher(found.point).argmax(1) != own).all()
+
+
+def test_a_retreat_goes_its_step_or_half_of_it_until_the_class_stays():
+    # one bright pixel decides: class 1 where the first pixel is above a half
+    weight = torch.zeros(2, 36)
+    weight[1, 0] = 1.0
+    teacher = Linear(weight, torch.tensor([0.5, 0.0]))
+    predict, asked = counting(teacher)
+    x = torch.full((4, *SHAPE), 0.5)
+    x[:, 0, 0, 0] = torch.tensor([0.9, 0.7, 0.52, 0.6])
+    own = torch.ones(4, dtype=torch.int64)
+    up = torch.zeros_like(x)
+    up[:, 0, 0, 0] = 1.0
+    toward = torch.stack([up[0], up[1], up[2], -up[3]])  # the last one's normal points out of the class, as it should
+    moved, taken, queries = boundary.retreat(predict, x, own, toward, 0.3, tries=4)
+    torch.testing.assert_close(moved[:, 0, 0, 0], torch.tensor([0.6, 0.55, 0.52, 0.9]))
+    torch.testing.assert_close(taken, torch.tensor([0.3, 0.15, 0.0, 0.3]))
+    assert queries.tolist() == [1, 2, 4, 1]
+    assert sum(asked) == 8
+    assert torch.equal(moved.flatten(1)[:, 1:], x.flatten(1)[:, 1:])
+
+
 def test_banks_are_unit_norm_and_lie_in_their_subspace():
     pool = images(50) * torch.tensor([1.0, 0, 0, 0, 0, 0])[:, None]  # only the first row of pixels varies
     bank = boundary.probe_bank(SHAPE, subspace="images", images=pool, rank=6, size=64)

@@ -1,0 +1,125 @@
+"""Tasks without a real image: what is known of the task, and the images that a synthesis has written for it."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+from kdlightning.data.transferset import TransferSet
+from kdlightning.types import Answers
+
+
+class NoImagesDataModule(ImageDataModule):
+    """A task's classes and image size, and not one image: the ``source`` of a method that may see none.
+
+    Args:
+        name: what the task is called in tables.
+        num_classes: K.
+        image_size: height and width.
+        channels: 1 or 3.
+        class_names: K names; None for their numbers.
+        options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
+
+    Raises:
+        ValueError: fewer than 2 classes, or another number of names.
+    """
+
+    default_num_val = 0
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        image_size: int,
+        channels: int = 1,
+        class_names: Sequence[str] | None = None,
+        **options: Any,  # noqa: ANN401 - the base's
+    ) -> None:
+        names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
+        if num_classes < 2 or len(names) != num_classes:
+            raise ValueError(
+                f"expected at least 2 classes and as many names, got {num_classes} classes and {len(names)} names"
+            )
+        self.num_classes, self.channels, self.native_size = num_classes, channels, image_size
+        super().__init__("", False, image_size=image_size, **options)
+        self.name, self.class_names = name, names
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """Nothing to train on, nothing to validate on, no test images."""
+        nothing = torch.empty(0, dtype=torch.int64)
+        images = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        empty = ImageTensorDataset(images, nothing, nothing)
+        return empty, empty, None
+
+
+class SyntheticDataModule(ImageDataModule):
+    """The images of a synthesis (``ZSDB3KDImages``) as a data set: ``predict`` to label them, ``fit`` to learn them.
+
+    Their labels are the teacher's, as far as the synthesis wrote them. Batch size, augmentation, order, validation and
+    test images are the source's; its training images are never used.
+
+    Args:
+        source: the task's data set; a ``NoImagesDataModule`` where there is none to validate and test on.
+        path: the transfer set, with images.
+        column: which images: a synthesis with ``snapshots`` wrote ``image_after_<n>`` beside ``image``.
+        unlabelled: withhold the labels.
+    """
+
+    default_num_val = 0
+
+    def __init__(
+        self,
+        source: ImageDataModule,
+        path: str,
+        column: str = "image",
+        unlabelled: bool = False,
+    ) -> None:
+        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
+        super().__init__(
+            "", False, source.batch_size, source.eval_batch_size, unlabelled=unlabelled,
+            image_size=source.image_size, augmentation=source.augmentation,
+            augmentation_groups=source.augmentation_groups, seed=source.seed,
+        )  # fmt: skip
+        self.name, self.class_names = source.name, list(source.class_names)
+        self.source, self.path, self.column = source, path, column
+
+    def prepare_data(self) -> None:
+        """Let the source download."""
+        self.source.prepare_data()
+
+    @property
+    def paid(self) -> Answers:
+        """What the images have cost: it counts towards the budget of whoever labels them."""
+        told = TransferSet(self.path).manifest
+        return Answers(*(int(told.get(name, 0)) for name in ("queries_paid", "bytes_up", "bytes_down")))
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """The written images, and the source's for validation and test.
+
+        Raises:
+            FileNotFoundError: no such set.
+            KeyError: it has no such images.
+            ValueError: its images have another shape than the source's, or it is of another number of classes.
+        """
+        made = TransferSet(self.path)
+        images, label = made.column(self.column), made.columns.get("label")
+        shape = (self.channels, self.image_size, self.image_size)
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"{self.path} holds images of shape {tuple(images.shape[1:])}, but those of {self.name} are {shape}"
+            )
+        classes = made.manifest.get("num_classes", self.num_classes)
+        if classes != self.num_classes:
+            raise ValueError(f"{self.path} is of {classes} classes, but {self.name} has {self.num_classes}")
+        self.source.setup()
+        self.class_names = list(self.source.class_names)
+        everything = ImageTensorDataset(images, torch.arange(len(images)), label)
+        return everything, self.source.val_set, self.source.test_set
+
+    def identity(self) -> dict[str, Any]:
+        """Adds what the images are, to the bit."""
+        identity = super().identity()
+        images = self.train_set.__getitems__(list(range(len(self.train_set)))).image
+        return {**identity, "images": hashlib.sha256(images.numpy().tobytes()).hexdigest()}
