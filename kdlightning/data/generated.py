@@ -223,9 +223,11 @@ class NoiseDataModule(PoolDataModule):
         size: number of images.
         distribution: of the pixels, clamped to [0, 1]: ``uniform`` over [0, 1]; ``normal`` with mean 0.5 and standard
             deviation 0.25; ``scaled``, s₁ (U + 0.2) + s₂ N with U uniform, N standard normal and s₁, s₂ uniform over
-            [0, 1] for every image (the released code of [Wang2021]_); ``smooth``, b + s Z with Z a grid of 2 x 2 to
-            8 x 8 standard normal values, enlarged (bicubic), b uniform over [0, 0.5] and s over [0.25, 1] for every
-            image. A list of them takes turns.
+            [0, 1] for every image (the released code of [Wang2021]_); ``smooth``, b + s Z with Z a grid of standard
+            normal values, enlarged (bicubic), b uniform over [0, 0.4] and s over [0.3, 0.7] for every image. A list of
+            them takes turns.
+        cells: the least and the most cells along a side of ``smooth``'s grid: what a cell is to the image's size, a
+            stroke should be to the objects'.
         path: the transfer set with their answers, for ``fit``.
         seed: owner of the pixels.
     """
@@ -237,13 +239,19 @@ class NoiseDataModule(PoolDataModule):
         distribution: Distribution | list[Distribution] = "uniform",
         path: str | None = None,
         seed: int = 0,
+        cells: tuple[int, int] = (6, 10),
     ) -> None:
         super().__init__(source, size, path, seed)
-        self.distribution = distribution
+        if not 1 <= cells[0] <= cells[1]:
+            raise ValueError(
+                f"cells: expected two whole numbers, the first at least 1 and not above the second, got {cells}"
+            )
+        self.distribution, self.cells = distribution, tuple(cells)
 
     def origin(self) -> dict[str, Any]:
         """The distribution."""
-        return {"name": "noise", "distribution": self.distribution}
+        smooth = {"cells": list(self.cells)} if "smooth" in self.distribution else {}
+        return {"name": "noise", "distribution": self.distribution, **smooth}
 
     def seeds(self, block: int, generator: torch.Generator) -> Tensor:
         """The pixels themselves, uint8: a pool of noise fits in memory as its images do."""
@@ -254,7 +262,7 @@ class NoiseDataModule(PoolDataModule):
         pixels = torch.empty(shape, dtype=torch.uint8)
         for number, kind in enumerate(kinds):
             here = pixels[number :: len(kinds)]
-            here.copy_((_noise(kind, here.shape, generator).clamp_(0, 1) * 255).round())
+            here.copy_((_noise(kind, here.shape, self.cells, generator).clamp_(0, 1) * 255).round())
         return pixels
 
     def images(self, seeds: Tensor) -> Tensor:
@@ -262,7 +270,7 @@ class NoiseDataModule(PoolDataModule):
         return seeds.float() / 255
 
 
-def _noise(kind: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _noise(kind: str, shape: torch.Size, cells: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Pixels before clamping."""
     if kind == "uniform":
         return torch.rand(shape, generator=generator)
@@ -274,12 +282,12 @@ def _noise(kind: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         plain = torch.rand(shape, generator=generator) + 0.2
         scaled: Tensor = first * plain + second * torch.randn(shape, generator=generator)
         return scaled
-    out = torch.empty(shape)
-    for number, side in enumerate(range(2, 9)):
-        rows = out[number::7]
+    out, sides = torch.empty(shape), range(cells[0], cells[1] + 1)
+    for number, side in enumerate(sides):
+        rows = out[number :: len(sides)]
         grid = torch.randn(len(rows), shape[1], side, side, generator=generator)
         rows.copy_(F.interpolate(grid, shape[-2:], mode="bicubic"))
-    smooth: Tensor = first * 0.5 + (0.25 + 0.75 * second) * out
+    smooth: Tensor = 0.4 * first + (0.3 + 0.4 * second) * out
     return smooth
 
 

@@ -16,7 +16,7 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 4. Starts: noise of several distributions, one of them smooth; every noise is asked once and used for the class that it
    has. A class that has too few takes other noise, pushed just across the boundary towards the few; a class that has
    none takes mixtures of noises, at most ``tries`` rounds of them. P: "random noise of the class"; C redraws for ever.
-5. T noises of Eq. 8 are the nearest of the other classes (``search: fresh``: any). C: Gaussian directions.
+5. T noises of Eq. 8 are of the pool, drawn for every image and iteration. C: Gaussian directions.
 6. Images are rounded to 1/255 when they are written, and asked once more: ``label`` is what the teacher says then.
 """
 
@@ -49,10 +49,9 @@ class ZSDB3KDImages(LabellingModule):
         search: how an iteration finds the nearest boundary point, see difference 1.
         gradient: which way is away from it, see difference 3.
         directions: T of Eq. 8.
-        refresh: so many of them are tried in every later iteration of ``search: warm``, besides the last point.
         num_probes: Q of Eq. 4.
-        query_limit: images asked for the boundary point of one image in one iteration; those of the gradient and of
-            the step come on top.
+        query_limit: images asked for the boundary point of one image in one iteration (``search: warm``: after the
+            first, where T searches come on top); those of the gradient and of the step come on top.
         subspace: where the probes are drawn, see :func:`kdlightning.functional.boundary.probe_bank`.
         rank: its dimensions (per channel).
         probe_radius: ε_g relative to the present distance.
@@ -72,14 +71,13 @@ class ZSDB3KDImages(LabellingModule):
         self,
         teacher: HardLabelTeacher,
         output: str,
-        iterations: int = 40,
+        iterations: int = 10,
         step: float = 0.5,
         search: Literal["warm", "fresh"] = "warm",
         gradient: Literal["estimate", "direction"] = "estimate",
         directions: int = 20,
-        refresh: int = 5,
-        num_probes: int = 50,
-        query_limit: int = 80,
+        num_probes: int = 20,
+        query_limit: int = 50,
         subspace: Literal["pixels", "frequency"] = "frequency",
         rank: int = 100,
         probe_radius: float = 0.1,
@@ -102,8 +100,7 @@ class ZSDB3KDImages(LabellingModule):
         if late:
             raise ValueError(f"snapshots: expected iterations from 0 to {iterations - 1}, got {late}")
         self.iterations, self.step, self.search, self.gradient = iterations, step, search, gradient
-        self.directions, self.refresh = directions, refresh
-        self.num_probes, self.query_limit = num_probes, query_limit
+        self.directions, self.num_probes, self.query_limit = directions, num_probes, query_limit
         self.subspace, self.rank, self.probe_radius, self.tolerance = subspace, rank, probe_radius, tolerance
         self.pool_size, self.tries, self.snapshots, self.patience = pool, tries, tuple(snapshots), patience
         self.batch_size, self.seed = batch_size, seed
@@ -243,18 +240,19 @@ class ZSDB3KDImages(LabellingModule):
         self, images: Tensor, own: Tensor, key: Tensor, iteration: int, last: BoundaryPoints | None, predict: Predict
     ) -> BoundaryPoints:
         """o*: the nearest point that the teacher does not put in the images' class, as far as the limit allows."""
-        target, pool = any_but(own), self.pool
-        warm = last is not None and self.search == "warm"
-        index = self._other_noises(images, own, key, iteration, self.refresh if warm else self.directions)
-        if warm and last is not None:  # the last point is one more candidate, and the first
-            here = torch.arange(len(images), device=own.device)[:, None]
-            index, pool = torch.cat([here, index + len(images)], dim=1), torch.cat([last.point, pool])
-        start = boundary.boundary_distance(
-            predict, images, target, pool, index, tolerance=self.tolerance, batch_size=self.batch_size
-        )
+        target = any_but(own)
+        if last is None or self.search == "fresh":
+            start = boundary.boundary_distance(
+                predict, images, target, self.pool, self._other_noises(own, key, iteration),
+                tolerance=self.tolerance, batch_size=self.batch_size,
+            )  # fmt: skip
+        else:
+            away = (last.point - images).flatten(1).norm(dim=1)
+            start = BoundaryPoints(last.point, away, torch.zeros_like(last.queries))
+        limit = self.query_limit + (int(start.queries.amax()) if self.search == "warm" else 0)
         return boundary.minimal_boundary_distance(
             predict, images, target, start, self._turn(key, iteration), self.bank, num_probes=self.num_probes,
-            probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=self.query_limit,
+            probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=limit,
             batch_size=self.batch_size,
         )  # fmt: skip
 
@@ -272,12 +270,10 @@ class ZSDB3KDImages(LabellingModule):
         )  # fmt: skip
         return normal, self.num_probes
 
-    def _other_noises(self, images: Tensor, own: Tensor, key: Tensor, iteration: int, number: int) -> Tensor:
-        """Positions ``(P, number)`` in the pool of noises of other classes."""
-        if self.search == "warm":
-            return boundary.nearest_candidates(images, self.pool, self.pool_class, any_but(own), number)
-        positions = torch.empty(len(own), number, dtype=torch.int64, device=own.device)
-        turn = torch.arange(number, device=own.device)
+    def _other_noises(self, own: Tensor, key: Tensor, iteration: int) -> Tensor:
+        """Positions ``(P, T)`` in the pool of noises of other classes."""
+        positions = torch.empty(len(own), self.directions, dtype=torch.int64, device=own.device)
+        turn = torch.arange(self.directions, device=own.device)
         for m in own.unique().tolist():
             others = torch.nonzero(self.pool_class != m).squeeze(1)
             rows = torch.nonzero(own == m).squeeze(1)
