@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ _GENERATOR = {
 }  # fmt: skip
 _LABELS = {
     "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
+    "per image": ("queries_per_image", "{:.1f}"), "shortfall": ("shortfall", "{:,}"),
     "mean distance": ("mean_robustness", "{:.3f}"), "pairs not found": ("pairs_not_found", "{:,}"),
     "seconds": ("seconds", "{:,.0f}"),
 }  # fmt: skip
@@ -208,15 +210,31 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Args:
         args: the command line, subcommand first; None for the process's own.
+
+    Raises:
+        SystemExit: with status 2, after a message, when the package refuses what it was given.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     _quiet()
     try:
         _run(arguments)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        if not _ours(error):
+            raise
+        sys.stderr.write(f"kdlightning: error: {error}\n")
+        raise SystemExit(2) from error
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish()  # else the next run in this process would log into this one
     return 0
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether the package itself raised it, outside a training step: a message for the user, not a defect to trace."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = str(Path(__file__).parent)
+    steps = ("training_step", "validation_step", "test_step")
+    return frames[-1].f_code.co_filename.startswith(package) and not any(f.f_code.co_name in steps for f in frames)
 
 
 def _run(arguments: list[str]) -> None:

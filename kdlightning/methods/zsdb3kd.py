@@ -186,7 +186,7 @@ class ZSDB3KDImages(LabellingModule):
             "missing_classes": missing,
             "shortfall": self.rows_total - len(rows["index"]),
             "kept_class": round(float((rows["label"] == rows["index"] % self.num_classes).float().mean()), 4),
-            "mean_distance": round(float(rows["distance"].mean()), 4),
+            "mean_robustness": round(float(rows["distance"].mean()), 4),
             "queries_per_image": round(float(rows["queries"].float().mean()), 1),
             "preparation_queries": self.preparation_queries(),
         }

@@ -79,6 +79,30 @@ def test_a_run_is_not_overwritten_silently(tmp_path, capsys):
     assert json.loads((tmp_path / "run/result.json").read_text())["seed"] == 3
 
 
+def test_what_is_refused_while_data_are_read_comes_without_a_traceback(tmp_path, capsys, teacher):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([
+            "predict", "--model", "TeacherAnswers", "--model.teacher", "SoftLabelTeacher",
+            "--model.teacher.network", teacher, "--model.output", "set",
+            "--data", "ImageFolderDataModule", "--data.root", str(tmp_path / "empty"), "--data.image_size", "32",
+        ])  # fmt: skip
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert "kdlightning: error: " in err
+    assert "empty" in err
+    assert "Traceback" not in err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def broken(arguments):
+        return int("seven")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    with pytest.raises(ValueError, match="seven"):
+        cli.main(["fit"])
+
+
 def test_a_restarted_generator_asks_nothing_twice(tmp_path, teacher, monkeypatch):
     from kdlightning.methods import MEKDGenerator
 
