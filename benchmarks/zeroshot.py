@@ -20,20 +20,29 @@ from kdlightning.functional.boundary import BoundaryPoints, any_but
 from kdlightning.methods import ZSDB3KDImages
 from kdlightning.teachers import HardLabelTeacher
 
-PLAIN = {"search": "fresh", "query_limit": 5000, "num_probes": 200, "subspace": "pixels", "tolerance": 1e-5}
+PLAIN: dict[str, Any] = {
+    "directions": 20, "query_limit": 5000, "num_probes": 200, "subspace": "pixels", "tolerance": 1e-5
+}  # fmt: skip
+DEFAULT: dict[str, Any] = {
+    "directions": 5, "query_limit": 0, "num_probes": 50, "subspace": "frequency", "rank": 100, "tolerance": 1e-2,
+}  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
-    "plain: T new noises, 5,000 queries, Q=200, pixels": PLAIN,
-    "plain, 1,000 queries": {**PLAIN, "query_limit": 1000},
-    "low frequencies, tolerance 1e-3, 1,000 queries": {"search": "fresh", "query_limit": 1000, "num_probes": 100},
-    "warm start, Q=50": {"refresh": 0},
-    "warm start, 5 new noises": {"refresh": 5},
-    "warm start, 20 new noises": {"refresh": 20},
-    "warm start, Q=100": {"refresh": 5, "num_probes": 100, "query_limit": 140},
-    "warm start, Q=20": {"refresh": 5, "num_probes": 20, "query_limit": 50},
-    "warm start, direction": {"refresh": 5, "gradient": "direction"},
-    "warm start, direction, Q=20": {"refresh": 5, "gradient": "direction", "num_probes": 20, "query_limit": 50},
-    "warm start, pixels": {"refresh": 5, "subspace": "pixels"},
-}
+    "plain: T=20, MBD of 5,000 queries, Q=200, pixels": PLAIN,
+    "plain, MBD of 1,000 queries": {**PLAIN, "query_limit": 1000},
+    "low frequencies, tolerance 1e-2, 1,000 queries": {
+        **DEFAULT, "directions": 20, "query_limit": 1000, "num_probes": 100
+    },
+    "and T=5, Q=50, 250 queries": {**DEFAULT, "query_limit": 250},
+    "and no MBD (the default)": DEFAULT,
+    "default, pixels": {**DEFAULT, "subspace": "pixels"},
+    "default, T=1": {**DEFAULT, "directions": 1},
+    "default, T=20": {**DEFAULT, "directions": 20},
+    "default, Q=25": {**DEFAULT, "num_probes": 25},
+    "default, Q=100": {**DEFAULT, "num_probes": 100},
+    "default, rank 50": {**DEFAULT, "rank": 50},
+    "no normal: away from the point (released code), 250": {**DEFAULT, "query_limit": 250, "gradient": "direction"},
+    "warm start, Q=50, 80 queries": {**DEFAULT, "search": "warm", "query_limit": 80},
+}  # fmt: skip
 
 
 class Counting(nn.Module):
@@ -122,7 +131,7 @@ def saving(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def search(network: nn.Module, image_size: int, number: int) -> list[dict[str, object]]:
     """The nearest boundary of pseudo images: each change by itself, and Foolbox's HopSkipJump, against queries."""
-    made = make(network, image_size, number, 8)
+    made = make(network, image_size, number, 8, **DEFAULT)
     images = made.column("image").float() / 255
     task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
     pool = NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255

@@ -8,8 +8,10 @@ Access: hard labels, and no image at all. Phases: predict ZSDB3KDImages on a Noi
 SyntheticDataModule → fit DB3KD on a TransferSetDataModule.
 
 Differences from the paper (P) and the released code (C); docs/fidelity.md has the evidence:
-1. ``search: warm``: an iteration begins at the boundary point of the one before it, not at T new ones, and moves it
-   once. ``search: fresh`` is P and C; ``query_limit: 5000, num_probes: 200, subspace: pixels`` gives P's budget.
+1. The boundary point of an iteration is the nearest of T directions (Eq. 8). P and C then move it along the boundary
+   (Eqs. 4-5) with up to 5,000 queries; here that is off, because the normal at the first point serves as well.
+   ``query_limit: 5000, directions: 20, num_probes: 200, subspace: pixels`` is P. ``search: warm`` begins at the
+   point of the iteration before.
 2. Probes of Eq. 4 are drawn from low frequencies (``subspace: frequency``); P and C: all pixels.
 3. ``gradient: estimate`` asks Eq. 4 once more, at the boundary point found (P); ``direction`` goes away from that point
    (C), which is the same where the point is the nearest one, and costs nothing.
@@ -50,12 +52,13 @@ class ZSDB3KDImages(LabellingModule):
         gradient: which way is away from it, see difference 3.
         directions: T of Eq. 8.
         num_probes: Q of Eq. 4.
-        query_limit: images asked for the boundary point of one image in one iteration (``search: warm``: after the
-            first, where T searches come on top); those of the gradient and of the step come on top.
+        query_limit: images asked in one iteration to find one image's boundary point and to move it nearer (Eqs. 4-5);
+            those of the gradient and of the step come on top. 0 does not move it.
         subspace: where the probes are drawn, see :func:`kdlightning.functional.boundary.probe_bank`.
         rank: its dimensions (per channel).
         probe_radius: ε_g relative to the present distance.
-        tolerance: width of the bracket of a boundary point, relative to the distance.
+        tolerance: width of the bracket of a boundary point: L2 in pixel units for Eq. 8, relative to the distance
+            while it is moved.
         pool: noises that are asked for their class, to start from.
         tries: rounds of 1,000 mixtures for classes that no noise has.
         snapshots: iterations after which the images are written too.
@@ -73,15 +76,15 @@ class ZSDB3KDImages(LabellingModule):
         output: str,
         iterations: int = 10,
         step: float = 0.5,
-        search: Literal["warm", "fresh"] = "warm",
+        search: Literal["fresh", "warm"] = "fresh",
         gradient: Literal["estimate", "direction"] = "estimate",
-        directions: int = 20,
-        num_probes: int = 20,
-        query_limit: int = 50,
+        directions: int = 5,
+        num_probes: int = 50,
+        query_limit: int = 0,
         subspace: Literal["pixels", "frequency"] = "frequency",
         rank: int = 100,
         probe_radius: float = 0.1,
-        tolerance: float = 1e-3,
+        tolerance: float = 1e-2,
         pool: int = 20_000,
         tries: int = 20,
         snapshots: Sequence[int] = (),
@@ -96,6 +99,11 @@ class ZSDB3KDImages(LabellingModule):
                 raise ValueError(f"{setting}: expected at least 1, got {value}")
         if step <= 0:
             raise ValueError(f"step: expected a length above 0, got {step}")
+        if search == "warm" and query_limit <= num_probes:
+            raise ValueError(
+                f"search='warm' moves the last point, which takes more than num_probes={num_probes} queries: raise "
+                f"query_limit={query_limit}"
+            )
         late = [number for number in snapshots if not 0 <= number < iterations]
         if late:
             raise ValueError(f"snapshots: expected iterations from 0 to {iterations - 1}, got {late}")
@@ -249,10 +257,9 @@ class ZSDB3KDImages(LabellingModule):
         else:
             away = (last.point - images).flatten(1).norm(dim=1)
             start = BoundaryPoints(last.point, away, torch.zeros_like(last.queries))
-        limit = self.query_limit + (int(start.queries.amax()) if self.search == "warm" else 0)
         return boundary.minimal_boundary_distance(
             predict, images, target, start, self._turn(key, iteration), self.bank, num_probes=self.num_probes,
-            probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=limit,
+            probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=self.query_limit,
             batch_size=self.batch_size,
         )  # fmt: skip
 

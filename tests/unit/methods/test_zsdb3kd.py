@@ -193,7 +193,8 @@ def test_other_classes_are_refused_before_anything_is_asked(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"iterations": 0}, "iterations: expected at least 1, got 0"), ({"step": 0.0}, "above 0"),
-     ({"snapshots": [3]}, r"from 0 to 2, got \[3\]"), ({"pool": 0}, "pool: expected at least 1")],
+     ({"snapshots": [3]}, r"from 0 to 2, got \[3\]"), ({"pool": 0}, "pool: expected at least 1"),
+     ({"search": "warm", "query_limit": 20}, "raise query_limit=20")],
 )  # fmt: skip
 def test_bad_numbers(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
