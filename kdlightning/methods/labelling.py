@@ -38,6 +38,7 @@ class LabellingModule(L.LightningModule, ABC):
         keep_plain_hyperparameters(self)
         self.teacher, self.output = teacher, Path(output)
         self.finished: TransferSet | None = None
+        self._pools: list[Path] = []
         self.rows_done = self.rows_total = 0
 
     @abstractmethod
@@ -101,7 +102,7 @@ class LabellingModule(L.LightningModule, ABC):
     def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
         """The teacher's class indices ``(S,)`` of images ``(S, C, H, W)``: each asked once, in all processes together.
 
-        Kept in the transfer set's directory, chunk by chunk; every process must call this.
+        Kept in the transfer set's directory, chunk by chunk, until the set is finished; every process must call this.
         """
         rank, world = self.global_rank, self.trainer.world_size
         chunks = images.split(batch_size)
@@ -115,6 +116,7 @@ class LabellingModule(L.LightningModule, ABC):
                 temporary.replace(files[number])
                 journal.close(delete=True)
         self.trainer.strategy.barrier(name)
+        self._pools += files
         return torch.cat([read_shard(file)["label"] for file in files]).to(self.device)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
@@ -163,6 +165,8 @@ class LabellingModule(L.LightningModule, ABC):
                     **self.facts(rows),
                 },
             )
+            for file in self._pools:
+                file.unlink(missing_ok=True)
         self.trainer.strategy.barrier("manifest")
 
     @property
