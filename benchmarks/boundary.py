@@ -8,7 +8,8 @@ Prints tables and writes them to --output as JSON:
    the teacher's bare forward at its best batch size;
 2. mean boundary distance against mean queries per pair: BD, MBD with each subspace, and the released scheme;
 3. zero-shot synthesis (zeroshot.py): the nearest boundary by each change and by Foolbox's HopSkipJump; how far pseudo
-   images get by the plain method and by each change, and the queries for the plain method's distance as a ratio.
+   images get by the plain method and by each change, and the queries for the plain method's distance as a ratio;
+4. the share of labels that change when the teacher answers in bfloat16.
 """
 
 import argparse
@@ -178,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", metavar="ROOT", help="use MNIST from ROOT/MNIST/raw")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of the distance table")
-    parser.add_argument("--part", choices=["speed", "distance", "zeroshot"], help="run one part only")
+    parser.add_argument("--part", choices=["speed", "distance", "zeroshot", "precision"], help="run one part only")
     parser.add_argument("--output", type=Path, help="write the tables as JSON")
     options = parser.parse_args()
     data = MNISTDataModule(root=options.mnist, num_val=6000) if options.mnist else DigitsDataModule(image_size=28)
@@ -209,6 +210,9 @@ def main() -> None:
         record["synthesis"] = zeroshot.synthesis(network, data.image_size, 20, 40)
         record["saving"] = zeroshot.saving(record["synthesis"])
         print(f"  queries to the plain method's last distance: {record['saving']}")
+    if options.part in (None, "precision"):
+        record["bfloat16_flips"] = zeroshot.flips(network, data.image_size)
+        print(f"  labels that bfloat16 changes: {record['bfloat16_flips']}")
     if options.output:
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 

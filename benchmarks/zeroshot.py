@@ -180,3 +180,26 @@ def search(network: nn.Module, image_size: int, number: int) -> list[dict[str, o
         )  # fmt: skip
         add("ours at so many queries", float(found.queries.float().mean()), float(found.distance.mean()))
     return rows
+
+
+@torch.no_grad()
+def flips(network: nn.Module, image_size: int, number: int = 2000) -> dict[str, float]:
+    """Shares of labels that differ when the teacher answers in bfloat16 (``trainer.precision: bf16-mixed``)."""
+    made = make(network, image_size, number, 4, **DEFAULT)
+    images = made.column("image").float() / 255
+    task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
+    pool = NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255
+    teacher = HardLabelTeacher(network)
+    own = teacher.query(images)
+    label = torch.cat([teacher.query(chunk) for chunk in pool.split(1000)])
+    points = _start(teacher, images, own, pool, label, 5, tolerance=1e-2).point
+    bank = boundary.probe_bank(images.shape[1:], subspace="frequency", rank=100)
+    distance = (points - images).flatten(1).norm(dim=1)
+    probes = (points + 0.1 * distance[:, None, None, None] * bank[: len(points)].view_as(points)).clamp_(0, 1)
+    shares = {}
+    for name, asked in {"noise": pool, "pseudo images": images, "boundary points": points, "probes": probes}.items():
+        with torch.autocast("cpu", torch.bfloat16):
+            half = torch.cat([network(part).argmax(1) for part in asked.split(500)])
+        full = torch.cat([network(part).argmax(1) for part in asked.split(500)])
+        shares[name] = round(float((half != full).float().mean()), 5)
+    return shares

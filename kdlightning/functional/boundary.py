@@ -459,7 +459,8 @@ def _normals(
         here = slice(start // num_probes, (stop - 1) // num_probes + 1)
         member = (pair == torch.arange(here.start, here.stop, device=pair.device)[:, None]).to(point.dtype)
         weighted = member * sign
-        sums = torch.cat([weighted, member]) @ moved
+        with torch.autocast(moved.device.type, enabled=False):  # the teacher may answer in bfloat16, sums may not
+            sums = torch.cat([weighted, member]) @ moved
         signed[here] += sums[: len(member)]
         plain[here] += sums[len(member) :]
         balance[here] += weighted.sum(1)
@@ -555,7 +556,8 @@ def _direction(origin: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """L2 distances ``(N, S)`` by one matrix product; the square root of a slightly negative number is 0."""
-    squared = a.pow(2).sum(1)[:, None] + b.pow(2).sum(1)[None] - 2 * a @ b.T
+    with torch.autocast(a.device.type, enabled=False):
+        squared = a.pow(2).sum(1)[:, None] + b.pow(2).sum(1)[None] - 2 * a @ b.T
     return squared.clamp_min(0).sqrt()
 
 

@@ -237,6 +237,25 @@ def test_the_target_may_be_every_class_but_one(teacher):
     assert (teacher(found.point).argmax(1) != own).all()
 
 
+def test_a_teacher_in_bfloat16_leaves_the_search_in_float32(teacher):
+    x = images(5)
+    own = teacher(x).argmax(1)
+    bank = boundary.probe_bank(SHAPE, subspace="pixels", size=512)
+    predict, _ = counting(teacher)
+    arguments = (x, boundary.any_but(own), torch.full((5,), 0.3), torch.arange(5), bank, 100)
+    plain = boundary.boundary_normal(predict, *arguments), boundary.sample_distance(x, x.flip(0), own, K)
+
+    def exact(points):  # the same labels as above, whatever autocast does to a matrix product
+        with torch.autocast("cpu", enabled=False):
+            return teacher(points).argmax(1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x.flatten(1) @ teacher.weight.T).dtype == torch.bfloat16
+        mixed = boundary.boundary_normal(exact, *arguments), boundary.sample_distance(x, x.flip(0), own, K)
+    assert torch.equal(plain[0], mixed[0])
+    assert torch.equal(plain[1], mixed[1])
+
+
 def test_a_retreat_goes_its_step_or_half_of_it_until_the_class_stays():
     # one bright pixel decides: class 1 where the first pixel is above a half
     weight = torch.zeros(2, 36)
