@@ -1,0 +1,146 @@
+"""Which images of a pool look like a task's, by what a teacher and its student say of them: KD³'s selection.
+
+.. [Tang2023] J. Tang, S. Chen, G. Niu, M. Sugiyama, C. Gong. Distribution Shift Matters for Knowledge Distillation with
+   Webly Collected Images. ICCV 2023.
+Reference code: https://github.com/tangjialiang97/KD3 (no licence: read for facts, nothing copied).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def student_share(progress: float) -> float:
+    """α(t), the student's share in the combined prediction, Eq. 4 of [Tang2023]_.
+
+    Args:
+        progress: t / I, the share of the training that is over, from 0 to 1.
+
+    Returns:
+        exp(-5 (2 t / I - 1)²) in the first half, 1 in the second.
+
+    Raises:
+        ValueError: progress outside [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress: expected a share of the training from 0 to 1, got {progress}")
+    return math.exp(-5 * (2 * progress - 1) ** 2) if progress <= 0.5 else 1.0  # Eq. (4)
+
+
+def combine(p_teacher: Tensor, p_student: Tensor, alpha: float) -> Tensor:
+    """(1 - α) of the teacher's and α of the student's probabilities ``(N, K)``, Eq. 3 of [Tang2023]_."""
+    return (1 - alpha) * p_teacher + alpha * p_student  # Eq. (3)
+
+
+def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Literal["linear", "convex"] = "linear") -> Tensor:
+    """How sure a prediction must be, class by class, Eqs. 6-7 of [Tang2023]_: less for classes that are predicted less.
+
+    Args:
+        count: how many images of the whole pool are predicted to be of each class ``(K,)``.
+        threshold: V_th.
+        mapping: ``linear``, V_th n / max n, as printed; ``convex``, V_th q / (2 - q) with q = n / max n, as released.
+
+    Returns:
+        float32 ``(K,)``, in [0, V_th].
+
+    Raises:
+        ValueError: no image at all, or a threshold outside [0, 1].
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: expected a probability, got {threshold}")
+    most = count.max()
+    if most <= 0:
+        raise ValueError("class_thresholds needs the counts of at least one image, all of them are 0")
+    share = count.float() / most  # Eq. (7)
+    return threshold * (share if mapping == "linear" else share / (2 - share))  # Eq. (6)
+
+
+def select(combined: Tensor, threshold: Tensor) -> Tensor:
+    """Which images belong, Eqs. 5 and 8 of [Tang2023]_.
+
+    Args:
+        combined: probabilities ``(N, K)`` of :func:`combine`.
+        threshold: ``(K,)`` of :func:`class_thresholds`.
+
+    Returns:
+        bool ``(N,)``: the top probability is above its class's threshold.
+    """
+    confidence, label = combined.max(dim=1)  # Eq. (5)
+    return confidence > threshold[label]  # Eq. (8)
+
+
+def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed", "released"] = "printed") -> Tensor:
+    """Weights of the images in the feature alignment, Eq. 9 of [Tang2023]_.
+
+    Args:
+        student: the student's logits ``(N, K)``.
+        teacher: the teacher's logits ``(N, K)``.
+        form: ``printed``, 1 - sigmoid(L1 distance of the *probabilities*), in [0.119, 0.5], large where both agree;
+            ``released``, sigmoid(L2 distance of the *logits*), in [0.5, 1), large where they do not.
+
+    Returns:
+        ``(N,)``, without gradient.
+    """
+    with torch.no_grad():
+        if form == "printed":
+            distance = (student.softmax(1) - teacher.softmax(1)).abs().sum(1)
+            return 1 - distance.sigmoid()  # Eq. (9)
+        weight: Tensor = (student - teacher).norm(dim=1).sigmoid()
+        return weight
+
+
+def mix_distribution(images: Tensor, partner: Tensor, share: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Images with the mean and the spread of a mixture with another image's, Eqs. 11-12 of [Tang2023]_.
+
+    Statistics are those of every channel of every image over its pixels, as in the released code.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        partner: the other image's position in the batch ``(N,)``, a permutation.
+        share: λ ``(N,)``: how much of an image's own statistics stays.
+        epsilon: added to the variance, so that a constant image has a spread to be divided by.
+
+    Returns:
+        ``(N, C, H, W)``, not clamped.
+    """
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    spread = (images.var(dim=(2, 3), keepdim=True) + epsilon).sqrt()
+    own = share[:, None, None, None]
+    gamma = own * spread + (1 - own) * spread[partner]  # Eq. (11)
+    beta = own * mean + (1 - own) * mean[partner]
+    return gamma * (images - mean) / spread + beta  # Eq. (12)
+
+
+def contrastive_loss(
+    one: Tensor, other: Tensor, temperature: float = 0.3, form: Literal["printed", "ntxent"] = "printed"
+) -> Tensor:
+    """Two views of an image should be closer than two images, Eqs. 15-16 of [Tang2023]_, averaged over the batch.
+
+    Args:
+        one: embeddings of the images ``(N, D)``; normalised here.
+        other: embeddings of their perturbed views ``(N, D)``.
+        temperature: τ.
+        form: ``printed``: the denominator has the other images' perturbed views only; ``ntxent``: all views of all
+            images but the one compared, in both directions, as released (SimCLR's NT-Xent).
+
+    Returns:
+        A scalar, in nats.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    if len(one) < 2:
+        raise ValueError(f"a contrastive loss compares images: expected at least 2, got {len(one)}")
+    one, other = (torch.nn.functional.normalize(view, dim=1) for view in (one, other))  # Eqs. (13)-(14)
+    if form == "printed":
+        similarity = one @ other.T / temperature
+        positive = similarity.diagonal()
+        itself = torch.eye(len(one), dtype=torch.bool, device=one.device)
+        negatives = similarity.masked_fill(itself, -math.inf).logsumexp(dim=1)
+        return (negatives - positive).mean()  # Eq. (15)
+    views = torch.cat([one, other])
+    similarity = (views @ views.T / temperature).fill_diagonal_(-math.inf)
+    partner = torch.arange(len(views), device=one.device).roll(len(one))
+    return torch.nn.functional.cross_entropy(similarity, partner)
