@@ -131,7 +131,12 @@ class ZSDB3KDImages(LabellingModule):
             raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
 
     def prepare(self, data: NoiseDataModule) -> None:  # type: ignore[override]
-        """Ask what the noises are, and look for classes that none of them is."""
+        """Ask what the noises are, and look for classes that none of them is.
+
+        Raises:
+            ValueError: the teacher answers a class that the task does not have.
+            RuntimeError: it sees one class in everything, so there is no boundary to walk away from.
+        """
         self.num_classes = int(data.num_classes)
         noises = data.candidate_pool(self.pool_size).image
         self.pool = noises.to(self.device).float().div(255)
@@ -143,7 +148,15 @@ class ZSDB3KDImages(LabellingModule):
             mixtures = self._mixtures(number)
             labels = self.label_pool(mixtures, self.batch_size, name=f"mixtures-{number}")
             self.pool, self.pool_class = torch.cat([self.pool, mixtures]), torch.cat([self.pool_class, labels])
+        highest = int(self.pool_class.max())
+        if highest >= self.num_classes:
+            raise ValueError(f"the teacher answered class {highest}, but {data.name} has {self.num_classes} classes")
         self.reached = torch.tensor(self._histogram(), device=self.device) > 0
+        if int(self.reached.sum()) < 2:
+            raise RuntimeError(
+                f"the teacher sees class {highest} in all {len(self.pool):,} noises and mixtures: give the "
+                "NoiseDataModule another distribution (or other cells), or raise pool and tries"
+            )
         shape = self.pool.shape[1:]
         self.bank = boundary.probe_bank(shape, subspace=self.subspace, rank=self.rank, seed=self.seed).to(self.device)
 
@@ -169,6 +182,8 @@ class ZSDB3KDImages(LabellingModule):
                     f"queries_after_{iteration}": queries.clone(),
                 }
             rows = torch.nonzero(idle < self.patience).squeeze(1)
+            if not len(rows):
+                continue
             found = self._nearest(images[rows], own[rows], key[rows], iteration, _take(points, rows), predict)
             normal, asked = self._normal(images[rows], own[rows], key[rows], iteration, found, predict)
             moved, gone, steps = boundary.retreat(

@@ -165,6 +165,8 @@ def test_images_that_cannot_move_any_more_stop_asking(tmp_path):
     stuck = many.column("label") < 3
     assert stuck.any()
     assert torch.equal(few.column("queries")[stuck], many.column("queries")[stuck])
+    alone = make(tmp_path, "alone", net=Memory(), iterations=9, data=noise(3, 3, num_classes=4), patience=2, tries=1)
+    assert len(alone) == 3  # a batch of which nothing moves any more
 
 
 def test_over_budget_everything_paid_for_is_kept(tmp_path):
@@ -188,6 +190,18 @@ def test_other_classes_are_refused_before_anything_is_asked(tmp_path):
     with pytest.raises(ValueError, match="the teacher has 3 classes, but the data set toy has 4"):
         make(tmp_path, net=net, data=noise(num_classes=4))
     assert net.seen == 0
+
+
+def test_a_teacher_of_one_class_has_no_boundary(tmp_path):
+    with pytest.raises(RuntimeError, match="sees class 2 in all 1,060 noises and mixtures"):
+        make(tmp_path, net=network((0.0, 0.0, 1000.0)), tries=1)
+
+
+def test_an_answer_beyond_the_tasks_classes_is_refused(tmp_path):
+    net = network((0.0, 0.0, 0.0, 100.0))
+    del net.num_classes  # an API that does not say
+    with pytest.raises(ValueError, match="answered class 3, but toy has 3 classes"):
+        make(tmp_path, net=net)
 
 
 @pytest.mark.parametrize(
