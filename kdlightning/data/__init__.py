@@ -18,6 +18,7 @@ from kdlightning.data.real import (
 from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
 from kdlightning.data.synthetic import NoImagesDataModule, SyntheticDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter
+from kdlightning.data.web import WebDataModule
 
 __all__ = [
     "CIFAR10DataModule",
@@ -45,4 +46,5 @@ __all__ = [
     "TransferSet",
     "TransferSetDataModule",
     "TransferSetWriter",
+    "WebDataModule",
 ]

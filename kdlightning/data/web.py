@@ -1,0 +1,298 @@
+"""Images from the web: any folder, list, zip or tar shards, of any size and quality, unlabelled, decoded once."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as tvf
+
+from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset, whole_batch
+
+_PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8-bit modes that convert to RGB without a colour profile
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_BESIDE = (".json", ".txt", ".cls")
+_CHUNK = 64
+
+
+class Unusable(NamedTuple):
+    """A file that is no image to train on.
+
+    Attributes:
+        name: of the file, with its archive.
+        reason: ``not an image``, ``broken``, ``animated``, ``CMYK``, ``16-bit``, ``huge`` or ``duplicate``.
+    """
+
+    name: str
+    reason: str
+
+
+class WebDataModule(ImageDataModule):
+    """A pool of unlabelled images that someone has collected; validation and test images are the source's.
+
+    Files are decoded once, in the loader's workers, to a uint8 array on disk, so that the next start is immediate; the
+    array belongs to the files' names, sizes and times. What cannot be used is skipped and listed in ``unusable.json``
+    beside it: files that are no image, broken or cut off, animated, CMYK, of 16 bits, or larger than ``max_pixels``.
+
+    Args:
+        source: the task's data set: classes, size of the images, batch size, augmentation, validation and test images.
+            Its training images are never used.
+        root: a folder (all files below it, archives among them), a zip, a tar (also WebDataset's shards), or a text
+            file with a path in every line.
+        cache: where the decoded arrays go.
+        fraction: share of the usable images, drawn by the source's seed; a larger share has the smaller one's images.
+        max_unusable: share of files that may be unusable before that is an error.
+        max_pixels: images of more pixels are not decoded.
+        unique: drop images whose 8 x 9 brightness differences all point the same way as an earlier image's (a
+            difference hash of 64 bits): copies, rescaled copies and re-encoded ones.
+        num_workers: processes that decode.
+
+    Raises:
+        FileNotFoundError: nothing at ``root``.
+        ValueError: a share outside its range.
+    """
+
+    default_num_val = 0
+
+    def __init__(
+        self,
+        source: ImageDataModule,
+        root: str,
+        cache: str = "cache",
+        fraction: float = 1.0,
+        max_unusable: float = 0.5,
+        max_pixels: int = 50_000_000,
+        unique: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
+        super().__init__(
+            root, False, source.batch_size, source.eval_batch_size, unlabelled=True, image_size=source.image_size,
+            augmentation=source.augmentation, augmentation_groups=source.augmentation_groups, seed=source.seed,
+            num_workers=num_workers,
+        )  # fmt: skip
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
+        if not 0 <= max_unusable <= 1:
+            raise ValueError(f"max_unusable: expected a share from 0 to 1, got {max_unusable}")
+        if not self.root.exists():
+            raise FileNotFoundError(f"{self.root} does not exist: expected a folder, a zip, a tar, or a list of paths")
+        self.name, self.class_names = source.name, list(source.class_names)
+        self.source, self.cache, self.fraction = source, Path(cache).expanduser(), fraction
+        self.max_unusable, self.max_pixels, self.unique = max_unusable, max_pixels, unique
+        self.unusable: list[Unusable] = []
+
+    def prepare_data(self) -> None:
+        """Let the source download, and decode the pool once, on one process."""
+        self.source.prepare_data()
+        self._decoded()
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """The decoded pool, and the source's images for validation and test.
+
+        Raises:
+            FileNotFoundError: no file at all.
+            ValueError: too many unusable files, or not one usable.
+        """
+        pixels, self.unusable = self._decoded()
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(self.seed))
+        index = order[: max(1, round(self.fraction * len(pixels)))].sort().values
+        self.source.setup()
+        self.class_names = list(self.source.class_names)
+        pool = ImageTensorDataset(torch.from_numpy(pixels[index.numpy()]), torch.arange(len(index)), None)
+        return pool, self.source.val_set, self.source.test_set
+
+    def identity(self) -> dict[str, Any]:
+        """Adds which pool, and which share of it."""
+        return {**super().identity(), "pool": self._key()[:16], "fraction": self.fraction}
+
+    def reasons(self) -> dict[str, int]:
+        """How many files were skipped, by reason; after :meth:`setup`."""
+        counts: dict[str, int] = {}
+        for one in self.unusable:
+            counts[one.reason] = counts.get(one.reason, 0) + 1
+        return counts
+
+    def _key(self) -> str:
+        """SHA-256 of the files' names, sizes and times, and of what decoding depends on."""
+        settings = (self.image_size, self.channels, self.max_pixels, self.unique)
+        digest = hashlib.sha256(repr(settings).encode())
+        for file in _files(self.root):
+            status = file.stat()
+            digest.update(f"{file}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def _decoded(self) -> tuple[np.ndarray, list[Unusable]]:
+        """The array of the pool, memory-mapped, and what is not in it."""
+        place = self.cache / self._key()[:16]
+        if not (place / "unusable.json").exists():
+            self._decode(place)
+        told = [Unusable(*row) for row in json.loads((place / "unusable.json").read_text())]
+        pixels: np.ndarray = np.load(place / "images.npy", mmap_mode="r")
+        total = len(pixels) + len(told)
+        if len(told) > self.max_unusable * total or not len(pixels):
+            first = ", ".join(f"{one.name} ({one.reason})" for one in told[:3])
+            raise ValueError(
+                f"{self.root}: {len(told)} of {total} files cannot be used, and max_unusable is {self.max_unusable}: "
+                f"{first}, ...; all are listed in {place / 'unusable.json'}"
+            )
+        return pixels, told
+
+    def _decode(self, place: Path) -> None:
+        names = list(_members(self.root))
+        if not names:
+            raise FileNotFoundError(f"{self.root} has no files")
+        files = _Decoding(names, self.image_size, self.channels, self.max_pixels)
+        loader = DataLoader(
+            files, batch_size=_CHUNK, collate_fn=whole_batch, num_workers=self.num_workers, generator=self._generator()
+        )
+        place.mkdir(parents=True, exist_ok=True)
+        images, unusable, seen = [], [], set()
+        for chunk in loader:
+            for name, found in chunk:
+                if isinstance(found, str):
+                    unusable.append(Unusable(name, found))
+                    continue
+                mark = difference_hash(found) if self.unique else None
+                if mark in seen:
+                    unusable.append(Unusable(name, "duplicate"))
+                    continue
+                if mark is not None:
+                    seen.add(mark)
+                images.append(found.numpy())
+        shape = (0, self.channels, self.image_size, self.image_size)
+        temporary = place / f"images.{os.getpid()}.npy"
+        np.save(temporary, np.stack(images) if images else np.empty(shape, np.uint8))
+        temporary.replace(place / "images.npy")
+        listed = place / f"unusable.{os.getpid()}.tmp"
+        listed.write_text(json.dumps(unusable, indent=1) + "\n")
+        listed.replace(place / "unusable.json")  # last: its presence says that the array is whole
+
+
+class _Decoding(Dataset[tuple[str, Tensor | str]]):
+    """Files as images of one size, or the reason why not."""
+
+    def __init__(self, names: Sequence[tuple[str, str]], size: int, channels: int, max_pixels: int) -> None:
+        self.names, self.size, self.channels, self.max_pixels = names, size, channels, max_pixels
+        self._open: tuple[str, int, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> tuple[str, Tensor | str]:
+        file, member = self.names[position]
+        name = f"{file}/{member}" if member else file
+        try:
+            content = self._read(file, member)
+        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError):
+            return name, "broken"
+        return name, decode(content, self.size, self.channels, self.max_pixels)
+
+    def __getitems__(self, positions: list[int]) -> list[tuple[str, Tensor | str]]:
+        return [self[position] for position in positions]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def _read(self, file: str, member: str) -> bytes:
+        if not member:
+            return Path(file).read_bytes()
+        if self._open is None or self._open[:2] != (file, os.getpid()):  # a worker shares no handle with another
+            zipped = file.lower().endswith(".zip")
+            self._open = (file, os.getpid(), zipfile.ZipFile(file) if zipped else tarfile.open(file))  # noqa: SIM115
+        archive = self._open[2]
+        if isinstance(archive, zipfile.ZipFile):
+            return archive.read(member)
+        stream = archive.extractfile(member)
+        return stream.read() if stream else b""
+
+
+def decode(content: bytes, size: int, channels: int, max_pixels: int) -> Tensor | str:
+    """An image file as uint8 ``(channels, size, size)``, or the reason why it cannot be used.
+
+    The shorter side is scaled to ``size`` (antialiased), the middle of the longer one is taken.
+
+    Args:
+        content: the file's bytes.
+        size: height and width.
+        channels: 3 for colour, 1 for luma.
+        max_pixels: a larger image is ``huge``; nothing of it is decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's own, about what is refused below
+            image: Image.Image = Image.open(io.BytesIO(content))
+            if image.width * image.height > max_pixels:
+                return "huge"
+            if getattr(image, "is_animated", False):
+                return "animated"
+            if image.mode == "CMYK":
+                return "CMYK"
+            if image.mode not in _PLAIN:
+                return "16-bit" if image.mode.startswith(("I", "F")) else "not an image"
+            if image.mode in ("LA", "PA", "P", "RGBA"):  # what is transparent becomes white, as on a page
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = tvf.pil_to_tensor(image.convert("L" if channels == 1 else "RGB"))
+    except UnidentifiedImageError:
+        return "not an image"
+    except Image.DecompressionBombError:
+        return "huge"
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):  # PIL raises each of them for broken files
+        return "broken"
+    square: Tensor = tvf.center_crop(tvf.resize(pixels, [size], antialias=True), [size])
+    return square
+
+
+def difference_hash(image: Tensor) -> int:
+    """64 bits: which of two neighbours on a grid of 8 x 9 is brighter; equal for copies, also rescaled ones.
+
+    Args:
+        image: uint8 ``(C, H, W)``.
+    """
+    grid = tvf.resize(image.float().mean(0, keepdim=True), [8, 9], antialias=True)[0]
+    bits = (grid[:, 1:] > grid[:, :-1]).flatten().tolist()
+    return sum(1 << place for place, bit in enumerate(bits) if bit)
+
+
+def _files(root: Path) -> list[Path]:
+    """Every file that the pool consists of, archives as one, sorted."""
+    if root.is_dir():
+        return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if root.suffix.lower() == ".txt":
+        listed = [line.strip() for line in root.read_text().splitlines() if line.strip()]
+        paths = [path if path.is_absolute() else root.parent / path for path in map(Path, listed)]
+        absent = [str(path) for path in paths if not path.is_file()]
+        if absent:
+            raise FileNotFoundError(f"{root} lists {len(absent)} files that do not exist, first {absent[0]}")
+        return paths
+    return [root]
+
+
+def _members(root: Path) -> Iterator[tuple[str, str]]:
+    """(file, member) of every image file; the member is empty outside archives."""
+    for file in _files(root):
+        name = str(file)
+        if not name.lower().endswith(_ARCHIVES):
+            yield name, ""
+        elif name.lower().endswith(".zip"):
+            with zipfile.ZipFile(file) as archive:
+                yield from ((name, info.filename) for info in archive.infolist() if not info.is_dir())
+        else:
+            with tarfile.open(file) as shard:
+                # a WebDataset shard has labels and captions beside its images
+                kept = (
+                    info.name for info in shard if info.isfile() and not info.name.endswith((".json", ".txt", ".cls"))
+                )
+                yield from ((name, member) for member in kept)
