@@ -8,8 +8,8 @@ Access: hard labels, and no image at all. Phases: predict ZSDB3KDImages on a Noi
 SyntheticDataModule → fit DB3KD on a TransferSetDataModule.
 
 Differences from the paper (P) and the released code (C); docs/fidelity.md has the evidence:
-1. The boundary point of an iteration is the nearest of T directions (Eq. 8). P and C then move it along the boundary
-   (Eqs. 4-5) with up to 5,000 queries; here that is off, because the normal at the first point serves as well.
+1. The boundary point of an iteration is the nearest on the way to T noises of the pool (Eq. 8; C: Gaussian directions).
+   P and C then move it along the boundary (Eqs. 4-5) with up to 5,000 queries; here that is off: it does not pay.
    ``query_limit: 5000, directions: 20, num_probes: 200, subspace: pixels`` is P. ``search: warm`` begins at the
    point of the iteration before.
 2. Probes of Eq. 4 are drawn from low frequencies (``subspace: frequency``); P and C: all pixels.
@@ -18,8 +18,7 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 4. Starts: noise of several distributions, one of them smooth; every noise is asked once and used for the class that it
    has. A class that has too few takes other noise, pushed just across the boundary towards the few; a class that has
    none takes mixtures of noises, at most ``tries`` rounds of them. P: "random noise of the class"; C redraws for ever.
-5. T noises of Eq. 8 are of the pool, drawn for every image and iteration. C: Gaussian directions.
-6. Images are rounded to 1/255 when they are written, and asked once more: ``label`` is what the teacher says then.
+5. Images are rounded to 1/255 when they are written, and asked once more: ``label`` is what the teacher says then.
 """
 
 from collections.abc import Sequence
@@ -93,19 +92,15 @@ class ZSDB3KDImages(LabellingModule):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher, output)
-        for setting, value in {"iterations": iterations, "directions": directions, "num_probes": num_probes,
-                               "pool": pool, "patience": patience}.items():  # fmt: skip
+        names = ("iterations", "directions", "num_probes", "pool", "patience")
+        for setting, value in zip(names, (iterations, directions, num_probes, pool, patience), strict=True):
             if value < 1:
                 raise ValueError(f"{setting}: expected at least 1, got {value}")
         if step <= 0:
             raise ValueError(f"step: expected a length above 0, got {step}")
         if search == "warm" and query_limit <= num_probes:
-            raise ValueError(
-                f"search='warm' moves the last point, which takes more than num_probes={num_probes} queries: raise "
-                f"query_limit={query_limit}"
-            )
-        late = [number for number in snapshots if not 0 <= number < iterations]
-        if late:
+            raise ValueError(f"search='warm' asks more than num_probes={num_probes}: raise query_limit={query_limit}")
+        if late := [number for number in snapshots if not 0 <= number < iterations]:
             raise ValueError(f"snapshots: expected iterations from 0 to {iterations - 1}, got {late}")
         self.iterations, self.step, self.search, self.gradient = iterations, step, search, gradient
         self.directions, self.num_probes, self.query_limit = directions, num_probes, query_limit
@@ -170,43 +165,36 @@ class ZSDB3KDImages(LabellingModule):
         """Images of a batch, all classes at once, from noise to the last iteration."""
         own, key = batch.index % self.num_classes, batch.index
         images, queries = self._starts(key, own, predict)
-        points: BoundaryPoints | None = None
-        idle = torch.zeros_like(own)
-        distance = images.new_zeros(len(images))
+        point, idle, distance = images.clone(), torch.zeros_like(own), images.new_zeros(len(images))
         columns: dict[str, Tensor] = {}
         for iteration in range(self.iterations):
             if iteration in self.snapshots:
-                columns |= {
-                    f"image_after_{iteration}": _bytes(images),
-                    f"distance_after_{iteration}": distance.clone(),
-                    f"queries_after_{iteration}": queries.clone(),
-                }
+                now = {"image": _bytes(images), "distance": distance, "queries": queries.clone()}
+                columns |= {f"{name}_after_{iteration}": column for name, column in now.items()}
             rows = torch.nonzero(idle < self.patience).squeeze(1)
             if not len(rows):
                 continue
-            found = self._nearest(images[rows], own[rows], key[rows], iteration, _take(points, rows), predict)
+            found = self._nearest(images[rows], own[rows], key[rows], iteration, point[rows], predict)
             normal, asked = self._normal(images[rows], own[rows], key[rows], iteration, found, predict)
-            moved, gone, steps = boundary.retreat(
+            images[rows], gone, steps = boundary.retreat(
                 predict, images[rows], own[rows], normal, self.step, batch_size=self.batch_size
             )  # fmt: skip
-            images[rows] = moved
             queries[rows] += found.queries + asked + steps
             idle[rows] = torch.where(gone > 0.01 * self.step, 0, idle[rows] + 1)
-            points = _put(points, rows, found, len(images))
-            distance = (images - points.point).flatten(1).norm(dim=1)
+            point[rows] = found.point
+            distance = (images - point).flatten(1).norm(dim=1)
         written = _bytes(images)
         label = torch.cat([predict(part.float() / 255) for part in written.split(self.batch_size)])
         return {**columns, "image": written, "label": label, "distance": distance, "queries": queries + 1}
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
         """What came of the classes, how far from the boundary the images are, what an image cost."""
-        missing = torch.nonzero(~self.reached).squeeze(1).tolist()
         return {
             "num_classes": self.num_classes,
             "class_histogram": torch.bincount(rows["label"], minlength=self.num_classes).tolist(),
             "noise_histogram": self.noise_histogram,
             "mixtures": len(self.pool) - self.pool_size,
-            "missing_classes": missing,
+            "missing_classes": torch.nonzero(~self.reached).squeeze(1).tolist(),
             "shortfall": self.rows_total - len(rows["index"]),
             "kept_class": round(float((rows["label"] == rows["index"] % self.num_classes).float().mean()), 4),
             "mean_robustness": round(float(rows["distance"].mean()), 4),
@@ -260,20 +248,19 @@ class ZSDB3KDImages(LabellingModule):
         return images, queries
 
     def _nearest(
-        self, images: Tensor, own: Tensor, key: Tensor, iteration: int, last: BoundaryPoints | None, predict: Predict
+        self, images: Tensor, own: Tensor, key: Tensor, iteration: int, last: Tensor, predict: Predict
     ) -> BoundaryPoints:
         """o*: the nearest point that the teacher does not put in the images' class, as far as the limit allows."""
         target = any_but(own)
-        if last is None or self.search == "fresh":
+        if iteration == 0 or self.search == "fresh":
             start = boundary.boundary_distance(
                 predict, images, target, self.pool, self._other_noises(own, key, iteration),
                 tolerance=self.tolerance, batch_size=self.batch_size,
             )  # fmt: skip
         else:
-            away = (last.point - images).flatten(1).norm(dim=1)
-            start = BoundaryPoints(last.point, away, torch.zeros_like(last.queries))
+            start = BoundaryPoints(last, (last - images).flatten(1).norm(dim=1), torch.zeros_like(own))
         return boundary.minimal_boundary_distance(
-            predict, images, target, start, self._turn(key, iteration), self.bank, num_probes=self.num_probes,
+            predict, images, target, start, _turn(key, iteration), self.bank, num_probes=self.num_probes,
             probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=self.query_limit,
             batch_size=self.batch_size,
         )  # fmt: skip
@@ -287,7 +274,7 @@ class ZSDB3KDImages(LabellingModule):
             return away / away.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None], 0
         radius = self.probe_radius * points.distance.clamp_min(self.step)  # on the boundary itself it would be 0
         normal = boundary.boundary_normal(
-            predict, points.point, any_but(own), radius, self._turn(key, iteration) + 1, self.bank, self.num_probes,
+            predict, points.point, any_but(own), radius, _turn(key, iteration) + 1, self.bank, self.num_probes,
             self.batch_size,
         )  # fmt: skip
         return normal, self.num_probes
@@ -299,27 +286,15 @@ class ZSDB3KDImages(LabellingModule):
         for m in own.unique().tolist():
             others = torch.nonzero(self.pool_class != m).squeeze(1)
             rows = torch.nonzero(own == m).squeeze(1)
-            draw = self._turn(key[rows], iteration)[:, None] * 7919 + turn * 104_729
+            draw = _turn(key[rows], iteration)[:, None] * 7919 + turn * 104_729
             positions[rows] = others[draw % len(others)]
         return positions
 
-    @staticmethod
-    def _turn(key: Tensor, iteration: int) -> Tensor:
-        """A number for every image and iteration, which owns its draws."""
-        return key * 1009 + 2 * iteration
+
+def _turn(key: Tensor, iteration: int) -> Tensor:
+    """A number for every image and iteration, which owns its draws."""
+    return key * 1009 + 2 * iteration
 
 
 def _bytes(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
-
-
-def _take(points: BoundaryPoints | None, rows: Tensor) -> BoundaryPoints | None:
-    return None if points is None else BoundaryPoints(*(column[rows] for column in points))
-
-
-def _put(points: BoundaryPoints | None, rows: Tensor, new: BoundaryPoints, number: int) -> BoundaryPoints:
-    if points is None or len(rows) == number:
-        return new
-    for column, part in zip(points, new, strict=True):
-        column[rows] = part
-    return points
