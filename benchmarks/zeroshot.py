@@ -76,6 +76,12 @@ def make(network: nn.Module, image_size: int, number: int, iterations: int, **op
         return TransferSet(Path(directory) / "set")
 
 
+def noises(image_size: int) -> Tensor:
+    """5,000 noises ``(S, 1, H, W)`` in [0, 1] that no synthesis has started from."""
+    task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
+    return NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255
+
+
 def robustness(network: nn.Module, images: Tensor, pool: Tensor) -> float:
     """Mean distance to the nearest boundary: a long search from 20 noises, the same for every row."""
     teacher = HardLabelTeacher(network)
@@ -103,8 +109,7 @@ def _start(
 
 def synthesis(network: nn.Module, image_size: int, number: int, iterations: int) -> list[dict[str, object]]:
     """How far from the boundary pseudo images get, for how many queries an image."""
-    task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
-    pool = NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255
+    pool = noises(image_size)
     rows: list[dict[str, object]] = []
     for name, options in VARIANTS.items():
         made = make(network, image_size, number, iterations, **options)
@@ -131,10 +136,8 @@ def saving(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def search(network: nn.Module, image_size: int, number: int) -> list[dict[str, object]]:
     """The nearest boundary of pseudo images: each change by itself, and Foolbox's HopSkipJump, against queries."""
-    made = make(network, image_size, number, 8, **DEFAULT)
-    images = made.column("image").float() / 255
-    task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
-    pool = NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255
+    images = make(network, image_size, number, 8, **DEFAULT).column("image").float() / 255
+    pool = noises(image_size)
     teacher = HardLabelTeacher(network)
     own = teacher.query(images)
     label = torch.cat([teacher.query(chunk) for chunk in pool.split(1000)])
@@ -185,10 +188,8 @@ def search(network: nn.Module, image_size: int, number: int) -> list[dict[str, o
 @torch.no_grad()
 def flips(network: nn.Module, image_size: int, number: int = 2000) -> dict[str, float]:
     """Shares of labels that differ when the teacher answers in bfloat16 (``trainer.precision: bf16-mixed``)."""
-    made = make(network, image_size, number, 4, **DEFAULT)
-    images = made.column("image").float() / 255
-    task = NoImagesDataModule("benchmark", num_classes=10, image_size=image_size)
-    pool = NoiseDataModule(task, 5000, "smooth", seed=9).candidate_pool().image.float() / 255
+    images = make(network, image_size, number, 4, **DEFAULT).column("image").float() / 255
+    pool = noises(image_size)
     teacher = HardLabelTeacher(network)
     own = teacher.query(images)
     label = torch.cat([teacher.query(chunk) for chunk in pool.split(1000)])

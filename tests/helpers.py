@@ -1,5 +1,9 @@
 """Small things with known answers: a linear teacher, a tiny network, a toy data set."""
 
+import os
+import signal
+from pathlib import Path
+
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
@@ -18,6 +22,22 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.weight.T + self.bias
+
+
+class Dying(nn.Module):
+    """Writes down in answered.txt what it answers; kills the process when it is asked once too often."""
+
+    def __init__(self, inner: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.inner, self.num_classes, self.calls = inner, inner.num_classes, calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        log = Path("answered.txt")
+        if len(log.read_text().split() if log.exists() else []) >= self.calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with log.open("a") as file:
+            file.write(f"{len(x)}\n")
+        return self.inner(x)
 
 
 class TinyNet(nn.Module):

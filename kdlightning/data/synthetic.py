@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -89,10 +90,15 @@ class SyntheticDataModule(ImageDataModule):
         """Let the source download."""
         self.source.prepare_data()
 
+    @cached_property
+    def transfer_set(self) -> TransferSet:
+        """The images as they were written, read once, when they are first needed."""
+        return TransferSet(self.path)
+
     @property
     def paid(self) -> Answers:
         """What the images have cost: it counts towards the budget of whoever labels them."""
-        told = TransferSet(self.path).manifest
+        told = self.transfer_set.manifest
         return Answers(*(int(told.get(name, 0)) for name in ("queries_paid", "bytes_up", "bytes_down")))
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
@@ -103,7 +109,7 @@ class SyntheticDataModule(ImageDataModule):
             KeyError: it has no such images.
             ValueError: its images have another shape than the source's, or it is of another number of classes.
         """
-        made = TransferSet(self.path)
+        made = self.transfer_set
         images, label = made.column(self.column), made.columns.get("label")
         shape = (self.channels, self.image_size, self.image_size)
         if images.shape[1:] != shape:

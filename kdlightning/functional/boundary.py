@@ -438,7 +438,7 @@ def retreat(
         taken[rows[stays]] = size[rows[stays]]
         rows = rows[~stays]
         size[rows] /= 2
-    moved = torch.addcmul(flat, away, taken[:, None]).clamp_(0, 1)
+    moved = torch.addcmul(flat, away, taken[:, None]).clamp_(0, 1)  # o <- o - ξ_o ∇F(o*), below Eq. (8)
     return moved.view_as(images), (moved - flat).norm(dim=1), queries
 
 

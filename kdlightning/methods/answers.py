@@ -44,10 +44,7 @@ class TeacherAnswers(LabellingModule):
         Raises:
             ValueError: they have not.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        known = self.teacher.num_classes
-        if data is not None and known is not None and known != data.num_classes:
-            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+        self.check_classes()
 
     def prepare(self, data: ImageDataModule) -> None:
         """Remember what rows of this data set need."""

@@ -61,6 +61,16 @@ class LabellingModule(L.LightningModule, ABC):
         """What identifies the set besides its source and teacher: plain values, compared on resume."""
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
 
+    def check_classes(self) -> None:
+        """Refuse a teacher of other classes than the data set has, before anything is asked or written.
+
+        Raises:
+            ValueError: naming both sides.
+        """
+        data, known = getattr(self.trainer, "datamodule", None), self.teacher.num_classes
+        if data is not None and known is not None and known != data.num_classes:
+            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+
     def on_predict_start(self) -> None:
         """Open or resume the transfer set.
 

@@ -250,7 +250,8 @@ class MEKD(AnsweredModule):
             if self.response == "released":
                 one, other = logits, self.answers(batch) if self.access == "hard" else answer.log()
             elif self.response == "logits":
-                one, other = logits, self._frozen[1](batch.image).detach()
+                with torch.no_grad():
+                    one, other = logits, self._frozen[1](batch.image)
             else:
                 one, other = self.vectors(logits, answer)
             with torch.no_grad():

@@ -121,9 +121,7 @@ class ZSDB3KDImages(LabellingModule):
                 "ZSDB3KDImages starts from noise and sees no image: give it a NoiseDataModule (its source may be a "
                 f"NoImagesDataModule), got {type(data).__name__}"
             )
-        known = self.teacher.num_classes
-        if known is not None and known != data.num_classes:
-            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+        self.check_classes()
 
     def prepare(self, data: NoiseDataModule) -> None:  # type: ignore[override]
         """Ask what the noises are, and look for classes that none of them is.
@@ -176,7 +174,7 @@ class ZSDB3KDImages(LabellingModule):
                 continue
             found = self._nearest(images[rows], own[rows], key[rows], iteration, point[rows], predict)
             normal, asked = self._normal(images[rows], own[rows], key[rows], iteration, found, predict)
-            images[rows], gone, steps = boundary.retreat(
+            images[rows], gone, steps = boundary.retreat(  # o - ξ_o ∇F(o*), below Eq. (8)
                 predict, images[rows], own[rows], normal, self.step, batch_size=self.batch_size
             )  # fmt: skip
             queries[rows] += found.queries + asked + steps
@@ -253,13 +251,13 @@ class ZSDB3KDImages(LabellingModule):
         """o*: the nearest point that the teacher does not put in the images' class, as far as the limit allows."""
         target = any_but(own)
         if iteration == 0 or self.search == "fresh":
-            start = boundary.boundary_distance(
+            start = boundary.boundary_distance(  # Eq. (8)
                 predict, images, target, self.pool, self._other_noises(own, key, iteration),
                 tolerance=self.tolerance, batch_size=self.batch_size,
             )  # fmt: skip
         else:
             start = BoundaryPoints(last, (last - images).flatten(1).norm(dim=1), torch.zeros_like(own))
-        return boundary.minimal_boundary_distance(
+        return boundary.minimal_boundary_distance(  # Eqs. (4)-(5), where the limit lets it
             predict, images, target, start, _turn(key, iteration), self.bank, num_probes=self.num_probes,
             probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=self.query_limit,
             batch_size=self.batch_size,
@@ -273,7 +271,7 @@ class ZSDB3KDImages(LabellingModule):
             away = points.point - images
             return away / away.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None], 0
         radius = self.probe_radius * points.distance.clamp_min(self.step)  # on the boundary itself it would be 0
-        normal = boundary.boundary_normal(
+        normal = boundary.boundary_normal(  # Eq. (4) at o*
             predict, points.point, any_but(own), radius, _turn(key, iteration) + 1, self.bank, self.num_probes,
             self.batch_size,
         )  # fmt: skip
