@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.data.transferset import TransferSet
-from kdlightning.methods.base import DistillationModule
+from kdlightning.methods.base import DistillationModule, TaughtModule
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.networks.pretrained import save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
@@ -66,9 +66,9 @@ class RunResult(Callback):
             file.write_text(json.dumps(self.generator_record(trainer, pl_module), indent=1) + "\n")
 
     @staticmethod
-    def _save(trainer: L.Trainer, module: L.LightningModule, name: str, facts: dict[str, Any]) -> None:
+    def _save(trainer: L.Trainer, module: TaughtModule, name: str, facts: dict[str, Any]) -> None:
         """Write a network of the module to ``network/``."""
-        spec = module.hparams.get(name) or {}
+        spec = module.description(name)
         save_network(
             getattr(module, name),
             Path(trainer.default_root_dir) / "network",

@@ -1,6 +1,8 @@
 """Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
 
 from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageTensorDataset
+from kdlightning.data.characters import RenderedCharactersDataModule
+from kdlightning.data.collected import CollectedDataModule, UnionDataModule
 from kdlightning.data.generated import GeneratedDataModule, NoiseDataModule, PoolDataModule
 from kdlightning.data.real import (
     CIFAR10DataModule,
@@ -24,6 +26,7 @@ __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "CINIC10DataModule",
+    "CollectedDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "Flowers102DataModule",
@@ -38,6 +41,7 @@ __all__ = [
     "NoImagesDataModule",
     "NoiseDataModule",
     "PoolDataModule",
+    "RenderedCharactersDataModule",
     "RenderedDigitsDataModule",
     "SVHNDataModule",
     "SynDigitsDataModule",
@@ -46,5 +50,6 @@ __all__ = [
     "TransferSet",
     "TransferSetDataModule",
     "TransferSetWriter",
+    "UnionDataModule",
     "WebDataModule",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.types import Batch
@@ -129,6 +129,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         native_size: height and width without ``image_size``.
         class_names: K names; complete after :meth:`setup`.
         train_set: the drawn training images, after :meth:`setup`.
+        selector: what says which of them, as positions ``(M,)``, an epoch trains on; None: all. Methods that select
+            set it, and have Lightning ask for the loader anew every epoch.
 
     Raises:
         ValueError: a size or a number below 1.
@@ -141,6 +143,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     default_num_val: int | float = 0.1
     in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
     train_set: ImageSet
+    selector: Callable[[], Tensor] | None = None
 
     def __init__(
         self,
@@ -205,7 +208,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             )
         self._val = val if val is not None else self._take(train, held_out)
         self._test = test
-        chosen = self._held(self._take(train, rest[:wanted].sort().values))
+        chosen = self._held(train if wanted == len(train) else self._take(train, rest[:wanted].sort().values))
         self.train_set = chosen.withheld() if self.unlabelled else chosen
         self._ready = True
 
@@ -248,21 +251,35 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.setup()
         return self.train_set.index
 
-    def shuffled_loader(self, dataset: ImageSet) -> DataLoader[Batch]:
+    def shuffled_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         """Batches in an order that depends on (seed, epoch) alone, also over processes: Lightning sets the epoch."""
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         sampler: DistributedSampler[Batch] = DistributedSampler(
             dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
         )
+        # Lightning starts a resumed run's workers before it sets the epoch
+        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         return DataLoader(
             dataset=dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=whole_batch,
             num_workers=self.num_workers, persistent_workers=self.num_workers > 0, generator=self._generator(),
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled training images."""
-        return self.shuffled_loader(self.train_set)
+        """Shuffled training images, or those that the ``selector`` names."""
+        if self.selector is None:
+            return self.shuffled_loader(self.train_set)
+        return self.shuffled_loader(Subset(self.train_set, self.selector().tolist()))
+
+    def shared_loader(self) -> DataLoader[Batch]:
+        """Training images in order, in batches that processes share out: the same batches for any number of them."""
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        batches = torch.arange(len(self.train_set)).split(self.eval_batch_size)[rank::world]
+        return DataLoader(
+            dataset=self.train_set, batch_sampler=[batch.tolist() for batch in batches], collate_fn=whole_batch,
+            num_workers=self.num_workers, generator=self._generator(),
+        )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, labelled."""

@@ -26,6 +26,8 @@ from kdlightning.data.real import SVHNDataModule, read_path
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
 
+DIGITS = "0123456789"
+
 _BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
 _CONTRAST = 0.35  # least distance of the digit's luma and the background's, before their gradients
 _HEIGHT = 0.75  # of a digit in its square of the atlas
@@ -91,7 +93,7 @@ class RenderedDigitsDataModule(ImageDataModule):
         images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         for block, target in enumerate(images.split(_BLOCK)):
             rng = np.random.default_rng([self.render_seed, part, block])
-            target.copy_(render_digits(rng, torch.arange(_BLOCK) % 10, self.image_size, self.channels)[: len(target)])
+            target.copy_(render_glyphs(rng, torch.arange(_BLOCK) % 10, self.image_size, self.channels)[: len(target)])
         return tensor_set(images, torch.arange(number) % 10)
 
 
@@ -205,61 +207,64 @@ def digit_fonts() -> tuple[Path, ...]:
 
 def _shapes(font: Path) -> Tensor:
     """The ten digits stretched to 24 x 24, centred and of norm 1 ``(10, 576)``; 0 where nothing is drawn."""
-    boxes = (draw_digit(font, digit, 64) for digit in range(10))
+    boxes = (draw_glyph(font, digit, 64) for digit in DIGITS)
     shapes = torch.stack([torch.from_numpy(np.asarray(box.resize((24, 24)), np.float32)).flatten() for box in boxes])
     return F.normalize(shapes - shapes.mean(1, keepdim=True), dim=1)
 
 
-def draw_digit(font: Path, digit: int, points: float) -> Image.Image:
-    """A digit as a grey image without margins, white on black; one black pixel if the font draws nothing."""
+def draw_glyph(font: Path, glyph: str, points: float) -> Image.Image:
+    """A character as a grey image without margins, white on black; one black pixel if the font draws nothing."""
     face = ImageFont.truetype(str(font), points)
-    left, top, right, bottom = face.getbbox(str(digit))
+    left, top, right, bottom = face.getbbox(glyph)
     size = math.ceil(right - left) + 2, math.ceil(bottom - top) + 2
     canvas = Image.new("L", size)
-    ImageDraw.Draw(canvas).text((1 - left, 1 - top), str(digit), fill=255, font=face)
+    ImageDraw.Draw(canvas).text((1 - left, 1 - top), glyph, fill=255, font=face)
     return canvas.crop(canvas.getbbox() or (0, 0, 1, 1))
 
 
 @lru_cache(maxsize=4)
-def _atlas(cell: int) -> tuple[Tensor, Tensor]:
-    """Every font's digits, equally high and centred ``(fonts, 10, cell, cell)`` in [0, 1]; their widths in cells."""
+def _atlas(cell: int, glyphs: str) -> tuple[Tensor, Tensor]:
+    """Every font's glyphs, equally high and centred ``(fonts, G, cell, cell)`` in [0, 1]; their widths in cells."""
     fonts = digit_fonts()
-    atlas, widths = torch.zeros(len(fonts), 10, cell, cell), torch.zeros(len(fonts), 10)
+    atlas, widths = torch.zeros(len(fonts), len(glyphs), cell, cell), torch.zeros(len(fonts), len(glyphs))
     for row, font in enumerate(fonts):
-        for digit in range(10):
-            large = draw_digit(font, digit, 2 * cell)
+        for column, glyph in enumerate(glyphs):
+            large = draw_glyph(font, glyph, 2 * cell)
             height = round(_HEIGHT * cell)
-            width = min(round(large.width * height / large.height), cell)
+            width = min(max(1, round(large.width * height / large.height)), cell)
             pixels = torch.from_numpy(np.asarray(large.resize((width, height), Image.Resampling.BOX), np.float32))
             top, left = (cell - height) // 2, (cell - width) // 2
-            atlas[row, digit, top : top + height, left : left + width] = pixels / 255
-            widths[row, digit] = width / cell
+            atlas[row, column, top : top + height, left : left + width] = pixels / 255
+            widths[row, column] = width / cell
     return atlas, widths
 
 
-def render_digits(rng: np.random.Generator, digits: Tensor, image_size: int, channels: int) -> Tensor:
-    """Images of the given digits, everything else random.
+def render_glyphs(
+    rng: np.random.Generator, which: Tensor, image_size: int, channels: int, glyphs: str = DIGITS
+) -> Tensor:
+    """Images of the given characters, everything else random.
 
-    The masks of digit and neighbours are sampled at twice the size, and blurred while they are halved; colours, light
+    The masks of a character and its neighbours are sampled at twice the size, and blurred while they are halved; colours, light
     and noise are added at the final size.
 
     Args:
         rng: owner of everything that is random.
-        digits: ``(N,)``, 0 to 9.
+        which: ``(N,)``, positions in ``glyphs``.
         image_size: height and width.
         channels: 3 for colour, 1 for its luma.
+        glyphs: the characters that occur; neighbours are drawn from them.
 
     Returns:
         uint8 ``(N, channels, image_size, image_size)``.
     """
-    number = len(digits)
+    number = len(which)
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.from_numpy(rng.random((number, *shape), np.float32))
 
     sharpness = image_size / 32  # widths of blurs and outlines are in pixels of a 32 x 32 image
     reduce = _blur(between(0.3, 1.0) * sharpness, image_size)
-    inside = (reduce @ _masks(between, digits, image_size) @ reduce.mT)[:, None]
+    inside = (reduce @ _masks(between, which, image_size, glyphs) @ reduce.mT)[:, None]
     outline = max(1, round(sharpness))
     around = F.max_pool2d(inside, 2 * outline + 1, stride=1, padding=outline)
     around = around * (between(0, 1) < 0.3).view(-1, 1, 1, 1)
@@ -280,13 +285,13 @@ def render_digits(rng: np.random.Generator, digits: Tensor, image_size: int, cha
     return image.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _masks(between: Draw, digits: Tensor, image_size: int) -> Tensor:
+def _masks(between: Draw, which: Tensor, image_size: int, glyphs: str) -> Tensor:
     """Where there is ink, at twice the size ``(N, 2 image_size, 2 image_size)`` in [0, 1]."""
-    atlas, widths = _atlas(2 * image_size)
-    number, fine = len(digits), 2 * image_size
+    atlas, widths = _atlas(2 * image_size, glyphs)
+    number, fine = len(which), 2 * image_size
     font = between(0, len(atlas)).long()[:, None]
-    left, right = between(0, 10, 2).long().unbind(1)
-    shown = torch.stack([left, digits, right], 1)
+    left, right = between(0, len(glyphs), 2).long().unbind(1)
+    shown = torch.stack([left, which, right], 1)
     height = between(0.55, 0.9) / _HEIGHT
     width = height * between(0.8, 1.15)
     angle, slant = between(-20, 20).deg2rad(), between(-0.2, 0.2)

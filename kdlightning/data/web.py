@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 
-from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset, whole_batch
+from kdlightning.data.base import ImageDataModule, whole_batch
+from kdlightning.data.collected import CollectedDataModule, Collection
 
 _PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8-bit modes that convert to RGB without a colour profile
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -38,7 +39,7 @@ class Unusable(NamedTuple):
     reason: str
 
 
-class WebDataModule(ImageDataModule):
+class WebDataModule(CollectedDataModule):
     """A pool of unlabelled images that someone has collected; validation and test images are the source's.
 
     Files are decoded once, in the loader's workers, to a uint8 array on disk, so that the next start is immediate; the
@@ -63,8 +64,6 @@ class WebDataModule(ImageDataModule):
         ValueError: a share outside its range.
     """
 
-    default_num_val = 0
-
     def __init__(
         self,
         source: ImageDataModule,
@@ -76,46 +75,33 @@ class WebDataModule(ImageDataModule):
         unique: bool = False,
         num_workers: int = 0,
     ) -> None:
-        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
-        super().__init__(
-            root, False, source.batch_size, source.eval_batch_size, unlabelled=True, image_size=source.image_size,
-            augmentation=source.augmentation, augmentation_groups=source.augmentation_groups, seed=source.seed,
-            num_workers=num_workers,
-        )  # fmt: skip
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
+        super().__init__(source, fraction, root, num_workers)
         if not 0 <= max_unusable <= 1:
             raise ValueError(f"max_unusable: expected a share from 0 to 1, got {max_unusable}")
         if not self.root.exists():
             raise FileNotFoundError(f"{self.root} does not exist: expected a folder, a zip, a tar, or a list of paths")
-        self.name, self.class_names = source.name, list(source.class_names)
-        self.source, self.cache, self.fraction = source, Path(cache).expanduser(), fraction
+        self.cache = Path(cache).expanduser()
         self.max_unusable, self.max_pixels, self.unique = max_unusable, max_pixels, unique
         self.unusable: list[Unusable] = []
 
     def prepare_data(self) -> None:
         """Let the source download, and decode the pool once, on one process."""
-        self.source.prepare_data()
+        super().prepare_data()
         self._decoded()
 
-    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
-        """The decoded pool, and the source's images for validation and test.
+    def collect(self) -> Collection:
+        """The decoded pool.
 
         Raises:
             FileNotFoundError: no file at all.
             ValueError: too many unusable files, or not one usable.
         """
         pixels, self.unusable = self._decoded()
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(self.seed))
-        index = order[: max(1, round(self.fraction * len(pixels)))].sort().values
-        self.source.setup()
-        self.class_names = list(self.source.class_names)
-        pool = ImageTensorDataset(torch.from_numpy(pixels[index.numpy()]), torch.arange(len(index)), None)
-        return pool, self.source.val_set, self.source.test_set
+        return Collection(torch.from_numpy(pixels), None)
 
     def identity(self) -> dict[str, Any]:
-        """Adds which pool, and which share of it."""
-        return {**super().identity(), "pool": self._key()[:16], "fraction": self.fraction}
+        """Adds which pool."""
+        return {**super().identity(), "pool": self._key()[:16]}
 
     def reasons(self) -> dict[str, int]:
         """How many files were skipped, by reason; after :meth:`setup`."""
@@ -139,7 +125,7 @@ class WebDataModule(ImageDataModule):
         if not (place / "unusable.json").exists():
             self._decode(place)
         told = [Unusable(*row) for row in json.loads((place / "unusable.json").read_text())]
-        pixels: np.ndarray = np.load(place / "images.npy", mmap_mode="r")
+        pixels: np.ndarray = np.load(place / "images.npy", mmap_mode="c")  # a private copy, page by page
         total = len(pixels) + len(told)
         if len(told) > self.max_unusable * total or not len(pixels):
             first = ", ".join(f"{one.name} ({one.reason})" for one in told[:3])

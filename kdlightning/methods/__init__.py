@@ -7,8 +7,10 @@ from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML, ActiveMix
 from kdlightning.methods.db3kd import DB3KD, DB3KDLabels
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.methods.kd import KD, AnsweredKD
+from kdlightning.methods.kd3 import KD3
 from kdlightning.methods.labelling import LabellingModule
 from kdlightning.methods.mekd import MEKD, MEKDGenerator
+from kdlightning.methods.pool import SelectingModule
 from kdlightning.methods.supervised import Supervised
 from kdlightning.methods.zsdb3kd import ZSDB3KDImages
 
@@ -20,6 +22,7 @@ __all__ = [
     "DB3KD",
     "DKD",
     "KD",
+    "KD3",
     "MEKD",
     "ML",
     "ActiveMixup",
@@ -31,6 +34,7 @@ __all__ = [
     "KnockoffSelection",
     "LabellingModule",
     "MEKDGenerator",
+    "SelectingModule",
     "Supervised",
     "TaughtModule",
     "TeacherAnswers",

@@ -124,6 +124,10 @@ class TaughtModule(L.LightningModule, ABC):
         if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
             teacher.load_state_dict(checkpoint["teacher"])
 
+    def description(self, name: str) -> dict[str, Any]:
+        """How a network of this module is built again, as ``class_path`` and ``init_args``; empty if it remembers."""
+        return self.hparams.get(name) or {}
+
     def _accumulate(self, terms: Mapping[str, Tensor]) -> None:
         # Each self.log costs about 0.3 ms, as much as a small network's step: means are kept on the device
         for name, term in terms.items():

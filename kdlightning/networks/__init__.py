@@ -14,20 +14,26 @@ from kdlightning.networks.gan import (
     WGANGPGenerator,
 )
 from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
-from kdlightning.networks.mobilenet import MobileNetV1
+from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
 from kdlightning.networks.pretrained import fingerprint, load_network, load_state, notes, push_network, save_network
 from kdlightning.networks.resnet import (
     CIFARResNet,
     ResNet,
     ResNet8,
+    ResNet8x4,
     ResNet18,
     ResNet20,
     ResNet32,
+    ResNet32x4,
     ResNet34,
     ResNet50,
     ResNet56,
     ResNet110,
+    ResNet110x2,
+    ResNet116,
 )
+from kdlightning.networks.shared import SharedClassifierNetwork
+from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdlightning.networks.statistics import Entry, catalogue, count_macs, count_parameters
 from kdlightning.networks.vgg import VGG, VGG11, VGG13, VGG13BN, VGG16BN
 
@@ -53,17 +59,26 @@ __all__ = [
     "LeNet5Fifth",
     "LeNet5Half",
     "MobileNetV1",
+    "MobileNetV2",
+    "MobileNetV2Half",
     "Network",
     "Normalize",
     "ResNet",
     "ResNet8",
+    "ResNet8x4",
     "ResNet18",
     "ResNet20",
     "ResNet32",
+    "ResNet32x4",
     "ResNet34",
     "ResNet50",
     "ResNet56",
     "ResNet110",
+    "ResNet110x2",
+    "ResNet116",
+    "SharedClassifierNetwork",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
     "TimmNetwork",
     "TorchvisionNetwork",
     "TransposedGenerator",

@@ -1,4 +1,10 @@
-"""Residual networks: the thin ones for CIFAR (depth 6n+2) and the wide ones of ImageNet (18, 34, 50)."""
+"""Residual networks: the thin ones for CIFAR (depth 6n+2) and the wide ones of ImageNet (18, 34, 50).
+
+.. [He2016] K. He, X. Zhang, S. Ren, J. Sun. Deep Residual Learning for Image Recognition. CVPR 2016, arXiv:1512.03385.
+.. [Tian2020] Y. Tian, D. Krishnan, P. Isola. Contrastive Representation Distillation. ICLR 2020, arXiv:1910.10699.
+.. [Tang2023] J. Tang, S. Chen, G. Niu, M. Sugiyama, C. Gong. Distribution Shift Matters for Knowledge Distillation with
+   Webly Collected Images. ICCV 2023.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -72,9 +78,10 @@ def _pool() -> nn.Sequential:
 
 
 class CIFARResNet(Network):
-    """Residual network of three stages 16-32-64 for small images, with 1x1-convolution shortcuts.
+    """Residual network of three stages 16-32-64 for small images [He2016]_, with 1x1-convolution shortcuts.
 
-    MEKD's networks: ResNet-8 has 0.08M parameters, -20 0.27M, -32 0.47M, -56 0.86M, -110 1.7M.
+    MEKD's networks: ResNet-8 has 0.08M parameters, -20 0.27M, -32 0.47M, -56 0.86M, -110 1.7M. KD3's are the last
+    (1.73M), -116 and three that are wider. The last map is a quarter of the image on a side.
 
     Args:
         depth: number of weighted layers, 6n + 2.
@@ -82,6 +89,8 @@ class CIFARResNet(Network):
         in_channels: channels of the pixels.
         image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels.
+        stem_channels: channels of the first convolution; default those of the first stage. The multiplier does not
+            apply to it.
         mean: channel means to subtract from the pixels; None for no normalisation.
         std: channel standard deviations to divide by.
 
@@ -97,6 +106,7 @@ class CIFARResNet(Network):
         image_size: int = 32,
         width: float = 1.0,
         *,
+        stem_channels: int | None = None,
         mean: ChannelValues = None,
         std: ChannelValues = None,
     ) -> None:
@@ -104,10 +114,11 @@ class CIFARResNet(Network):
             raise ValueError(f"CIFARResNet expected a depth of 6n + 2 (8, 20, 32, 56, 110, ...), got {depth}")
         widths = [scaled(channels, width) for channels in (16, 32, 64)]
         super().__init__(num_classes, in_channels, image_size, widths[-1], mean=mean, std=std)
+        stem = widths[0] if stem_channels is None else stem_channels
         self.body = nn.Sequential(
-            *_convolution(in_channels, widths[0], 3),
+            *_convolution(in_channels, stem, 3),
             nn.ReLU(inplace=True),
-            _stages(widths[0], widths, [(depth - 2) // 6] * 3, bottleneck=False),
+            _stages(stem, widths, [(depth - 2) // 6] * 3, bottleneck=False),
         )
         self.neck = _pool()
         self.classifier = nn.Linear(widths[-1], num_classes)
@@ -225,7 +236,10 @@ class ResNet56(CIFARResNet):
 
 
 class ResNet110(CIFARResNet):
-    """`CIFARResNet` of depth 110: 1.7M parameters."""
+    """`CIFARResNet` of depth 110 [He2016]_, student of KD3 [Tang2023]_: 1.73M parameters, 0.26G MACs.
+
+    Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
+    """
 
     def __init__(
         self,
@@ -238,6 +252,89 @@ class ResNet110(CIFARResNet):
         std: ChannelValues = None,
     ) -> None:
         super().__init__(110, num_classes, in_channels, image_size, width, mean=mean, std=std)
+
+
+class ResNet116(CIFARResNet):
+    """`CIFARResNet` of depth 116 [He2016]_, student of KD3 [Tang2023]_: 1.83M parameters, 0.27G MACs.
+
+    Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        super().__init__(116, num_classes, in_channels, image_size, width, mean=mean, std=std)
+
+
+class ResNet110x2(CIFARResNet):
+    """`CIFARResNet` of depth 110 with twice the channels, teacher of KD3 [Tang2023]_: 6.89M parameters, 1.02G MACs.
+
+    Stages 32-64-128: last map ``(N, 128, 8, 8)`` at 32 x 32 pixels. The stem has 16 channels, not twice as many: only
+    so all printed MACs fit (4.06G at 64 x 64 pixels, else 4.08G). Of the parameters, 6,899,610 with 10 classes, the
+    paper has cut off the further digits. ``width`` multiplies all channels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        stem = scaled(16, width)
+        super().__init__(110, num_classes, in_channels, image_size, 2 * width, stem_channels=stem, mean=mean, std=std)
+
+
+class ResNet8x4(CIFARResNet):
+    """`CIFARResNet` of depth 8 with four times the channels, student of KD3 [Tang2023]_: 1.21M parameters, 0.18G MACs.
+
+    Stages 64-128-256: last map ``(N, 256, 8, 8)`` at 32 x 32 pixels. The stem has 32 channels, only twice as many
+    [Tian2020]_. ``width`` multiplies all channels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        stem = scaled(32, width)
+        super().__init__(8, num_classes, in_channels, image_size, 4 * width, stem_channels=stem, mean=mean, std=std)
+
+
+class ResNet32x4(CIFARResNet):
+    """`CIFARResNet` of depth 32 with four times the channels, teacher of KD3 [Tang2023]_: 7.41M parameters, 1.09G MACs.
+
+    Stages 64-128-256: last map ``(N, 256, 8, 8)`` at 32 x 32 pixels. The stem has 32 channels, only twice as many
+    [Tian2020]_. ``width`` multiplies all channels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        stem = scaled(32, width)
+        super().__init__(32, num_classes, in_channels, image_size, 4 * width, stem_channels=stem, mean=mean, std=std)
 
 
 class ResNet18(ResNet):

@@ -9,17 +9,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlightning.networks.alexnet import AlexNet, AlexNetHalf, AlexNetQuarter
 from kdlightning.networks.base import Network
 from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
-from kdlightning.networks.mobilenet import MobileNetV1
+from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
 from kdlightning.networks.resnet import (
     ResNet8,
+    ResNet8x4,
     ResNet18,
     ResNet20,
     ResNet32,
+    ResNet32x4,
     ResNet34,
     ResNet50,
     ResNet56,
     ResNet110,
+    ResNet110x2,
+    ResNet116,
 )
+from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdlightning.networks.vgg import VGG11, VGG13, VGG13BN, VGG16BN
 
 NAMED: tuple[type[Network], ...] = (
@@ -35,6 +40,10 @@ NAMED: tuple[type[Network], ...] = (
     ResNet32,
     ResNet56,
     ResNet110,
+    ResNet116,
+    ResNet8x4,
+    ResNet32x4,
+    ResNet110x2,
     ResNet18,
     ResNet34,
     ResNet50,
@@ -43,6 +52,10 @@ NAMED: tuple[type[Network], ...] = (
     VGG13BN,
     VGG16BN,
     MobileNetV1,
+    MobileNetV2,
+    MobileNetV2Half,
+    ShuffleNetV1,
+    ShuffleNetV2,
 )
 
 

@@ -60,6 +60,7 @@ class Recorder(L.LightningModule):
 class FakeTrainer:
     def __init__(self, world_size=1, global_rank=0, training=False):
         self.world_size, self.global_rank, self.training = world_size, global_rank, training
+        self.current_epoch = 0
 
 
 def ready(data):

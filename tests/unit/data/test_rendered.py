@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from kdlightning.data import ImageTensorDataset, MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
-from kdlightning.data.rendered import _atlas, digit_fonts, draw_digit, render_digits
+from kdlightning.data.rendered import DIGITS, _atlas, digit_fonts, draw_glyph, render_glyphs
 
 
 def rendered(number=120, **options):
@@ -84,13 +84,13 @@ def test_images_show_what_their_labels_say():
 
 
 def test_different_draws_of_one_digit_differ():
-    images = render_digits(np.random.default_rng(0), torch.full((50,), 7), 32, 3).float()
+    images = render_glyphs(np.random.default_rng(0), torch.full((50,), 7), 32, 3).float()
     assert torch.cdist(images.flatten(1), images.flatten(1)).fill_diagonal_(1e9).min() > 255
 
 
 def test_every_font_draws_ten_distinct_digits():
     assert len(digit_fonts()) >= 15
-    atlas, widths = _atlas(32)
+    atlas, widths = _atlas(32, DIGITS)
     for font, row in zip(digit_fonts(), atlas.flatten(2), strict=True):
         distances = torch.cdist(row, row) / row.norm(dim=1)
         assert distances.fill_diagonal_(9).min() > 0.3, font
@@ -108,7 +108,7 @@ def test_fonts_of_symbols_are_left_out():
 
 
 def test_a_glyph_is_drawn_without_margins():
-    glyph = np.asarray(draw_digit(digit_fonts()[0], 8, 40))
+    glyph = np.asarray(draw_glyph(digit_fonts()[0], "8", 40))
     assert min(glyph[0].max(), glyph[-1].max(), glyph[:, 0].max(), glyph[:, -1].max()) > 0
 
 

@@ -1,0 +1,137 @@
+"""Pools: images that are not the task's own, to select from; the task's data set keeps validation and test."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+
+
+class Collection(NamedTuple):
+    """What has been collected.
+
+    Attributes:
+        images: uint8 ``(M, C, H, W)``, of the task's channels and size.
+        truth: the task's class that an image shows, or -1 for none of them ``(M,)``; None where nobody knows.
+    """
+
+    images: Tensor
+    truth: Tensor | None
+
+
+class CollectedDataModule(ImageDataModule):
+    """A pool of unlabelled images to train on; classes, sizes, augmentation, validation and test are the source's.
+
+    A subclass overrides :meth:`collect`.
+
+    Args:
+        source: the task's data set. Its training images are never used.
+        fraction: share of the collected images, drawn by the source's seed; a larger share has the smaller one's.
+        root: where the images come from, if from files.
+        num_workers: processes that decode.
+
+    Attributes:
+        truth: of the pool's images, by position: see :class:`Collection`. For reports; no method is given it.
+
+    Raises:
+        ValueError: a share outside its range.
+    """
+
+    default_num_val = 0
+    truth: Tensor | None = None
+
+    def __init__(self, source: ImageDataModule, fraction: float = 1.0, root: str = "", num_workers: int = 0) -> None:
+        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
+        super().__init__(
+            root, False, source.batch_size, source.eval_batch_size, unlabelled=True, image_size=source.image_size,
+            augmentation=source.augmentation, augmentation_groups=source.augmentation_groups, seed=source.seed,
+            num_workers=num_workers,
+        )  # fmt: skip
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
+        self.name, self.class_names = source.name, list(source.class_names)
+        self.source, self.fraction = source, fraction
+
+    @abstractmethod
+    def collect(self) -> Collection:
+        """All images of the pool."""
+
+    def prepare_data(self) -> None:
+        """Let the source download."""
+        self.source.prepare_data()
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """The drawn share of the pool, and the source's images for validation and test."""
+        self.source.setup()
+        self.class_names = list(self.source.class_names)
+        images, truth = self.collect()
+        index = torch.arange(len(images))
+        if self.fraction < 1:
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+            index = order[: max(1, round(self.fraction * len(images)))].sort().values
+            images, truth = images[index], None if truth is None else truth[index]
+        self.truth = truth
+        return ImageTensorDataset(images, index, None), self.source.val_set, self.source.test_set
+
+    def identity(self) -> dict[str, Any]:
+        """Adds which share."""
+        return {**super().identity(), "fraction": self.fraction}
+
+
+class UnionDataModule(CollectedDataModule):
+    """The training images of other data sets, together, as one unlabelled pool.
+
+    They are resized, and made grey or repeated over three channels, to be what the source's are. KD³'s pools are MNIST-M
+    and SVHN for MNIST, and ImageNet for CIFAR-10, CIFAR-100, CINIC-10 and Tiny ImageNet.
+
+    An image whose class has the name of one of the task's classes counts as relevant in reports.
+
+    Args:
+        source: the task's data set. Its training images are never used.
+        pools: other data sets; of each, its training images (``num_samples`` of them, ``num_val`` left out).
+        fraction: share of all of them together, drawn by the source's seed; a larger share has the smaller one's.
+
+    Raises:
+        ValueError: no pool, or a share outside its range.
+    """
+
+    def __init__(self, source: ImageDataModule, pools: list[ImageDataModule], fraction: float = 1.0) -> None:
+        super().__init__(source, fraction)
+        if not pools:
+            raise ValueError("pools: expected at least one data set to draw images from")
+        self.pools = pools
+
+    def prepare_data(self) -> None:
+        """Let everyone download."""
+        super().prepare_data()
+        for pool in self.pools:
+            pool.prepare_data()
+
+    def collect(self) -> Collection:
+        """One pool after the other, each in its own order."""
+        images, truth = [], []
+        for pool in self.pools:
+            pool.setup()
+            whole = pool.train_set.__getitems__(list(range(len(pool.train_set))))
+            images.append(self.resize(_channels(whole.image, self.channels)))
+            if whole.label is not None:
+                ours = [self.class_names.index(name) if name in self.class_names else -1 for name in pool.class_names]
+                truth.append(torch.tensor(ours)[whole.label])
+        return Collection(torch.cat(images), torch.cat(truth) if len(truth) == len(self.pools) else None)
+
+    def identity(self) -> dict[str, Any]:
+        """Adds whose images."""
+        return {**super().identity(), "pools": [pool.identity() for pool in self.pools]}
+
+
+def _channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 images ``(N, C, H, W)`` in grey (ITU-R BT.601) or in three channels."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 1:
+        grey: Tensor = torch.cat([tvf.rgb_to_grayscale(part) for part in images.split(1000)])
+        return grey
+    return images.expand(-1, channels, -1, -1)

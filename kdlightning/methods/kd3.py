@@ -1,0 +1,220 @@
+"""KD³: learn from images of the web, of which few are about the task, under a distribution shift.
+
+.. [Tang2023] J. Tang, S. Chen, G. Niu, M. Sugiyama, C. Gong. Distribution Shift Matters for Knowledge Distillation with
+   Webly Collected Images. ICCV 2023.
+Reference code: https://github.com/tangjialiang97/KD3 (no licence: read for facts, nothing copied).
+
+Access: white box (logits, features and the classifier's weights). Phases: fit KD3 on a pool.
+
+Differences from the paper (P) and the released code (R):
+1. The pool is scored before every epoch (R; P says "dynamically"), on the images themselves, without augmentation; R
+   takes one randomly augmented view and trains on another.
+2. Probabilities are combined (P); R combines logits.
+3. α(t) reaches 1 in the middle of the training (P); R's is slower and jumps (exp(-5 ((e + 1) / 160 - 1)²) up to epoch
+   120 of 240). t is the epoch.
+4. Thresholds grow linearly with a class's count (P); ``mapping="convex"`` is R's.
+5. Eq. 9 on probabilities, small where student and teacher disagree (P, which leaves open whether N(x) are probabilities
+   or logits); ``weighting="released"`` is R's sigmoid of the logits' distance, large where they disagree.
+6. H_mse is the mean over all elements of the last maps after the student's connector (R), or of the vectors where the
+   teacher's classifier does not read the mean of its map, as LeNet-5's.
+7. A connector only where widths differ: P's sizes (11.17 M for ResNet-18) have none, R always has one. It is part of
+   the student, counted in its size and kept.
+8. L_mdcl as printed excludes the positive pair from the denominator; ``contrastive="ntxent"`` is R's SimCLR loss. Both
+   are means over the batch, not sums (R).
+9. The student's 128-dimensional head reads the vector that the shared classifier reads; R's reads the one before the
+   connector. L_mdcl^T trains the teacher's head only, as it must: the teacher is frozen.
+10. δ of Beta(δ, δ) is 0.1 (R; P does not say). λ is drawn per image, statistics are per image and channel (R).
+11. α of Eq. 18 is 0.01 (P); R's default is 0.001.
+12. The last student. R keeps the best test accuracy.
+"""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlightning.functional.selection import (
+    agreement_weights,
+    class_thresholds,
+    combine,
+    contrastive_loss,
+    mix_distribution,
+    select,
+    student_share,
+)
+from kdlightning.methods.base import run_seed
+from kdlightning.methods.pool import SelectingModule
+from kdlightning.networks.shared import Features, SharedClassifierNetwork
+from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.types import Batch
+
+
+class KD3(SelectingModule):
+    """Knowledge Distillation between Different Distributions, on any pool: :class:`WebDataModule`, ``UnionDataModule``.
+
+    Args:
+        teacher: a white box that ends in a linear layer and follows timm's conventions.
+        student: likewise; it becomes a :class:`SharedClassifierNetwork`, with the teacher's classifier.
+        selection: which images an epoch trains on: ``combined`` predictions of teacher and student (Eq. 3), of the
+            ``teacher`` only, of the ``student`` only, as many ``random`` ones as the combined would be, or ``all``.
+        threshold: V_th of Eq. 6.
+        mapping: of class counts to thresholds, ``linear`` or ``convex``: see difference 4.
+        classifier: ``shared``, the teacher's, frozen; or an own one that learns the teacher's ``one-hot`` or ``soft``
+            predictions (Table 2's "no classifier sharing").
+        features: what is aligned: see :class:`SharedClassifierNetwork`.
+        connect: with a connector also where widths are equal.
+        weighting: of the images in the alignment: ``printed`` or ``released``, see difference 5, or ``none``.
+        contrastive_weight: α of Eq. 18; 0 for none.
+        contrastive: form of L_mdcl: see difference 8.
+        temperature: τ of L_mdcl.
+        delta: δ of the Beta distribution of λ.
+        perturbation: a transform of float batches in [0, 1] in MixDistribution's place (Table 2's "no MD").
+        embedding: length of the embeddings in L_mdcl.
+        optimizer: makes the optimiser of the student and of both heads.
+        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+
+    Raises:
+        TypeError: a teacher without a linear classifier, or a network that does not follow timm's conventions.
+        ValueError: a student without a size or a map.
+    """
+
+    access = "white"
+
+    def __init__(
+        self,
+        teacher: WhiteBoxTeacher,
+        student: nn.Module,
+        selection: Literal["combined", "teacher", "student", "random", "all"] = "combined",
+        threshold: float = 0.95,
+        mapping: Literal["linear", "convex"] = "linear",
+        classifier: Literal["shared", "one-hot", "soft"] = "shared",
+        features: Features = "auto",
+        connect: bool = False,
+        weighting: Literal["printed", "released", "none"] = "printed",
+        contrastive_weight: float = 0.01,
+        contrastive: Literal["printed", "ntxent"] = "printed",
+        temperature: float = 0.3,
+        delta: float = 0.1,
+        perturbation: nn.Module | None = None,
+        embedding: int = 128,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        shared = SharedClassifierNetwork.of(student, teacher, features, connect)
+        super().__init__(shared, optimizer, lr_scheduler)
+        self.teacher, self.selection, self.classifier = teacher, selection, classifier
+        self.threshold, self.mapping = threshold, mapping
+        self.weighting, self.contrastive_weight, self.contrastive = weighting, contrastive_weight, contrastive
+        self.temperature, self.delta, self.perturbation = temperature, delta, perturbation
+        if classifier != "shared":
+            shared.classifier = nn.Linear(shared.num_features, shared.num_classes)
+        self.heads = nn.ModuleDict({side: nn.Linear(shared.num_features, embedding) for side in ("student", "teacher")})
+        self._teacher_says: dict[int, Tensor] = {}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_wfa + α L_mdcl, Eq. 18 of [Tang2023]_; with an own classifier, its term."""
+        ours, theirs = self.student.forward_features(batch.image), self.teacher_features(batch.image)
+        logits, target = self.student.forward_head(ours), self.teacher_logits(theirs)
+        error = F.mse_loss(ours, _like(theirs, ours), reduction="none").flatten(1).mean(1)
+        weight = 1.0 if self.weighting == "none" else agreement_weights(logits, target, self.weighting)
+        terms = {"alignment": (weight * error).mean()}  # Eq. (10)
+        if self.classifier == "one-hot":
+            terms["classifier"] = F.cross_entropy(logits, target.argmax(1))
+        if self.classifier == "soft":
+            terms["classifier"] = F.cross_entropy(logits, target.softmax(1)) - _entropy(target)
+        if self.contrastive_weight and len(batch.image) > 1:
+            views = self.perturbed(batch.image)
+            pairs = {
+                "student": (ours, self.student.forward_features(views)),
+                "teacher": (theirs, self.teacher_features(views)),
+            }
+            for side, (one, other) in pairs.items():
+                embedded = [self.heads[side](self._vector(view)) for view in (one, other)]
+                loss = contrastive_loss(*embedded, self.temperature, self.contrastive)
+                terms[f"contrastive_{side}"] = self.contrastive_weight * loss  # Eq. (17)
+        return terms
+
+    def perturbed(self, images: Tensor) -> Tensor:
+        """The images in another distribution: MixDistribution, Eqs. 11-12 of [Tang2023]_, or the ``perturbation``."""
+        if self.perturbation is not None:
+            changed: Tensor = self.perturbation(images)
+            return changed
+        partner = torch.randperm(len(images), device=images.device)
+        share = torch.distributions.Beta(self.delta, self.delta).sample((len(images),)).to(images)
+        return mix_distribution(images, partner, share)
+
+    @torch.no_grad()
+    def teacher_features(self, images: Tensor) -> Tensor:
+        """The teacher's last map, or its vector where vectors are aligned; no gradient."""
+        last = self.teacher.forward_features(images)
+        return last if self.student.map_size else self.teacher.forward_head(last, pre_logits=True)
+
+    @torch.no_grad()
+    def teacher_logits(self, features: Tensor) -> Tensor:
+        """The teacher's logits ``(N, K)`` of its features."""
+        logits: Tensor = self.teacher.get_classifier()(self._vector(features))
+        return logits
+
+    def scores(self, images: Tensor, first: int) -> Tensor:
+        """Top probability and class of the combined prediction, Eqs. 3 and 5 of [Tang2023]_."""
+        if first not in self._teacher_says:  # the same in every epoch
+            self._teacher_says[first] = self.teacher(images).float().softmax(1).cpu()
+        p_teacher = self._teacher_says[first].to(images.device)
+        alpha = self.share
+        p = combine(p_teacher, self(images).float().softmax(1), alpha) if alpha > 0 else p_teacher
+        confidence, label = p.max(1)
+        return torch.stack([confidence, label.float()], 1)
+
+    @property
+    def share(self) -> float:
+        """α(t), the student's share in this epoch's selection."""
+        if self.selection in ("teacher", "student"):
+            return float(self.selection == "student")
+        return student_share(self.current_epoch / max(1, self.trainer.max_epochs or 1))
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """Confident images by their class's threshold, Eqs. 6-8 of [Tang2023]_, or what ``selection`` says."""
+        if self.selection == "all":
+            return torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+        confidence, label = scores[:, 0], scores[:, 1].long()
+        count = torch.bincount(label, minlength=self.student.num_classes)
+        mask = confidence > class_thresholds(count, self.threshold, self.mapping)[label]  # Eq. (8)
+        if self.selection != "random":
+            return mask
+        generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 1)
+        drawn = torch.randperm(len(mask), generator=generator)[: int(mask.sum())]
+        return torch.zeros_like(mask).index_fill(0, drawn.to(mask.device), True)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
+        """One optimiser for the student, without a shared classifier, and the heads."""
+        trained = [p for p in (*self.student.parameters(), *self.heads.parameters()) if p.requires_grad]
+        optimizer = self._optimizer(trained)
+        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+
+    def description(self, name: str) -> dict[str, Any]:
+        """Of the whole student: body, connector and classifier."""
+        inner = super().description(name)
+        if name != "student" or not inner:
+            return {}
+        shared = self.student
+        return {
+            "class_path": "kdlightning.networks.SharedClassifierNetwork",
+            "init_args": {**shared.arguments, "student": inner},
+        }
+
+    def _vector(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3)) if self.student.map_size else features
+
+
+def _like(theirs: Tensor, ours: Tensor) -> Tensor:
+    """The teacher's map, averaged down to the student's size where that is smaller."""
+    if theirs.ndim == 4 and theirs.shape[-1] > ours.shape[-1]:
+        return F.adaptive_avg_pool2d(theirs, ours.shape[-1])
+    return theirs
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Mean entropy, in nats."""
+    return torch.special.entr(logits.softmax(1)).sum(1).mean()
