@@ -16,7 +16,7 @@ _BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a bl
 
 
 class RenderedCharactersDataModule(ImageDataModule):
-    """Digits among letters and symbols, in the fonts that ship with matplotlib and in styles that handwriting never has.
+    """Digits among letters and symbols, in matplotlib's fonts and in styles that handwriting never has.
 
     Each image shows one character in its middle, like :class:`RenderedDigitsDataModule`'s: random font, size, place,
     rotation, shear, grey or colours of either polarity, gradients, shadows, neighbours, outlines, blur and noise. All

@@ -84,8 +84,8 @@ class CollectedDataModule(ImageDataModule):
 class UnionDataModule(CollectedDataModule):
     """The training images of other data sets, together, as one unlabelled pool.
 
-    They are resized, and made grey or repeated over three channels, to be what the source's are. KD³'s pools are MNIST-M
-    and SVHN for MNIST, and ImageNet for CIFAR-10, CIFAR-100, CINIC-10 and Tiny ImageNet.
+    They are resized, and made grey or repeated over three channels, to be what the source's are. KD³'s pools are
+    MNIST-M and SVHN for MNIST, and ImageNet for CIFAR-10, CIFAR-100, CINIC-10 and Tiny ImageNet.
 
     An image whose class has the name of one of the task's classes counts as relevant in reports.
 

@@ -244,8 +244,8 @@ def render_glyphs(
 ) -> Tensor:
     """Images of the given characters, everything else random.
 
-    The masks of a character and its neighbours are sampled at twice the size, and blurred while they are halved; colours, light
-    and noise are added at the final size.
+    The masks of a character and its neighbours are sampled at twice the size, and blurred while they are halved;
+    colours, light and noise are added at the final size.
 
     Args:
         rng: owner of everything that is random.

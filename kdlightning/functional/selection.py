@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Mapping = Literal["linear", "convex"]
+
 
 def student_share(progress: float) -> float:
     """α(t), the student's share in the combined prediction, Eq. 4 of [Tang2023]_.
@@ -34,7 +36,7 @@ def combine(p_teacher: Tensor, p_student: Tensor, alpha: float) -> Tensor:
     return (1 - alpha) * p_teacher + alpha * p_student  # Eq. (3)
 
 
-def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Literal["linear", "convex"] = "linear") -> Tensor:
+def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Mapping = "linear") -> Tensor:
     """How sure a prediction must be, class by class, Eqs. 6-7 of [Tang2023]_: less for classes that are predicted less.
 
     Args:
@@ -57,18 +59,19 @@ def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Literal["l
     return threshold * (share if mapping == "linear" else share / (2 - share))  # Eq. (6)
 
 
-def select(combined: Tensor, threshold: Tensor) -> Tensor:
-    """Which images belong, Eqs. 5 and 8 of [Tang2023]_.
+def select(confidence: Tensor, label: Tensor, threshold: float = 0.95, mapping: Mapping = "linear") -> Tensor:
+    """Which images of a pool belong, Eqs. 5-8 of [Tang2023]_.
 
     Args:
-        combined: probabilities ``(N, K)`` of :func:`combine`.
-        threshold: ``(K,)`` of :func:`class_thresholds`.
+        confidence: top probability of every image's combined prediction ``(N,)``.
+        label: its class ``(N,)``, int64.
+        threshold: see :func:`class_thresholds`.
+        mapping: see :func:`class_thresholds`.
 
     Returns:
-        bool ``(N,)``: the top probability is above its class's threshold.
+        bool ``(N,)``: the confidence is above its class's threshold.
     """
-    confidence, label = combined.max(dim=1)  # Eq. (5)
-    return confidence > threshold[label]  # Eq. (8)
+    return confidence > class_thresholds(torch.bincount(label), threshold, mapping)[label]  # Eq. (8)
 
 
 def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed", "released"] = "printed") -> Tensor:

@@ -3,7 +3,7 @@
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.answers import TeacherAnswers
 from kdlightning.methods.base import DistillationModule, TaughtModule
-from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML, ActiveMixup, KnockoffSelection
+from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DFND, DKD, ML, ActiveMixup, KnockoffSelection
 from kdlightning.methods.db3kd import DB3KD, DB3KDLabels
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.methods.kd import KD, AnsweredKD
@@ -20,6 +20,7 @@ __all__ = [
     "CDL",
     "DAFL",
     "DB3KD",
+    "DFND",
     "DKD",
     "KD",
     "KD3",

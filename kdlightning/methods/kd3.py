@@ -22,22 +22,26 @@ Differences from the paper (P) and the released code (R):
 8. L_mdcl as printed excludes the positive pair from the denominator; ``contrastive="ntxent"`` is R's SimCLR loss. Both
    are means over the batch, not sums (R).
 9. The student's 128-dimensional head reads the vector that the shared classifier reads; R's reads the one before the
-   connector. L_mdcl^T trains the teacher's head only, as it must: the teacher is frozen.
+   connector. L_mdcl^T trains the teacher's head and nothing that the student learns from, since the teacher is frozen:
+   it is left out unless ``teacher_term`` asks for it. The student is the same to the bit.
 10. δ of Beta(δ, δ) is 0.1 (R; P does not say). λ is drawn per image, statistics are per image and channel (R).
 11. α of Eq. 18 is 0.01 (P); R's default is 0.001.
-12. The last student. R keeps the best test accuracy.
+12. Where fewer than ``least_share`` of the pool are chosen, the teacher alone chooses in that epoch, with a warning:
+   from a student that is not trained far enough at half time almost nothing is chosen, and it never recovers.
+13. The last student. R keeps the best test accuracy.
 """
 
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.selection import (
+    Mapping,
     agreement_weights,
-    class_thresholds,
     combine,
     contrastive_loss,
     mix_distribution,
@@ -61,6 +65,7 @@ class KD3(SelectingModule):
             ``teacher`` only, of the ``student`` only, as many ``random`` ones as the combined would be, or ``all``.
         threshold: V_th of Eq. 6.
         mapping: of class counts to thresholds, ``linear`` or ``convex``: see difference 4.
+        least_share: of the pool, below which the teacher alone chooses; 0 for never.
         classifier: ``shared``, the teacher's, frozen; or an own one that learns the teacher's ``one-hot`` or ``soft``
             predictions (Table 2's "no classifier sharing").
         features: what is aligned: see :class:`SharedClassifierNetwork`.
@@ -72,6 +77,7 @@ class KD3(SelectingModule):
         delta: δ of the Beta distribution of λ.
         perturbation: a transform of float batches in [0, 1] in MixDistribution's place (Table 2's "no MD").
         embedding: length of the embeddings in L_mdcl.
+        teacher_term: compute L_mdcl^T too, which no student can notice: see difference 9.
         optimizer: makes the optimiser of the student and of both heads.
         lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
 
@@ -81,6 +87,7 @@ class KD3(SelectingModule):
     """
 
     access = "white"
+    student: SharedClassifierNetwork
 
     def __init__(
         self,
@@ -88,7 +95,8 @@ class KD3(SelectingModule):
         student: nn.Module,
         selection: Literal["combined", "teacher", "student", "random", "all"] = "combined",
         threshold: float = 0.95,
-        mapping: Literal["linear", "convex"] = "linear",
+        mapping: Mapping = "linear",
+        least_share: float = 0.01,
         classifier: Literal["shared", "one-hot", "soft"] = "shared",
         features: Features = "auto",
         connect: bool = False,
@@ -99,18 +107,23 @@ class KD3(SelectingModule):
         delta: float = 0.1,
         perturbation: nn.Module | None = None,
         embedding: int = 128,
+        teacher_term: bool = False,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         shared = SharedClassifierNetwork.of(student, teacher, features, connect)
         super().__init__(shared, optimizer, lr_scheduler)
         self.teacher, self.selection, self.classifier = teacher, selection, classifier
-        self.threshold, self.mapping = threshold, mapping
+        self.threshold, self.mapping, self.least_share = threshold, mapping, least_share
         self.weighting, self.contrastive_weight, self.contrastive = weighting, contrastive_weight, contrastive
         self.temperature, self.delta, self.perturbation = temperature, delta, perturbation
         if classifier != "shared":
             shared.classifier = nn.Linear(shared.num_features, shared.num_classes)
-        self.heads = nn.ModuleDict({side: nn.Linear(shared.num_features, embedding) for side in ("student", "teacher")})
+        self.teacher_term = teacher_term
+        self.heads = nn.ModuleDict()  # they are not kept
+        for side in ("student", "teacher") if teacher_term else ("student",):
+            if contrastive_weight:
+                self.heads[side] = nn.Linear(shared.num_features, embedding)
         self._teacher_says: dict[int, Tensor] = {}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -126,14 +139,13 @@ class KD3(SelectingModule):
             terms["classifier"] = F.cross_entropy(logits, target.softmax(1)) - _entropy(target)
         if self.contrastive_weight and len(batch.image) > 1:
             views = self.perturbed(batch.image)
-            pairs = {
-                "student": (ours, self.student.forward_features(views)),
-                "teacher": (theirs, self.teacher_features(views)),
-            }
-            for side, (one, other) in pairs.items():
-                embedded = [self.heads[side](self._vector(view)) for view in (one, other)]
-                loss = contrastive_loss(*embedded, self.temperature, self.contrastive)
-                terms[f"contrastive_{side}"] = self.contrastive_weight * loss  # Eq. (17)
+            pairs = {"student": (ours, self.student.forward_features(views))}
+            if self.teacher_term:
+                pairs["teacher"] = (theirs, self.teacher_features(views))
+            for side, (one, other) in pairs.items():  # Eq. (17)
+                first, second = (self.heads[side](self._vector(view)) for view in (one, other))
+                loss = contrastive_loss(first, second, self.temperature, self.contrastive)
+                terms[f"contrastive_{side}"] = self.contrastive_weight * loss
         return terms
 
     def perturbed(self, images: Tensor) -> Tensor:
@@ -148,8 +160,8 @@ class KD3(SelectingModule):
     @torch.no_grad()
     def teacher_features(self, images: Tensor) -> Tensor:
         """The teacher's last map, or its vector where vectors are aligned; no gradient."""
-        last = self.teacher.forward_features(images)
-        return last if self.student.map_size else self.teacher.forward_head(last, pre_logits=True)
+        features: Tensor = self.teacher.forward_features(images)
+        return features if self.student.map_size else self.teacher.forward_head(features, pre_logits=True)
 
     @torch.no_grad()
     def teacher_logits(self, features: Tensor) -> Tensor:
@@ -158,14 +170,13 @@ class KD3(SelectingModule):
         return logits
 
     def scores(self, images: Tensor, first: int) -> Tensor:
-        """Top probability and class of the combined prediction, Eqs. 3 and 5 of [Tang2023]_."""
+        """Top probability and class, the teacher's and the combined prediction's: Eqs. 3 and 5 of [Tang2023]_."""
         if first not in self._teacher_says:  # the same in every epoch
             self._teacher_says[first] = self.teacher(images).float().softmax(1).cpu()
         p_teacher = self._teacher_says[first].to(images.device)
         alpha = self.share
         p = combine(p_teacher, self(images).float().softmax(1), alpha) if alpha > 0 else p_teacher
-        confidence, label = p.max(1)
-        return torch.stack([confidence, label.float()], 1)
+        return torch.cat([torch.stack(torch.max(one, 1), 1).float() for one in (p_teacher, p)], 1)
 
     @property
     def share(self) -> float:
@@ -178,14 +189,21 @@ class KD3(SelectingModule):
         """Confident images by their class's threshold, Eqs. 6-8 of [Tang2023]_, or what ``selection`` says."""
         if self.selection == "all":
             return torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-        confidence, label = scores[:, 0], scores[:, 1].long()
-        count = torch.bincount(label, minlength=self.student.num_classes)
-        mask = confidence > class_thresholds(count, self.threshold, self.mapping)[label]  # Eq. (8)
+        mask = self._confident(scores[:, 2:])
+        if mask.sum() < self.least_share * len(mask):
+            rank_zero_warn(
+                f"the predictions of epoch {self.current_epoch} choose {int(mask.sum())} of {len(mask)} images, less "
+                f"than least_share={self.least_share}: the student is sure of nothing yet, the teacher alone chooses"
+            )
+            mask = self._confident(scores[:, :2])
         if self.selection != "random":
             return mask
         generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 1)
         drawn = torch.randperm(len(mask), generator=generator)[: int(mask.sum())]
         return torch.zeros_like(mask).index_fill(0, drawn.to(mask.device), True)
+
+    def _confident(self, scores: Tensor) -> Tensor:
+        return select(scores[:, 0], scores[:, 1].long(), self.threshold, self.mapping)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """One optimiser for the student, without a shared classifier, and the heads."""
@@ -205,7 +223,8 @@ class KD3(SelectingModule):
         }
 
     def _vector(self, features: Tensor) -> Tensor:
-        return features.mean((2, 3)) if self.student.map_size else features
+        vector: Tensor = features.mean((2, 3)) if self.student.map_size else features
+        return vector
 
 
 def _like(theirs: Tensor, ours: Tensor) -> Tensor:

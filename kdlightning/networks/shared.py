@@ -19,9 +19,9 @@ class SharedClassifierNetwork(Network):
     .. [Chen2022] D. Chen et al. Knowledge Distillation with the Reused Teacher Classifier (SimKD). CVPR 2022.
 
     With ``map_size`` the last maps meet: 1x1, 3x3 and 1x1 convolutions with BN and ReLU make the student's map as wide
-    as the teacher's, at half that width in between [Chen2022]_; a larger map is averaged down to the teacher's size; the
-    classifier reads the mean of the map. Without it, the vectors before the classifiers meet, and the connector is one
-    linear layer. What the student had in place of these, its own classifier and for maps its neck, is dropped.
+    as the teacher's, at half that width in between [Chen2022]_; a larger map is averaged down to the teacher's size;
+    the classifier reads the mean of the map. Without it, the vectors before the classifiers meet, and the connector is
+    one linear layer. What the student had in place of these, its own classifier and for maps its neck, is dropped.
 
     Args:
         student: with timm's ``forward_features``, ``forward_head`` and ``get_classifier``, and the attributes
@@ -60,7 +60,8 @@ class SharedClassifierNetwork(Network):
         width = _width(student, map_size is not None)
         self.connector: nn.Module = nn.Identity()
         if connect or width != num_features:
-            self.connector = _convolutions(width, num_features) if map_size else _linear(width, num_features, activation)
+            linear = _linear(width, num_features, activation)
+            self.connector = _convolutions(width, num_features) if map_size else linear
         _drop(student, size.get_classifier())
         if map_size:
             _drop(student, getattr(student, "neck", None))
@@ -68,7 +69,11 @@ class SharedClassifierNetwork(Network):
 
     @classmethod
     def of(
-        cls, student: nn.Module, teacher: Any, features: Features = "auto", connect: bool = False  # noqa: ANN401
+        cls,
+        student: nn.Module,
+        teacher: Any,  # noqa: ANN401 - any classifier with timm's methods
+        features: Features = "auto",
+        connect: bool = False,
     ) -> Self:
         """A student for this teacher, with its classifier, frozen.
 
@@ -90,7 +95,8 @@ class SharedClassifierNetwork(Network):
         with torch.no_grad():
             last = teacher.forward_features(images)
             vector = teacher.forward_head(last, pre_logits=True)
-        pooled = last.ndim == 4 and last.shape[:2] == vector.shape and torch.allclose(last.mean((2, 3)), vector, atol=1e-4)
+        pooled = last.ndim == 4 and last.shape[:2] == vector.shape
+        pooled = pooled and torch.allclose(last.mean((2, 3)), vector, atol=1e-4)
         if features == "map" and not pooled:
             raise ValueError(
                 "features=map needs a teacher whose classifier reads the mean of its last map; this one's map is "
@@ -103,13 +109,12 @@ class SharedClassifierNetwork(Network):
 
     def share(self, classifier: nn.Linear) -> None:
         """Take over and freeze these weights."""
-        with torch.no_grad():
-            self.classifier.weight.copy_(classifier.weight)
-            self.classifier.bias.copy_(torch.zeros_like(self.classifier.bias) if classifier.bias is None else classifier.bias)
+        bias = torch.zeros(self.num_classes) if classifier.bias is None else classifier.bias
+        self.classifier.load_state_dict({"weight": classifier.weight, "bias": bias})
         self.classifier.requires_grad_(False)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Pixels ``(N, C, H, W)`` in [0, 1] → the map ``(N, F, h, w)``, or the vector ``(N, F)``, after the connector."""
+        """Pixels ``(N, C, H, W)`` in [0, 1] → map ``(N, F, h, w)`` or vector ``(N, F)`` after the connector."""
         inner: Any = self.student
         last: Tensor = inner.forward_features(x)
         if self.map_size is None:
@@ -120,7 +125,7 @@ class SharedClassifierNetwork(Network):
         return connected
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """What ``forward_features`` returned → logits ``(N, K)``, or the vector ``(N, F)`` that the classifier reads."""
+        """What ``forward_features`` returned → logits ``(N, K)``, or the vector that the classifier reads."""
         vector = features.mean((2, 3)) if self.map_size else features
         if pre_logits:
             return vector

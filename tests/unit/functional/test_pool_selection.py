@@ -32,8 +32,10 @@ def test_selection_by_hand():
     student = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.9, 0.1]])
     combined = selection.combine(teacher, student, 0.25)
     torch.testing.assert_close(combined, torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]))
-    chosen = selection.select(combined, torch.stack([torch.tensor(0.7), combined[1, 1]]))
-    assert chosen.tolist() == [True, False, False]  # at the threshold is not above it
+    confidence, label = torch.tensor([0.95, 0.9, 0.6, 0.4]), torch.tensor([0, 0, 1, 2])
+    chosen = selection.select(confidence, label)  # thresholds 0.95, 0.475, 0.475: at the threshold is not above it
+    assert chosen.tolist() == [False, False, True, False]
+    assert selection.select(confidence, label, 0.9).tolist() == [True, False, True, False]
 
 
 def test_agreement_weights_of_both_forms():

@@ -100,6 +100,7 @@ def test_catalogue_names_every_named_network(entries):
     general = {
         Network,
         networks.Adapter,
+        networks.SharedClassifierNetwork,
         networks.TimmNetwork,
         networks.TorchvisionNetwork,
         VGG,
