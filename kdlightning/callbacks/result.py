@@ -83,6 +83,9 @@ class RunResult(Callback):
         if self._seconds and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
             file = Path(trainer.default_root_dir) / "result.json"
             file.write_text(json.dumps(self.record(trainer, pl_module), indent=1) + "\n")
+            unusable = getattr(getattr(trainer, "datamodule", None), "unusable", None)
+            if unusable is not None:  # of a collected pool: the report shows it
+                file.with_name("unusable.json").write_text(json.dumps(unusable, indent=1) + "\n")
 
     def generator_record(self, trainer: L.Trainer, module: GeneratorModule) -> dict[str, Any]:
         """A generator's run as one flat object: no accuracy, but how near its images are to the local ones."""
@@ -127,7 +130,7 @@ class RunResult(Callback):
             "role": self.role,
             "dataset": data.name,
             "teacher": teacher.get("name"),
-            "student": type(module.student).__name__,
+            "student": module.student_name,
             "access": module.access,
             "seed": self.seed if self.seed is not None else _seed(),
             "accuracy": metrics["test/accuracy"],

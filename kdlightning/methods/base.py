@@ -168,6 +168,11 @@ class DistillationModule(TaughtModule):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._correct: dict[str, MulticlassAccuracy] = {}
 
+    @property
+    def student_name(self) -> str:
+        """The student's network, in tables."""
+        return type(self.student).__name__
+
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The named loss terms of one batch, already weighted; their sum is minimised.

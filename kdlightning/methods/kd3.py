@@ -126,6 +126,11 @@ class KD3(SelectingModule):
                 self.heads[side] = nn.Linear(shared.num_features, embedding)
         self._teacher_says: dict[int, Tensor] = {}
 
+    @property
+    def student_name(self) -> str:
+        """The network that the connector and the teacher's classifier were added to."""
+        return type(self.student.student).__name__
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_wfa + α L_mdcl, Eq. 18 of [Tang2023]_; with an own classifier, its term."""
         ours, theirs = self.student.forward_features(batch.image), self.teacher_features(batch.image)
@@ -189,13 +194,13 @@ class KD3(SelectingModule):
         """Confident images by their class's threshold, Eqs. 6-8 of [Tang2023]_, or what ``selection`` says."""
         if self.selection == "all":
             return torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-        mask = self._confident(scores[:, 2:])
+        mask, self.label_column = self._confident(scores[:, 2:]), 3
         if mask.sum() < self.least_share * len(mask):
             rank_zero_warn(
                 f"the predictions of epoch {self.current_epoch} choose {int(mask.sum())} of {len(mask)} images, less "
                 f"than least_share={self.least_share}: the student is sure of nothing yet, the teacher alone chooses"
             )
-            mask = self._confident(scores[:, :2])
+            mask, self.label_column = self._confident(scores[:, :2]), 1
         if self.selection != "random":
             return mask
         generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 1)
@@ -236,4 +241,5 @@ def _like(theirs: Tensor, ours: Tensor) -> Tensor:
 
 def _entropy(logits: Tensor) -> Tensor:
     """Mean entropy, in nats."""
-    return torch.special.entr(logits.softmax(1)).sum(1).mean()
+    entropy: Tensor = torch.special.entr(logits.softmax(1)).sum(1).mean()
+    return entropy

@@ -27,6 +27,7 @@ class SelectingModule(DistillationModule):
     """
 
     every_epoch = True
+    label_column = -1  # of the scores: the predicted class that the choice rests on
     facts: dict[str, Any]
 
     @abstractmethod
@@ -38,7 +39,7 @@ class SelectingModule(DistillationModule):
             first: the first one's position in the pool; a batch always has the same one.
 
         Returns:
-            float32 ``(N, F)``; the last column is the predicted class.
+            float32 ``(N, F)``; column ``label_column`` is the predicted class.
         """
 
     @abstractmethod
@@ -84,7 +85,7 @@ class SelectingModule(DistillationModule):
                 f"{type(self).__name__} chose none of {len(mask)} images of the pool: lower the threshold, or look at "
                 "what the teacher says of them"
             )
-        self.facts = self._describe(scores[:, -1].long().cpu(), mask.cpu())
+        self.facts = self._describe(scores[:, self.label_column].long().cpu(), mask.cpu())
         self._chosen = mask.nonzero()[:, 0].cpu()
         return self._chosen
 

@@ -13,7 +13,7 @@ from kdlightning.networks.gan import (
     WGANGPCritic,
     WGANGPGenerator,
 )
-from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
+from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5ClassicHalf, LeNet5Fifth, LeNet5Half
 from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
 from kdlightning.networks.pretrained import fingerprint, load_network, load_state, notes, push_network, save_network
 from kdlightning.networks.resnet import (
@@ -56,6 +56,7 @@ __all__ = [
     "InfoGANCritic",
     "LeNet5",
     "LeNet5Classic",
+    "LeNet5ClassicHalf",
     "LeNet5Fifth",
     "LeNet5Half",
     "MobileNetV1",

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlightning.networks.alexnet import AlexNet, AlexNetHalf, AlexNetQuarter
 from kdlightning.networks.base import Network
-from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5Fifth, LeNet5Half
+from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5ClassicHalf, LeNet5Fifth, LeNet5Half
 from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
 from kdlightning.networks.resnet import (
     ResNet8,
@@ -32,6 +32,7 @@ NAMED: tuple[type[Network], ...] = (
     LeNet5Half,
     LeNet5Fifth,
     LeNet5Classic,
+    LeNet5ClassicHalf,
     AlexNet,
     AlexNetHalf,
     AlexNetQuarter,

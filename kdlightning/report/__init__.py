@@ -14,6 +14,7 @@ from kdlightning.report.console import print_generators, print_table
 from kdlightning.report.figures import Picture, draw_figures, draw_privacy
 from kdlightning.report.generators import GeneratorRun
 from kdlightning.report.pages import Report, write_html, write_markdown
+from kdlightning.report.pools import LeftOut, read_pools
 from kdlightning.report.privacy import Nearness, Privacy
 from kdlightning.report.rows import (
     KEYS,
@@ -33,6 +34,7 @@ from kdlightning.report.tracking import log_to_wandb
 __all__ = [
     "Findings",
     "GeneratorRun",
+    "LeftOut",
     "Nearness",
     "Picture",
     "Privacy",
@@ -79,9 +81,9 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     finished: list[Run | GeneratorRun] = [*findings.runs, *findings.generators]
     if not finished:
         searched = ", ".join(map(str, runs))
-        unread = "".join(f"\n  could not be read: {problem.path}: {problem.reason}" for problem in findings.problems)
+        failed = "".join(f"\n  could not be read: {problem.path}: {problem.reason}" for problem in findings.problems)
         raise ReportError(
-            f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{unread}"
+            f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{failed}"
         )
     rows, notes = summarise(findings.runs)
     notes += [
@@ -89,16 +91,18 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     ]
     pictures = draw_figures(rows, findings.transfer_sets)
     privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
+    pools, unread = read_pools(findings.runs)
     report = Report(
         created=datetime.now(UTC),
         sources=runs,
         rows=rows,
         runs=findings.runs,
         notes=notes,
-        problems=findings.problems,
+        problems=[*findings.problems, *unread],
         pictures=pictures,
         generators=findings.generators,
         privacy=privacy,
+        pools=pools,
     )
     output = output or runs[0] / "report"
     output.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kdlightning.report import text
 from kdlightning.report.figures import Picture
 from kdlightning.report.generators import GeneratorRun
+from kdlightning.report.pools import SHOWN, LeftOut
 from kdlightning.report.privacy import QUANTILES, Privacy
 from kdlightning.report.rows import RUN_FILE, Problem, Row, Run
 
@@ -95,6 +96,7 @@ class Report:
         pictures: the figures, written beside the pages.
         generators: the runs that trained a generator.
         privacy: how near pools come to local images, each with its figure.
+        pools: what could not be used of collected pools.
     """
 
     created: datetime
@@ -106,6 +108,7 @@ class Report:
     pictures: Sequence[Picture]
     generators: Sequence[GeneratorRun] = ()
     privacy: Sequence[tuple[Privacy, Picture]] = ()
+    pools: Sequence[LeftOut] = ()
 
 
 class _Table(NamedTuple):
@@ -147,6 +150,17 @@ def write_markdown(report: Report) -> str:
         lines += [*_markdown_table(_privacy_table(entry)), "", *_markdown_picture(picture)]
     if report.privacy:
         lines += [f"*{_PRIVACY_NOTE}*", ""]
+    if report.pools:
+        lines += ["## Pools: files that were left out", ""]
+    for pool in report.pools:
+        lines += [
+            f"### {_escape(pool.dataset)}",
+            "",
+            _escape(pool.statement),
+            "",
+            *_markdown_table(_pool_table(pool)),
+            "",
+        ]
     if report.pictures:
         lines += ["## Figures", ""]
     for picture in report.pictures:
@@ -184,6 +198,9 @@ def write_html(report: Report) -> str:
         )
         note = f"<p class=note>{e(_PRIVACY_NOTE)}</p>"
         body.append(f"<section><h2>Privacy: nearest local image</h2>{parts}{note}</section>")
+    for pool in report.pools:
+        files = f"<details><summary>Files</summary>{_html_table(_pool_table(pool))}</details>"
+        body.append(f"<section><h2>{e(pool.dataset)}: pool</h2><p>{e(pool.statement)}</p>{files}</section>")
     for picture in report.pictures:
         body.append(_html_picture(picture, heading=f"<h2>{e(picture.title)}</h2>"))
     runs = f"{_html_table(_run_table(report))}<p class=note>{e(_BEST_NOTE)}</p>"
@@ -291,6 +308,11 @@ def _privacy_table(entry: Privacy) -> _Table:
         number, expected = text.count(entry.held_out_images), text.percent(space.expected)
         cells.append(("held-out real", where, number, *held_out, expected, text.DASH))
     return _Table(_PRIVACY_COLUMNS, cells, ["student", "reference"] * len(entry.spaces))
+
+
+def _pool_table(pool: LeftOut) -> _Table:
+    shown = pool.files[:SHOWN]
+    return _Table(("File", "Reason"), shown, ["student"] * len(shown))
 
 
 def _run_table(report: Report) -> _Table:
