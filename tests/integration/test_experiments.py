@@ -9,12 +9,18 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 from PIL import Image
 
-from kdlightning import cli
-from kdlightning.networks import LeNet5, TransposedGenerator, save_network
+from kdlightning import cli, networks
+from kdlightning.networks import TransposedGenerator, save_network
 from kdlightning.recipes import read_recipe
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECIPES = sorted(EXPERIMENTS.rglob("*.yaml"))
+
+
+def _network(spec):
+    """What a recipe's stage trains, as its YAML names it."""
+    spec = spec if isinstance(spec, dict) else {"class_path": spec or "LeNet5"}
+    return getattr(networks, spec["class_path"].split(".")[-1])(**spec.get("init_args", {}))
 
 
 def _parent(file):
@@ -28,11 +34,12 @@ def test_every_stage_builds(recipe, tmp_path, monkeypatch):
     out = tmp_path / "out"  # stands for what earlier stages, or an earlier recipe, have left
     own = yaml.safe_load(recipe.read_text()).get("variables", {})
     Image.new("RGB", (64, 64)).save(_parent(tmp_path / "data/train/a/images/0.png"))
-    variables = {"base": str(out), "root": str(tmp_path / "data")}
+    variables = {"base": str(out), "root": str(tmp_path / "data"), "web": str(tmp_path / "data")}
     _, stages, _ = read_recipe(recipe, output=str(out), variables={k: v for k, v in variables.items() if k in own})
     kinds = {(stage.command, stage.config["model"]["class_path"]): stage for stage in stages}
+    made = {f"{stage.directory}/network": stage.config["model"]["init_args"].get("student") for stage in stages}
     for path in set(re.findall(rf"{out}/[\w-]+/network", str([stage.config for stage in stages]))):
-        save_network(TransposedGenerator(width=4) if "/generator" in path else LeNet5(), path)
+        save_network(TransposedGenerator(width=4) if "/generator" in path else _network(made.get(path)), path)
     for number, stage in enumerate(kinds.values()):
         file = tmp_path / f"{number}.yaml"
         file.write_text(yaml.safe_dump(stage.config))
