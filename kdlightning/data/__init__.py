@@ -18,6 +18,7 @@ from kdlightning.data.real import (
     TinyImageNetDataModule,
 )
 from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
+from kdlightning.data.shader import ShaderDataModule
 from kdlightning.data.synthetic import NoImagesDataModule, SyntheticDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter
 from kdlightning.data.web import WebDataModule
@@ -44,6 +45,7 @@ __all__ = [
     "RenderedCharactersDataModule",
     "RenderedDigitsDataModule",
     "SVHNDataModule",
+    "ShaderDataModule",
     "SynDigitsDataModule",
     "SyntheticDataModule",
     "TinyImageNetDataModule",

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.types import Batch
@@ -129,8 +129,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         native_size: height and width without ``image_size``.
         class_names: K names; complete after :meth:`setup`.
         train_set: the drawn training images, after :meth:`setup`.
-        selector: what says which of them, as positions ``(M,)``, an epoch trains on; None: all. Methods that select
-            set it, and have Lightning ask for the loader anew every epoch.
+        selector: makes the data set that an epoch trains on; None: all training images. Methods that select set it,
+            and have Lightning ask for the loader anew every epoch.
 
     Raises:
         ValueError: a size or a number below 1.
@@ -143,7 +143,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     default_num_val: int | float = 0.1
     in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
     train_set: ImageSet
-    selector: Callable[[], Tensor] | None = None
+    selector: Callable[[], Dataset[Batch]] | None = None
 
     def __init__(
         self,
@@ -266,10 +266,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled training images, or those that the ``selector`` names."""
-        if self.selector is None:
-            return self.shuffled_loader(self.train_set)
-        return self.shuffled_loader(Subset(self.train_set, self.selector().tolist()))
+        """Shuffled training images, or those that the ``selector`` chooses."""
+        return self.shuffled_loader(self.train_set if self.selector is None else self.selector())
 
     def shared_loader(self) -> DataLoader[Batch]:
         """Training images in order, in batches that processes share out: the same batches for any number of them."""

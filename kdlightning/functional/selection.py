@@ -1,8 +1,10 @@
-"""Which images of a pool look like a task's, by what a teacher and its student say of them: KD³'s selection.
+"""Which images of a pool to learn from, by what a teacher and its student say of them: KD³'s and shader KD's rules.
 
 .. [Tang2023] J. Tang, S. Chen, G. Niu, M. Sugiyama, C. Gong. Distribution Shift Matters for Knowledge Distillation with
    Webly Collected Images. ICCV 2023.
-Reference code: https://github.com/tangjialiang97/KD3 (no licence: read for facts, nothing copied).
+.. [Frank2023] L. Frank, J. Davis. Data-Free Knowledge Distillation Using Adversarially Perturbed OpenGL Shader Images.
+   2023.
+Reference code of KD³: https://github.com/tangjialiang97/KD3 (no licence: read for facts, nothing copied).
 """
 
 import math
@@ -147,3 +149,47 @@ def contrastive_loss(
     similarity = (views @ views.T / temperature).fill_diagonal_(-math.inf)
     partner = torch.arange(len(views), device=one.device).roll(len(one))
     return torch.nn.functional.cross_entropy(similarity, partner)
+
+
+def assign_targets(
+    predicted: Tensor, num_classes: int, per_class: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images that a class is to be sought from, Eqs. 1-3 of [Frank2023]_: none of them is predicted to be of it already.
+
+    A class's images come in equal numbers from every other class that the teacher predicts at all; where one has too
+    few, and for what does not divide evenly, they are drawn from the rest of all others. Only where all images of other
+    classes together are too few is an image drawn twice for a class. An image may stand for several classes.
+
+    Args:
+        predicted: the teacher's class of every image ``(M,)``, int64.
+        num_classes: K.
+        per_class: N_i, images for every class.
+        generator: owner of the draw.
+
+    Returns:
+        Positions ``(N,)`` and target classes ``(N,)``, class by class; a class has none if all images are predicted to
+        be of it.
+    """
+    positions, targets = [], []
+    order = torch.randperm(len(predicted), generator=generator)
+    shuffled = predicted[order]
+    present = [k for k in range(num_classes) if (shuffled == k).any()]
+    for target in range(num_classes):
+        others = [k for k in present if k != target]
+        if not others:
+            continue
+        drawn, left = [], []
+        for k in others:  # Eq. (2)
+            images = order[shuffled == k]
+            images = images[torch.randperm(len(images), generator=generator)]
+            even = per_class // len(others)
+            drawn.append(images[:even])
+            left.append(images[even:])
+        rest = torch.cat(left)
+        whole = torch.cat([*drawn, rest[torch.randperm(len(rest), generator=generator)]])
+        mine = whole.repeat(-(-per_class // len(whole)))[:per_class]
+        positions.append(mine)
+        targets.append(torch.full_like(mine, target))  # Eq. (3): predicted[mine] != target
+    if not positions:
+        return order.new_empty(0), order.new_empty(0)
+    return torch.cat(positions), torch.cat(targets)

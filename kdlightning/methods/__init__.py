@@ -11,6 +11,7 @@ from kdlightning.methods.kd3 import KD3
 from kdlightning.methods.labelling import LabellingModule
 from kdlightning.methods.mekd import MEKD, MEKDGenerator
 from kdlightning.methods.pool import SelectingModule
+from kdlightning.methods.shaderkd import ShaderKD
 from kdlightning.methods.supervised import Supervised
 from kdlightning.methods.zsdb3kd import ZSDB3KDImages
 
@@ -36,6 +37,7 @@ __all__ = [
     "LabellingModule",
     "MEKDGenerator",
     "SelectingModule",
+    "ShaderKD",
     "Supervised",
     "TaughtModule",
     "TeacherAnswers",

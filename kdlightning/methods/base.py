@@ -167,6 +167,7 @@ class DistillationModule(TaughtModule):
         self.student = student
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._correct: dict[str, MulticlassAccuracy] = {}
+        self.watched: dict[str, Tensor] = {}  # of the last batch: losses() fills it with what is logged, not minimised
 
     @property
     def student_name(self) -> str:
@@ -190,7 +191,7 @@ class DistillationModule(TaughtModule):
         """Sum of the loss terms."""
         terms = self.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
-        self._accumulate({**terms, "loss": loss})
+        self._accumulate({**terms, **self.watched, "loss": loss})
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
 from kdlightning.methods.base import DistillationModule
+from kdlightning.types import Batch
 
 
 class SelectingModule(DistillationModule):
@@ -66,9 +68,14 @@ class SelectingModule(DistillationModule):
             )
         self._chosen: Tensor | None = None
         self.facts = {}
-        data.selector = self.select
+        data.selector = self.selected
         if self.every_epoch:
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+
+    def selected(self) -> Dataset[Batch]:
+        """The images of this epoch."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return Subset(data.train_set, self.select().tolist())
 
     def select(self) -> Tensor:
         """Positions ``(M,)`` in the pool to train on in this epoch.

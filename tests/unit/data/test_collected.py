@@ -1,6 +1,7 @@
 import pytest
 import torch
 from helpers import ToyDataModule
+from torch.utils.data import Subset
 
 from kdlightning.data import (
     DigitsDataModule,
@@ -114,7 +115,7 @@ def test_a_selector_chooses_and_batches_are_shared_out():
     data.setup()
     data.eval_batch_size = 40
     assert [batch.index[0].item() for batch in data.shared_loader()] == [0, 40, 80]
-    data.selector = lambda: torch.tensor([3, 50, 99])
+    data.selector = lambda: Subset(data.train_set, [3, 50, 99])
     (batch,) = data.train_dataloader()
     assert sorted(batch.index.tolist()) == [3, 50, 99]
     place = batch.index.tolist().index(50)

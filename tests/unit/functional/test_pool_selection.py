@@ -73,3 +73,23 @@ def test_contrastive_loss_of_orthogonal_embeddings():
     torch.testing.assert_close(selection.contrastive_loss(one, one, 0.5, "ntxent"), torch.tensor(released))
     with pytest.raises(ValueError, match="at least 2, got 1"):
         selection.contrastive_loss(one[:1], one[:1])
+
+
+def test_targets_by_hand():
+    predicted = torch.tensor([0] * 8 + [1] * 4 + [2] * 1)  # class 3 is never predicted
+    positions, targets = selection.assign_targets(predicted, 4, 6, torch.Generator().manual_seed(0))
+    assert torch.bincount(targets).tolist() == [6, 6, 6, 6]
+    assert (predicted[positions] != targets).all()
+    for target, counts in ((1, [5, 0, 1]), (2, [3, 3, 0]), (3, [2, 2, 1])):  # even parts, as far as there are enough
+        mine = positions[targets == target]
+        found = torch.bincount(predicted[mine], minlength=3)
+        assert (found >= torch.tensor(counts)).all()
+        assert len(mine.unique()) == 6
+    first = positions[targets == 0]  # 5 images of other classes for 6 places: one stands there twice
+    assert sorted(first.unique().tolist()) == [8, 9, 10, 11, 12]
+
+
+def test_a_class_that_is_predicted_alone_has_no_images_to_come_from():
+    positions, targets = selection.assign_targets(torch.tensor([1, 1]), 3, 2, torch.Generator())
+    assert targets.tolist() == [0, 0, 2, 2]
+    assert sorted(positions.tolist()) == [0, 0, 1, 1]

@@ -1,0 +1,131 @@
+import json
+
+import pytest
+import torch
+from helpers import Linear, ToyDataModule, trainer
+from torch import nn
+from torch.nn import functional as F
+
+from kdlightning.data import UnionDataModule
+from kdlightning.functional.adversarial import border_attack, deeper_attack
+from kdlightning.methods import ShaderKD
+from kdlightning.methods.shaderkd import TargetedImages, mix
+from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.types import Batch
+
+
+def oracle():
+    """A linear teacher that is right on the toy images: it weighs the three thirds."""
+    weight = torch.zeros(3, 8, 8)
+    for k in range(3):
+        weight[k, :, 3 * k : 3 * k + 2] = 1.0
+    return Linear(weight.flatten(1))
+
+
+def student():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def shaderkd(**options):
+    return ShaderKD(WhiteBoxTeacher(oracle()), student(), **options)
+
+
+def pool(number=60, **options):
+    """Noise in the place of shaders, and the toy's own validation and test."""
+    task = ToyDataModule(**options)
+    return UnionDataModule(task, [ToyDataModule(number=number, num_val=0)])
+
+
+def batch(n=8):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(n, 1, 8, 8, generator=generator) * 0.2 + 0.4
+    predicted = oracle()(images).argmax(1)
+    return Batch(images, torch.arange(n), (predicted + 1) % 3)
+
+
+def test_the_loss_by_hand_on_every_part():
+    module, data = shaderkd(mixup=False, epsilon=60, step=4, threshold=1.0), batch()
+    pairs = border_attack(
+        oracle(), data.image, data.label, epsilon=60 / 255, step=4 / 255, iterations=12, threshold=1.0
+    )
+    assert pairs.success.sum() >= 2
+    post, pre = pairs.post[pairs.success], pairs.pre[pairs.success]
+    edge = torch.cat([post, pre])
+    expected = torch.cat([post, pre, deeper_attack(oracle(), edge, epsilon=1 / 255)])
+    torch.testing.assert_close(module.training_images(data), expected)
+    p, q = (oracle()(expected) / 20).softmax(1), (module(expected) / 20).softmax(1)
+    torch.testing.assert_close(module.losses(data)["kd"], 400 * (p * (p / q).log()).sum(1).mean())
+    torch.testing.assert_close(module.watched["survived"], pairs.success.float().mean())
+
+
+def test_parts_and_filter():
+    data = batch()
+    few = shaderkd(mixup=False, parts=["post"], epsilon=5, step=4, threshold=1.0)
+    kept = len(few.training_images(data))
+    every = shaderkd(mixup=False, parts=["post"], epsilon=5, step=4, threshold=1.0, filtered=False)
+    assert len(every.training_images(data)) == 8 > kept > 1
+    normal = shaderkd(mixup=False, parts=["normal"])
+    assert torch.equal(normal.training_images(data), data.image)
+    both = shaderkd(mixup=False, parts=["normal", "mixed"])
+    assert len(both.training_images(data)) == 16
+    twice = shaderkd(mixup=False, parts=["post"], epsilon=5, step=4, threshold=1.0, attack_normal=True)
+    assert len(twice.training_images(data)) == 2 * kept
+    hopeless = shaderkd(mixup=False, epsilon=0.1, step=0.1, threshold=0.34)
+    assert torch.equal(hopeless.training_images(data), data.image)
+    assert hopeless.watched["survived"] == 0.0
+
+
+def test_mixup_mixes_two_images_each_in_its_own_proportion():
+    torch.manual_seed(0)
+    images = torch.eye(5).view(5, 5, 1, 1)  # a mixture shows its parts
+    mixed = mix(images).flatten(1)
+    torch.testing.assert_close(mixed.sum(1), torch.ones(5))
+    assert ((mixed > 0).sum(1) <= 2).all()
+    shares = mixed.diagonal()
+    assert len(shares.unique()) >= 3
+    assert (shares > 0).all()
+
+
+def test_targets_take_the_place_of_labels(tmp_path):
+    module, data = shaderkd(per_class=9, parts=["normal"], mixup=False), pool()
+    seen = []
+    module.losses, losses = lambda b: (seen.append(b), losses(b))[1], module.losses
+    trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
+    labels = torch.cat([b.label for b in seen])
+    assert torch.bincount(labels).tolist() == [18, 18, 18]  # nine a class, two epochs
+    images = torch.cat([b.image for b in seen])
+    assert (oracle()(images).argmax(1) != labels).all()  # Eq. (3)
+    (row,) = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text().splitlines()]
+    assert row["histogram"] == torch.bincount(oracle()(data.train_set.images / 255).argmax(1)).tolist()
+
+
+def test_a_targeted_set_repeats_images_with_their_targets():
+    data = pool()
+    data.setup()
+    images = TargetedImages(data.train_set, torch.tensor([4, 4, 7]), torch.tensor([0, 2, 1]))
+    found = images.__getitems__([1, 2])
+    assert (len(images), found.index.tolist(), found.label.tolist()) == (3, [4, 7], [2, 1])
+    assert torch.equal(found.image[0], data.train_set.images[4])
+
+
+def test_a_student_learns_the_boundaries(tmp_path):
+    module = shaderkd(epsilon=60, step=4, threshold=1.0, temperature=4.0, optimizer=lambda p: torch.optim.Adam(p, 0.02))
+    data = pool(300)
+    run = trainer(tmp_path, max_epochs=10)
+    run.fit(module, datamodule=data)
+    assert run.test(module, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.9
+
+
+def test_only_the_student_is_trained():
+    module = shaderkd(epsilon=60, step=4, threshold=1.0)
+    module.losses(batch())["kd"].backward()
+    assert module.student[1].weight.grad.abs().sum() > 0
+    assert F.mse_loss(module.teacher.network.weight, oracle().weight) == 0
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="expected at least one of post, pre, deeper"):
+        shaderkd(parts=[])
+    with pytest.raises(ValueError, match="needs a target class for every image"):
+        shaderkd().losses(batch()._replace(label=None))
