@@ -16,6 +16,8 @@ _COMMANDS = {
         "kdlightning.report.command",
         "compare finished runs: report.md, report.html, results.csv, results.json",
     ),
+    "serve": ("kdlightning.serving.command", "put a saved network behind HTTP: the Open Inference Protocol"),
+    "ledger": ("kdlightning.teachers.command", "the answers that were paid for: show, verify or export a query ledger"),
     "networks": ("kdlightning.networks.command", "list the networks with their parameters and MACs"),
 }
 

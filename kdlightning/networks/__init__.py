@@ -32,10 +32,12 @@ from kdlightning.networks.resnet import (
     ResNet110x2,
     ResNet116,
 )
+from kdlightning.networks.resnext import ResNeXt29x4x64d, ResNeXt29x8x64d, ResNeXt50x32x8d
 from kdlightning.networks.shared import SharedClassifierNetwork
 from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdlightning.networks.statistics import Entry, catalogue, count_macs, count_parameters
 from kdlightning.networks.vgg import VGG, VGG11, VGG13, VGG13BN, VGG16BN
+from kdlightning.networks.wrn import WRN22x8, WRN28x10
 
 __all__ = [
     "VGG",
@@ -64,6 +66,9 @@ __all__ = [
     "MobileNetV2Half",
     "Network",
     "Normalize",
+    "ResNeXt29x4x64d",
+    "ResNeXt29x8x64d",
+    "ResNeXt50x32x8d",
     "ResNet",
     "ResNet8",
     "ResNet8x4",
@@ -85,6 +90,8 @@ __all__ = [
     "TransposedGenerator",
     "WGANGPCritic",
     "WGANGPGenerator",
+    "WRN22x8",
+    "WRN28x10",
     "catalogue",
     "count_macs",
     "count_parameters",

@@ -24,8 +24,10 @@ from kdlightning.networks.resnet import (
     ResNet110x2,
     ResNet116,
 )
+from kdlightning.networks.resnext import ResNeXt29x4x64d, ResNeXt29x8x64d, ResNeXt50x32x8d
 from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdlightning.networks.vgg import VGG11, VGG13, VGG13BN, VGG16BN
+from kdlightning.networks.wrn import WRN22x8, WRN28x10
 
 NAMED: tuple[type[Network], ...] = (
     LeNet5,
@@ -48,6 +50,11 @@ NAMED: tuple[type[Network], ...] = (
     ResNet18,
     ResNet34,
     ResNet50,
+    WRN22x8,
+    WRN28x10,
+    ResNeXt29x4x64d,
+    ResNeXt29x8x64d,
+    ResNeXt50x32x8d,
     VGG11,
     VGG13,
     VGG13BN,

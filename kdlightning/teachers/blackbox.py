@@ -17,7 +17,7 @@ class BlackBoxTeacher(ABC):
     """A classifier that only answers. No parameters, no gradients, no logits, no features; not callable.
 
     This class hides a local network behind that interface; a teacher behind a network connection is a subclass that
-    overrides :meth:`_ask`.
+    overrides :meth:`_answer`.
 
     Args:
         network: directory (or Hugging Face id) of a saved network, or the network itself.
@@ -85,6 +85,10 @@ class BlackBoxTeacher(ABC):
                 f"expected pixels in [{self.bounds.lower:g}, {self.bounds.upper:g}], got [{low:g}, {high:g}]: "
                 "normalisation belongs inside the network, and clamping is the caller's decision"
             )
+        return self._answer(images)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Charge checked pixels, then answer them; a teacher elsewhere overrides it: it may have to ask again."""
         self._meter.charge(len(images), images.numel() * images.element_size(), len(images) * self._answer_bytes())
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():

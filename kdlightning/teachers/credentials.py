@@ -1,0 +1,91 @@
+"""Secrets: named in a configuration, read from the environment or a file, shown nowhere."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_REFERENCE = re.compile(r"\b(env|file):(\S+)")
+
+
+def read_secret(environment: str | None = None, file: str | None = None) -> str | None:
+    """A secret from the place that a configuration names.
+
+    Args:
+        environment: name of an environment variable.
+        file: path of a file that holds nothing else; white space around it does not count.
+
+    Returns:
+        The secret; None if no place is named.
+
+    Raises:
+        ValueError: two places are named, or there is nothing at the one that is.
+    """
+    if environment is not None and file is not None:
+        raise ValueError("a key is read from an environment variable or from a file; two places are named")
+    if environment is not None:
+        secret = os.environ.get(environment, "").strip()
+        if not secret:
+            raise ValueError(f"expected a key in the environment variable {environment}, which is not set or empty")
+    elif file is not None:
+        try:
+            secret = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"expected a key in the file {file}: {error}") from error
+        if not secret:
+            raise ValueError(f"expected a key in the file {file}, which is empty")
+    else:
+        return None
+    if not secret.isascii() or not secret.isprintable():
+        raise ValueError(f"the key in {environment or file} has characters that no HTTP header can carry")
+    return secret
+
+
+def fill_in(text: str) -> tuple[str, list[str]]:
+    """Replace every ``env:NAME`` and ``file:PATH`` in a text by the secret that is there.
+
+    Returns:
+        The text, and the secrets in it.
+
+    Raises:
+        ValueError: there is nothing at one of these places.
+    """
+    secrets: list[str] = []
+
+    def replace(match: re.Match[str]) -> str:
+        kind, place = match.groups()
+        secret = read_secret(place, None) if kind == "env" else read_secret(None, place)
+        assert secret is not None
+        secrets.append(secret)
+        return secret
+
+    return _REFERENCE.sub(replace, text), secrets
+
+
+def bare(url: str) -> str:
+    """An address without credentials, query and fragment, fit for messages."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
+
+
+def check_url(url: str, *, secret: bool) -> str:
+    """Refuse addresses that would disclose something.
+
+    Args:
+        url: as configured.
+        secret: whether a key travels with the requests.
+
+    Returns:
+        The address, without a slash at its end.
+
+    Raises:
+        ValueError: it is no http(s) address, has credentials in it, or would carry a key unencrypted.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError(f"expected an address such as https://host:8000, got {bare(url)!r}")
+    if "@" in parts.netloc:
+        raise ValueError(f"{bare(url)}: an address with credentials ends up in configurations; name the key's place")
+    if secret and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError(f"{bare(url)}: a key would travel unencrypted; use https, or a tunnel that ends at 127.0.0.1")
+    return url.rstrip("/")

@@ -1,0 +1,211 @@
+"""The Open Inference Protocol's messages (KServe V2 over REST): JSON tensors and the binary tensor data extension.
+
+- specification: https://github.com/kserve/open-inference-protocol/tree/main/specification/protocol
+- extension: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol/binary-tensor-data-extension
+
+Client and server share this module; it knows bytes and numpy arrays, and nothing of HTTP.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+BINARY_EXTENSION = "binary_tensor_data"  # as Triton announces it among a server's extensions
+DATATYPES = {
+    "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "|i1", "INT16": "<i2",
+    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+FLOATS = ("FP16", "FP32", "FP64")
+INTEGERS = tuple(name for name in DATATYPES if "INT" in name)
+TEXT = "BYTES"
+_NAMES = {np.dtype(code): name for name, code in DATATYPES.items()}
+_KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}  # JSON numbers that a datatype of this kind takes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class ProtocolError(ValueError):
+    """A message is not what the protocol says. The text tells what was expected and what came."""
+
+
+def write(
+    message: Mapping[str, Any], part: Literal["inputs", "outputs"], tensors: Mapping[str, Array], *, binary: bool
+) -> tuple[bytes, int | None]:
+    """A request's or a response's body.
+
+    Args:
+        message: its fields, without the tensors.
+        part: which tensors these are.
+        tensors: by name; text is an array of objects (``str``).
+        binary: append the values as bytes instead of writing them as JSON.
+
+    Returns:
+        The body, and the length of the JSON in front of the bytes; None without bytes.
+    """
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for name, tensor in tensors.items():
+        entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": _NAMES.get(tensor.dtype, TEXT)}
+        if binary:
+            blobs.append(_to_bytes(tensor))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = tensor.reshape(-1).tolist()
+        described.append(entry)
+    header = json.dumps({**message, part: described}, separators=(",", ":"), allow_nan=False).encode()
+    return (b"".join([header, *blobs]), len(header)) if binary else (header, None)
+
+
+def read(
+    body: bytes, header_length: int | None, part: Literal["inputs", "outputs"]
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Take a body apart.
+
+    Args:
+        body: as it came.
+        header_length: length of the JSON in front of the binary tensors; None where all is JSON.
+        part: which tensors to take.
+
+    Returns:
+        The message's fields, and its tensors by name.
+
+    Raises:
+        ProtocolError: it is not such a body.
+    """
+    if header_length is not None and not 0 < header_length <= len(body):
+        raise ProtocolError(f"expected {HEADER_LENGTH} between 1 and the body's {len(body)} bytes, got {header_length}")
+    message = parse_json(body if header_length is None else body[:header_length])
+    entries = message.get(part)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ProtocolError(f"expected a list of tensors named '{part}', got {shorten(entries)}")
+    at = len(body) if header_length is None else header_length
+    tensors: dict[str, Array] = {}
+    for entry in entries:
+        name, shape, size = _description(entry)
+        if size is None:
+            tensors[name] = _from_json(name, entry, shape)
+        else:
+            if at + size > len(body):
+                raise ProtocolError(
+                    f"tensor '{name}': expected {size} bytes of binary data after the JSON, got {len(body) - at}"
+                )
+            tensors[name] = _from_bytes(name, entry["datatype"], shape, body[at : at + size])
+            at += size
+    if at != len(body):
+        raise ProtocolError(f"expected no bytes after the last tensor, got {len(body) - at}")
+    return message, tensors
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    value = parse_value(text)
+    if not isinstance(value, dict):
+        raise ProtocolError(f"expected a JSON object, got {shorten(value)}")
+    return value
+
+
+def parse_value(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"expected JSON, got {shorten(text)} ({error})") from error
+
+
+def shorten(value: object, length: int = 120) -> str:
+    """A value as it is shown in a message."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = " ".join(text[: 2 * length].split())
+    return repr(text if len(text) <= length else text[:length] + "…") if text else "nothing"
+
+
+def _description(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int | None]:
+    """A tensor's name, shape and, of a binary one, size in bytes, checked."""
+    name, shape, datatype = entry.get("name"), entry.get("shape"), entry.get("datatype")
+    if not isinstance(name, str):
+        raise ProtocolError(f"expected a tensor with a 'name', got {shorten(name)}")
+    if not isinstance(shape, list) or not all(type(side) is int and 0 <= side < 2**31 for side in shape):
+        raise ProtocolError(f"tensor '{name}': expected a shape of whole numbers >= 0, got {shorten(shape)}")
+    if datatype not in DATATYPES and datatype != TEXT:
+        raise ProtocolError(f"tensor '{name}': expected a datatype among {[*DATATYPES, TEXT]}, got {shorten(datatype)}")
+    parameters = entry.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is not None and (type(size) is not int or size < 0):
+        raise ProtocolError(f"tensor '{name}': expected binary_data_size to be a number of bytes, got {shorten(size)}")
+    if (size is None) == ("data" not in entry):
+        raise ProtocolError(f"tensor '{name}': expected either 'data' or the parameter binary_data_size")
+    return name, tuple(shape), size
+
+
+def _from_json(name: str, entry: dict[str, Any], shape: tuple[int, ...]) -> Array:
+    datatype = entry["datatype"]
+    try:
+        values = np.asarray(entry["data"], dtype=object if datatype == TEXT else None)
+    except (ValueError, OverflowError) as error:
+        raise ProtocolError(f"tensor '{name}': expected data of shape {list(shape)}, got ragged lists") from error
+    count = int(np.prod(shape, dtype=object))
+    if values.size != count or (values.ndim != 1 and values.shape != shape):
+        raise ProtocolError(
+            f"tensor '{name}': expected {count} values for the shape {list(shape)}, got {list(values.shape)}"
+        )
+    if datatype == TEXT:
+        if not all(isinstance(value, str) for value in values.flat):
+            raise ProtocolError(f"tensor '{name}': expected text, got {shorten(entry['data'])}")
+        return values.reshape(shape)
+    dtype = np.dtype(DATATYPES[datatype])
+    if values.size and values.dtype.kind not in _KINDS[dtype.kind]:
+        raise ProtocolError(f"tensor '{name}': expected {datatype} numbers, got {shorten(entry['data'])}")
+    if dtype.kind in "iu" and values.size:
+        limits = np.iinfo(dtype)
+        if int(values.min()) < limits.min or int(values.max()) > limits.max:
+            raise ProtocolError(f"tensor '{name}': expected {datatype} numbers, got {values.min()} to {values.max()}")
+    with np.errstate(over="ignore"):  # becomes infinite, which whoever reads the values refuses
+        return values.astype(dtype).reshape(shape)
+
+
+def _from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Array:
+    count = int(np.prod(shape, dtype=object))
+    if datatype == TEXT:
+        values = _texts(name, data)
+        if len(values) != count:
+            raise ProtocolError(f"tensor '{name}': expected {count} texts for {list(shape)}, got {len(values)}")
+        return np.array(values, dtype=object).reshape(shape)
+    dtype = np.dtype(DATATYPES[datatype])
+    if len(data) != count * dtype.itemsize:
+        raise ProtocolError(
+            f"tensor '{name}': expected {count * dtype.itemsize} bytes for {datatype} of shape {list(shape)}, "
+            f"got {len(data)}"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _to_bytes(tensor: Array) -> bytes:
+    if tensor.dtype in _NAMES:
+        return tensor.tobytes()
+    texts = [str(text).encode() for text in tensor.flat]
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _texts(name: str, data: bytes) -> list[str]:
+    """Texts, each behind its length in four bytes."""
+    texts, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        text = data[at + 4 : at + 4 + size]
+        if len(data) < at + 4 or len(text) < size:
+            raise ProtocolError(f"tensor '{name}': expected texts, each behind its length in 4 bytes; the data is cut")
+        texts.append(text.decode(errors="replace"))
+        at += 4 + size
+    return texts
