@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import uvicorn
 
 from kdlightning.serving import create_app
@@ -45,7 +46,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-    do_GET = do_POST  # noqa: N815 - http.server's names
+    do_GET = do_PUT = do_POST  # noqa: N815 - http.server's names
 
     def reply(self, status, body=b"", headers=(), cut=None):
         """Answer; ``cut``: hang up after so many bytes of the body."""
@@ -121,19 +122,18 @@ class Spoiler:
     """Passes requests on to ``upstream`` and spoils the inference answers as the seeded schedule says.
 
     Attributes:
-        delivered: images (their bytes as JSON lists or binary) whose answer has gone out whole and unspoilt.
-        again: those that were asked once more although their answer had gone out.
+        again: images that were asked although ``known`` knew them, as the bytes that were sent.
         happened: how often each fault was injected.
     """
 
-    def __init__(self, upstream, seed, faults=FAULTS, clean=0.5, sleep=1.2):
+    def __init__(self, upstream, seed, faults=FAULTS, clean=0.5, sleep=1.2, known=lambda image: False):
         self.host = upstream.removeprefix("http://")
         self.sleep = sleep
         self.random = random.Random(seed)
         self.schedule = []
         self.faults, self.clean = faults, clean
         self.lock = threading.Lock()
-        self.delivered, self.again, self.happened = set(), [], {}
+        self.known, self.again, self.happened = known, [], {}
 
     def next_fault(self):
         with self.lock:
@@ -151,12 +151,10 @@ class Spoiler:
             status, headers, answer = self.forward(handler, body)
             handler.reply(status, answer, headers)
             return
-        images = self.images(handler, body)
-        with self.lock:
-            self.again += [image for image in images if image in self.delivered]
-        self.spoil(handler, body, images, self.next_fault())
+        self.again += [image for image in self.images(handler, body) if self.known(image)]
+        self.spoil(handler, body, self.next_fault())
 
-    def spoil(self, handler, body, images, fault):
+    def spoil(self, handler, body, fault):
         if fault in ("429", "503 with Retry-After"):
             handler.reply(int(fault[:3]), {"error": "slow down"}, {"Retry-After": "0"})
         elif fault in ("503", "500 before"):
@@ -167,8 +165,6 @@ class Spoiler:
             status, headers, answer = self.forward(handler, body)
             assert status == 200, answer
             if fault is None:
-                with self.lock:
-                    self.delivered.update(images)
                 handler.reply(200, answer, headers)
             elif fault == "502 after":
                 handler.reply(502, b"<html>Bad gateway</html>")
@@ -182,11 +178,18 @@ class Spoiler:
             elif fault in ("HTML", "no JSON"):
                 handler.reply(200, b"<html>Sign in</html>" if fault == "HTML" else answer[: len(answer) // 3])
             else:
-                handler.reply(200, self.falsify(json.loads(answer), fault))
+                length = {name.lower(): value for name, value in headers.items()}.get("inference-header-content-length")
+                handler.reply(200, self.falsify(answer, length and int(length), fault))
 
     @staticmethod
-    def falsify(message, fault):
+    def falsify(answer, length, fault):
+        """A wrong answer, in JSON."""
+        message = json.loads(answer[:length])
         output = message["outputs"][0]
+        if length:
+            dtype = {"FP32": "<f4", "INT64": "<i8"}[output["datatype"]]
+            output["data"] = np.frombuffer(answer[length:], dtype).tolist()
+            output.pop("parameters")
         if fault == "wrong shape":
             output["shape"] = [1, *output["shape"]]
         elif output["datatype"] != "FP32":
@@ -199,14 +202,14 @@ class Spoiler:
 
     @staticmethod
     def images(handler, body):
+        """The images of a request with binary tensors, each as its bytes."""
         length = handler.headers.get("Inference-Header-Content-Length")
-        message = json.loads(body[: int(length)] if length else body)
-        tensor = message["inputs"][0]
-        number = tensor["shape"][0]
-        data = body[int(length) :] if length else tensor["data"]
+        if length is None:
+            return []
+        number = json.loads(body[: int(length)])["inputs"][0]["shape"][0]
+        data = body[int(length) :]
         size = len(data) // number
-        return [bytes(data[k * size : (k + 1) * size]) if length else str(data[k * size : (k + 1) * size])
-                for k in range(number)]  # fmt: skip
+        return [data[k * size : (k + 1) * size] for k in range(number)]
 
     def forward(self, handler, body):
         connection = http.client.HTTPConnection(self.host, timeout=30)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import CollectedDataModule, Collection
-from kdlightning.shaders.program import Program
+from kdlightning.shaders import OpenGLRenderer, Program
 
 _SPAN = 10.0  # seconds of a program's time that images are taken from
 
@@ -111,7 +111,7 @@ class ShaderDataModule(CollectedDataModule):
         """The images, and how many were rendered."""
         images = torch.empty(self.size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         kept = number = 0
-        opengl = None
+        opengl = OpenGLRenderer() if self.renderer == "opengl" else None
         while kept < self.size:
             if number > 20 + 20 * self.size:
                 raise RuntimeError(f"{number} programs gave {kept} images of {self.size}: lower colours, or raise flat")
@@ -121,7 +121,7 @@ class ShaderDataModule(CollectedDataModule):
             kept, number = kept + len(made), number + 1
         return images, number * self.per_program
 
-    def _images(self, program: Program, number: int, opengl: Any) -> Tensor:
+    def _images(self, program: Program, number: int, opengl: OpenGLRenderer | None) -> Tensor:
         generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)
         times = (_SPAN * torch.rand(self.per_program, generator=generator)).tolist()
         variants = range(self.per_program)

@@ -154,7 +154,7 @@ def contrastive_loss(
 def assign_targets(
     predicted: Tensor, num_classes: int, per_class: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Images that a class is to be sought from, Eqs. 1-3 of [Frank2023]_: none of them is predicted to be of it already.
+    """Images to push into each class, Eqs. 1-3 of [Frank2023]_: none of them is predicted to be of it already.
 
     A class's images come in equal numbers from every other class that the teacher predicts at all; where one has too
     few, and for what does not divide evenly, they are drawn from the rest of all others. Only where all images of other

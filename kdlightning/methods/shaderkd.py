@@ -8,8 +8,8 @@ Access: white box (input gradients). Phases: fit ShaderKD on a pool: :class:`Sha
 
 Differences from the paper (P) and the later code (L):
 1. The shader programs are made by a grammar: the paper's 1,089 cannot be had any more.
-2. The pool is labelled by the teacher and assigned to target classes once, before training, without augmentation (P does
-   not say). A class that the teacher never predicts lends no images; the run says which.
+2. The pool is labelled by the teacher and assigned to target classes once, before training, without augmentation (P
+   does not say). A class that the teacher never predicts lends no images; the run says which.
 3. Order: augmentation (of the datamodule), mixup, attack, filter, divergence (L). Mixup: one coefficient from U(0, 1)
    per image (L; P: "α in U(0,1)"); the target is the first image's (L).
 4. Bold Driver: the step grows by 1.1 while the boundary is not crossed and halves on overshoot (L; P does not say).
@@ -117,7 +117,7 @@ class ShaderKD(SelectingModule):
             raise ValueError("parts: expected at least one of post, pre, deeper, mixed and normal")
         self.teacher, self.per_class, self.parts, self.mixup = teacher, per_class, tuple(parts), mixup
         self.attack_normal, self.filtered, self.temperature = attack_normal, filtered, temperature
-        self.attack = {
+        self.attack: dict[str, Any] = {
             "epsilon": epsilon / 255, "step": step / 255, "iterations": iterations, "threshold": threshold,
             "random_start": random_start / 255,
         }  # fmt: skip
@@ -166,7 +166,8 @@ class ShaderKD(SelectingModule):
 
     def scores(self, images: Tensor, first: int) -> Tensor:
         """The teacher's class."""
-        return self.teacher(images).argmax(1, keepdim=True).float()
+        label: Tensor = self.teacher(images).argmax(1, keepdim=True)
+        return label.float()
 
     def choose(self, scores: Tensor) -> Tensor:
         """All of them: targets are assigned afterwards."""

@@ -32,12 +32,12 @@ from kdlightning.networks.resnet import (
     ResNet110x2,
     ResNet116,
 )
-from kdlightning.networks.resnext import ResNeXt29x4x64d, ResNeXt29x8x64d, ResNeXt50x32x8d
+from kdlightning.networks.resnext import ResNeXt, ResNeXt29x4x64d, ResNeXt29x8x64d, ResNeXt50x32x8d
 from kdlightning.networks.shared import SharedClassifierNetwork
 from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdlightning.networks.statistics import Entry, catalogue, count_macs, count_parameters
 from kdlightning.networks.vgg import VGG, VGG11, VGG13, VGG13BN, VGG16BN
-from kdlightning.networks.wrn import WRN22x8, WRN28x10
+from kdlightning.networks.wrn import WideResNet, WRN22x8, WRN28x10
 
 __all__ = [
     "VGG",
@@ -66,6 +66,7 @@ __all__ = [
     "MobileNetV2Half",
     "Network",
     "Normalize",
+    "ResNeXt",
     "ResNeXt29x4x64d",
     "ResNeXt29x8x64d",
     "ResNeXt50x32x8d",
@@ -92,6 +93,7 @@ __all__ = [
     "WGANGPGenerator",
     "WRN22x8",
     "WRN28x10",
+    "WideResNet",
     "catalogue",
     "count_macs",
     "count_parameters",

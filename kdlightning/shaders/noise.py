@@ -2,36 +2,40 @@
 
 A hash of sines, as shaders often have it, magnifies the last bit of a float into another number: no two devices would
 agree. Here a float only decides in which square a point lies, and all patterns are continuous across squares.
+Integers are signed, as tensors have no others: products keep the low 32 bits, shifts repeat the sign, in both.
 """
 
 import torch
 from torch import Tensor
 
 OCTAVES = 4
-_A, _B, _C, _D, _E = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x2C1B3C6D, 0x297A2D39
+_FIRST = 1 / (2 - 2 ** (1 - OCTAVES))  # the weights of the octaves, each half the one before, add up to 1
+# odd numbers with irregular bits, as signed integers
+_A, _B, _C, _D, _E, _F = -0x61C88647, -0x7A143589, -0x3D4D51C3, 0x2C1B3C6D, 0x297A2D39, 0x165667B1
 # between octaves: a rotation by about 37°, so that lattices do not coincide, times 2, and an offset
 _TURN_X, _TURN_Y, _SHIFT = 1.6, 1.2, 17.3
+_UNIT = 2.0**-32
 
 GLSL = f"""
 uniform int zero;  // 0 as no one sets it: a loop that starts at an unknown number stays one, and compiles fast
-uint lattice_hash(ivec2 place, float salt) {{
-    uint h = uint(place.x) * {_A:#x}u ^ uint(place.y) * {_B:#x}u ^ uint(int(salt)) * {_C:#x}u;
-    h = (h ^ (h >> 15)) * {_D:#x}u;
-    h = (h ^ (h >> 12)) * {_E:#x}u;
-    return h ^ (h >> 15);
+int lattice_hash(ivec2 place, float salt) {{
+    int h = place.x * {_A} ^ place.y * {_B} ^ int(salt) * {_C};
+    h = (h ^ (h >> 15)) * {_D};
+    return (h ^ (h >> 13)) * {_E};
 }}
-float fraction(uint h) {{ return float(h >> 8) * {2**-24!r}; }}
-vec2 halves(uint h) {{ return vec2(float(h & 0xffffu), float(h >> 16)) * {2**-16!r}; }}
 float value_noise(float x, float y, float salt) {{
     vec2 base = floor(vec2(x, y)), t = vec2(x, y) - base;
     ivec2 i = ivec2(base);
     vec2 s = t * t * (3.0 - 2.0 * t);
-    float a = fraction(lattice_hash(i, salt)), b = fraction(lattice_hash(i + ivec2(1, 0), salt));
-    float c = fraction(lattice_hash(i + ivec2(0, 1), salt)), d = fraction(lattice_hash(i + ivec2(1, 1), salt));
+    float a = float(lattice_hash(i, salt)), b = float(lattice_hash(i + ivec2(1, 0), salt));
+    float c = float(lattice_hash(i + ivec2(0, 1), salt)), d = float(lattice_hash(i + ivec2(1, 1), salt));
     float low = a + (b - a) * s.x, high = c + (d - c) * s.x;
-    return low + (high - low) * s.y;
+    return (low + (high - low) * s.y) * {_UNIT!r} + 0.5;
 }}
-float slope(ivec2 i, float salt, vec2 t) {{ return dot(2.0 * halves(lattice_hash(i, salt)) - 1.0, t); }}
+float slope(ivec2 i, float salt, vec2 t) {{
+    int h = lattice_hash(i, salt);
+    return float(h) * t.x + float(h * {_F}) * t.y;
+}}
 float gradient_noise(float x, float y, float salt) {{
     vec2 base = floor(vec2(x, y)), t = vec2(x, y) - base;
     ivec2 i = ivec2(base);
@@ -39,10 +43,10 @@ float gradient_noise(float x, float y, float salt) {{
     float a = slope(i, salt, t), b = slope(i + ivec2(1, 0), salt, t - vec2(1, 0));
     float c = slope(i + ivec2(0, 1), salt, t - vec2(0, 1)), d = slope(i + ivec2(1, 1), salt, t - vec2(1, 1));
     float low = a + (b - a) * s.x, high = c + (d - c) * s.x;
-    return low + (high - low) * s.y;
+    return (low + (high - low) * s.y) * {2 * _UNIT!r};
 }}
 float octaves(float x, float y, float salt, bool ridged) {{
-    float total = 0.0, weight = {1 / (2 - 2 ** (1 - OCTAVES))!r};
+    float total = 0.0, weight = {_FIRST!r};
     for (int octave = zero; octave < {OCTAVES}; ++octave) {{
         float n = value_noise(x, y, salt);
         total += weight * (ridged ? 1.0 - abs(2.0 * n - 1.0) : n);
@@ -57,52 +61,54 @@ float fractal_noise(float x, float y, float salt) {{ return octaves(x, y, salt, 
 float ridged_noise(float x, float y, float salt) {{ return octaves(x, y, salt, true); }}
 vec3 cells(float x, float y, float salt, float jitter) {{
     vec2 base = floor(vec2(x, y)), t = vec2(x, y) - base;
-    vec3 found = vec3(100.0, 100.0, 0.0);
+    float nearest = 100.0, second = 100.0;
+    int found = 0;
     for (int neighbour = zero; neighbour < 9; ++neighbour) {{
         ivec2 beside = ivec2(neighbour % 3 - 1, neighbour / 3 - 1);
-        uint h = lattice_hash(ivec2(base) + beside, salt);
-        vec2 offset = vec2(beside) + 0.5 + jitter * (halves(h) - 0.5) - t;
+        int h = lattice_hash(ivec2(base) + beside, salt);
+        vec2 offset = vec2(beside) + 0.5 - t + jitter * {_UNIT!r} * vec2(float(h), float(h * {_F}));
         float squared = dot(offset, offset);
-        found.y = min(found.y, max(found.x, squared));
-        if (squared < found.x) {{
-            found.x = squared;
-            found.z = fraction(h * {_A:#x}u);
-        }}
+        second = min(second, max(nearest, squared));
+        found = squared < nearest ? h : found;
+        nearest = min(nearest, squared);
     }}
-    return vec3(sqrt(found.xy), found.z);
+    return vec3(sqrt(vec2(nearest, second)), float(found * {_A}) * {_UNIT!r} + 0.5);
 }}
 """
 
 
 def lattice_hash(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
-    """32 random bits per lattice point: int32 of the arguments' broadcast shape, all arguments int32.
+    """32 random bits per lattice point, the upper ones the better: int32, of the arguments' broadcast shape.
 
-    int32 products keep the low 32 bits, which are the unsigned ones; shifts are masked to bring in zeros.
+    Args:
+        x: columns, int32.
+        y: rows, int32.
+        salt: tells one noise from another, float with whole numbers in [0, 65536).
     """
-    h = (x * _signed(_A)) ^ (y * _signed(_B)) ^ (salt * _signed(_C))
-    h ^= (h >> 15) & 0x1FFFF
-    h *= _signed(_D)
-    h ^= (h >> 12) & 0xFFFFF
-    h *= _signed(_E)
-    h ^= (h >> 15) & 0x1FFFF
+    h = (x * _A) ^ ((y * _B) ^ (salt.to(torch.int32) * _C))
+    h ^= h >> 15
+    h *= _D
+    h ^= h >> 13
+    h *= _E
     return h
 
 
 def value_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
-    """Random numbers in [0, 1) at lattice points, smoothly interpolated; floats, ``salt`` integers in [0, 65536)."""
+    """Random numbers in [0, 1) at lattice points, smoothly interpolated; ``salt`` as for `lattice_hash`."""
     column, row, s, t = _square(x, y)
-    corners = _fraction(lattice_hash(column, row, salt.to(torch.int32)))
-    return _interpolate(corners, s * s * (3 - 2 * s), t * t * (3 - 2 * t))
+    corners = lattice_hash(column, row, salt).float()
+    return _interpolate(corners, s * s * (3 - 2 * s), t * t * (3 - 2 * t)).mul_(_UNIT).add_(0.5)
 
 
 def gradient_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
     """Perlin's noise with slopes drawn from the square [-1, 1]²; arguments as for `value_noise`."""
     column, row, s, t = _square(x, y)
-    across, up = _halves(lattice_hash(column, row, salt.to(torch.int32)))
+    h = lattice_hash(column, row, salt)
     steps = torch.arange(2, device=x.device)
-    beside, above = s - steps.view(1, 2, *[1] * s.ndim), t - steps.view(2, 1, *[1] * t.ndim)
-    corners = (2 * across - 1) * beside + (2 * up - 1) * above
-    return _interpolate(corners, s**3 * (s * (s * 6 - 15) + 10), t**3 * (t * (t * 6 - 15) + 10))
+    beside, above = s - steps.view(1, 2, 1, 1, 1), t - steps.view(2, 1, 1, 1, 1)
+    corners = h.float() * beside + (h * _F).float() * above
+    s, t = s**3 * (s * (s * 6 - 15) + 10), t**3 * (t * (t * 6 - 15) + 10)
+    return _interpolate(corners, s, t).mul_(2 * _UNIT)
 
 
 def fractal_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
@@ -119,26 +125,23 @@ def cells(x: Tensor, y: Tensor, salt: Tensor, jitter: Tensor) -> tuple[Tensor, T
     """Worley's cells: distance to the nearest and the second nearest centre, number of the nearest cell in [0, 1)."""
     left, below = x.floor(), y.floor()
     near = torch.arange(-1, 2, device=x.device, dtype=torch.int32)
-    columns, rows = near.repeat(3), near.repeat_interleave(3)
-    shape = (9, *[1] * torch.broadcast_tensors(x, y)[0].ndim)
-    columns, rows = columns.view(shape), rows.view(shape)
-    h = lattice_hash(left.to(torch.int32) + columns, below.to(torch.int32) + rows, salt.to(torch.int32))
-    across, up = _halves(h)
-    across = columns + 0.5 + jitter * (across - 0.5) - (x - left)
-    up = rows + 0.5 + jitter * (up - 0.5) - (y - below)
-    squared = across * across + up * up
-    number = _fraction(h * _signed(_A))
-    nearest, second, found = squared[0], torch.full_like(squared[0], 100.0), number[0]
-    for each, its in zip(squared[1:], number[1:], strict=True):
-        second = torch.minimum(second, torch.maximum(nearest, each))
-        found = torch.where(each < nearest, its, found)
-        nearest = torch.minimum(nearest, each)
-    return nearest.sqrt(), second.sqrt(), found
+    columns, rows = near.view(1, 3, 1, 1, 1), near.view(3, 1, 1, 1, 1)
+    h = lattice_hash(left.to(torch.int32) + columns, below.to(torch.int32) + rows, salt)
+    reach = jitter * _UNIT
+    across = (columns + 0.5) + (left - x) + h.float() * reach
+    up = (rows + 0.5) + (below - y) + (h * _F).float() * reach
+    squared = (across * across).addcmul_(up, up)
+    hashes, distances = h.flatten(0, 1), squared.flatten(0, 1)
+    nearest, second, found = distances[0], torch.full_like(distances[0], 100.0), hashes[0]
+    for distance, its in zip(distances[1:], hashes[1:], strict=True):
+        second = torch.minimum(second, torch.maximum(nearest, distance))
+        found = torch.where(distance < nearest, its, found)
+        nearest = torch.minimum(nearest, distance)
+    return nearest.sqrt(), second.sqrt(), (found * _A).float().mul_(_UNIT).add_(0.5)
 
 
 def _octaves(x: Tensor, y: Tensor, salt: Tensor, *, ridged: bool) -> Tensor:
-    weight = 1 / (2 - 2 ** (1 - OCTAVES))
-    total = torch.zeros((), device=x.device)
+    weight, total = _FIRST, torch.zeros((), device=x.device)
     for _ in range(OCTAVES):
         n = value_noise(x, y, salt)
         total = total + weight * (1 - (2 * n - 1).abs() if ridged else n)
@@ -151,27 +154,12 @@ def _square(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lattice columns (1, 2, ...) and rows (2, 1, ...) around each point, int32, and the point's place between them."""
     left, below = x.floor(), y.floor()
     steps = torch.arange(2, device=x.device, dtype=torch.int32)
-    column = left.to(torch.int32) + steps.view(1, 2, *[1] * x.ndim)
-    row = below.to(torch.int32) + steps.view(2, 1, *[1] * y.ndim)
+    column = left.to(torch.int32) + steps.view(1, 2, 1, 1, 1)
+    row = below.to(torch.int32) + steps.view(2, 1, 1, 1, 1)
     return column, row, x - left, y - below
 
 
 def _interpolate(corners: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """Between four corners (row, column, ...) at s to the right and t upwards."""
-    low, high = (corners[:, 0] + (corners[:, 1] - corners[:, 0]) * s).unbind()
-    return low + (high - low) * t
-
-
-def _fraction(h: Tensor) -> Tensor:
-    """The upper 24 bits as a float in [0, 1), exact."""
-    return ((h >> 8) & 0xFFFFFF) * 2**-24
-
-
-def _halves(h: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower and the upper 16 bits as floats in [0, 1), exact."""
-    return (h & 0xFFFF) * 2**-16, ((h >> 16) & 0xFFFF) * 2**-16
-
-
-def _signed(constant: int) -> int:
-    """The int32 with the same bits."""
-    return constant - 2**32 if constant >= 2**31 else constant
+    low, high = torch.lerp(corners[:, 0], corners[:, 1], s).unbind()
+    return torch.lerp(low, high, t)

@@ -26,7 +26,15 @@ _Answer = TypeVar("_Answer", contravariant=True)
 
 
 class RemoteTeacherError(RuntimeError):
-    """The teacher cannot be asked, or does not answer what was agreed. Whatever it has answered is kept."""
+    """The teacher cannot be asked, or does not answer what was agreed. Whatever it has answered is kept.
+
+    Attributes:
+        status: of the HTTP reply, where it is the reason.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,11 @@ class Booking(Protocol[_Answer]):
 class _AttemptError(Exception):
     """One attempt's failure. ``paid``: it may have been answered. ``wait``: what the server asked for."""
 
-    def __init__(self, text: str, *, paid: bool, again: bool = True, wait: float | None = None) -> None:
+    def __init__(
+        self, text: str, *, paid: bool, again: bool = True, wait: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(text)
-        self.paid, self.again, self.wait = paid, again, wait
+        self.paid, self.again, self.wait, self.status = paid, again, wait, status
 
 
 class Connection:
@@ -195,7 +205,8 @@ class Connection:
             waiting = "" if fault.wait is None else f" It asks to be left alone for {fault.wait:.0f} s."
             raise RemoteTeacherError(
                 f"{bare(request.url)}: {fault}{asked if tries > 1 else ''}.{waiting} What it has answered is kept: "
-                "once this is mended, run the same command to go on"
+                "once this is mended, run the same command to go on",
+                fault.status,
             ) from fault
 
     def close(self) -> None:
@@ -261,12 +272,12 @@ class Connection:
         if status >= 500 or status in _REFUSED:
             # a gateway's 502, 503 or 504 may follow an answer that it lost; who says when to come back has refused
             refused = status in _REFUSED or (status == 503 and wait is not None)
-            raise _AttemptError(f"status {status}, {said}", paid=not refused, wait=wait)
+            raise _AttemptError(f"status {status}, {said}", paid=not refused, wait=wait, status=status)
         advice = _ADVICE.get(status, "the request is not what this server takes; compare the configuration with it")
         if 300 <= status < 400:
             said = f"redirected to {bare(response.headers.get('location', ''))}"
             advice = "redirects are not followed, because a key would travel with them; give the final address"
-        raise _AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False)
+        raise _AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False, status=status)
 
     def _wait(self, state: "tenacity.RetryCallState") -> float:
         """Exponential backoff with jitter; at least what the server asked for."""

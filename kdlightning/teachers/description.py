@@ -1,7 +1,9 @@
 """What a server of the Open Inference Protocol says of itself and its model, checked before anything is paid."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 from kdlightning.teachers.connection import Connection, RemoteTeacherError, Request
 from kdlightning.teachers.credentials import bare
@@ -103,7 +105,7 @@ def describe(
     parameters = model.get("parameters")
     most = parameters.get("max_batch") if isinstance(parameters, dict) else None
     return Description(
-        version=_version(model, version, where),
+        version=version or _version(model, path, ask),
         input=name,
         output=tensors.output if answer is None else answer["name"],
         datatype=datatype,
@@ -156,12 +158,17 @@ def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
     return told if isinstance(told, int) and told > 0 else None
 
 
-def _version(model: dict[str, Any], wanted: str | None, where: str) -> str:
-    versions = [str(version) for version in model.get("versions") or []]
-    if wanted is not None:
-        if versions and wanted not in versions:
-            raise ValueError(f"{where}: expected version {wanted}, the server has {versions}")
-        return wanted
+def _version(model: dict[str, Any], path: str, ask: Callable[[str], object]) -> str:
+    """The one version that the model has. MLServer lists versions of other things there; those it does not serve."""
+    versions = []
+    for version in model.get("versions") or []:
+        try:
+            ask(f"{path}/versions/{quote(str(version), safe='')}")
+        except RemoteTeacherError as error:
+            if error.status not in (400, 404):
+                raise
+        else:
+            versions.append(str(version))
     if len(versions) > 1:
-        raise ValueError(f"{where} has several versions: set `version` to one of {versions}")
+        raise ValueError(f"{bare(path)} has several versions: set `version` to one of {versions}")
     return versions[0] if versions else ""

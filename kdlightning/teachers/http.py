@@ -1,5 +1,7 @@
 """Teachers behind any JSON API, by configuration."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from kdlightning.teachers.template import (
     AnswerPath,
     Form,
     RequestTemplate,
-    encode,
+    Writing,
     scores_of,
     stack_labels,
     stack_scores,
@@ -121,9 +123,10 @@ class HTTPTeacher(NetworkedTeacher):
         if max_batch > 1 and results is None:
             raise ValueError("several images in a request need `results`, the path of the list with their answers")
         filled, secrets = _fill_in(headers or {}, offline=offline)
-        self._url, self._method = _check(url, secret=bool(secrets)), method
+        _check(url, secret=bool(secrets))
+        self._url, self._method = url, method
         self._template = RequestTemplate(request, image, batch=max_batch > 1)
-        self._form = {"form": image, "layout": layout, "scale": scale, "quality": quality}
+        self._writing = Writing(image, layout, scale, quality)
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._keys = (label_key, score_key)
         self._entry, self._results = AnswerPath(answer), None if results is None else AnswerPath(results)
@@ -133,6 +136,7 @@ class HTTPTeacher(NetworkedTeacher):
             raise ValueError(f"expected one number of classes, got {num_classes} and labels of {classes}")
         identity = {"network": known_as or self._url, "name": bare(self._url), "access": self.access}
         identity |= {"outputs": outputs, "version": version or "", "answer": f"{results or ''}:{answer}"}
+        identity |= {"request": hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]}
         identity |= describe_labels(self._labels)
         self._set_up(
             known_teacher(ledger, identity) if offline else identity,
@@ -147,7 +151,7 @@ class HTTPTeacher(NetworkedTeacher):
         )
 
     def _encode(self, images: Tensor) -> list[bytes]:
-        return encode(images.float(), **self._form)
+        return self._writing.encode(images.float())
 
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -202,9 +206,9 @@ def _fill_in(headers: Mapping[str, str], *, offline: bool) -> tuple[dict[str, st
     return filled, secrets
 
 
-def _check(url: str, *, secret: bool) -> str:
+def _check(url: str, *, secret: bool) -> None:
     """`check_url`, and no secret among its parameters: addresses end up in logs."""
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if _SECRET.search(name):
             raise ValueError(f"{bare(url)}: the parameter {name} looks like a secret; send it in `headers` (env:NAME)")
-    return check_url(url, secret=secret)
+    check_url(url, secret=secret)

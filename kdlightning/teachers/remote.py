@@ -33,7 +33,8 @@ class RemoteTeacher(NetworkedTeacher):
         outputs: what the output tensor holds. Soft labels: ``logits`` or ``probabilities``. Hard labels: the ``index``
             of the class, or its label as ``text``.
         labels: for ``text``: the labels in the order of the classes, or the class index of each.
-        version: of the model; None for the server's choice. It must not change while this teacher lives.
+        version: of the model; None for the server's choice. It must not change while this teacher lives. Give it where
+            the metadata does not tell (MLServer), so that the ledger does not mix versions.
         num_classes: K, where the metadata does not tell.
         api_key_env: environment variable with the key that is sent as ``Authorization: Bearer``.
         api_key_file: file with that key.

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from kdlightning.teachers.protocol import Array, ProtocolError, shorten
 
 Form = Literal["png", "jpeg", "list"]
 PLACEHOLDER = "{image}"
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_MODES = {1: "L", 3: "RGB"}
 
 
 class RequestTemplate:
@@ -87,40 +88,49 @@ class AnswerPath:
         return here
 
 
-def encode(
-    images: Tensor, form: Form, *, layout: Literal["HWC", "CHW", "flat"], scale: float, quality: int
-) -> list[bytes]:
-    """Images ``(N, C, H, W)`` in [0, 1] as they stand in JSON.
+@dataclass(frozen=True)
+class Writing:
+    """How images stand in JSON.
 
     Args:
-        images: on the CPU.
         form: ``png`` (8 bits per channel) or ``jpeg`` (lossy) in base64, or nested lists of numbers.
         layout: of the lists.
         scale: what a pixel of 1.0 is in the lists.
         quality: of the JPEG.
-
-    Raises:
-        ValueError: a number of channels that no such file has.
     """
-    if form == "list":
-        pixels = images.double() * scale if scale != 1 else images
-        pixels = {"HWC": lambda: pixels.movedim(1, -1), "CHW": lambda: pixels, "flat": lambda: pixels.flatten(1)}[
-            layout
-        ]()
-        return [json.dumps(image, separators=(",", ":")).encode() for image in pixels.tolist()]
-    from PIL import Image
 
-    channels = images.shape[1]
-    if channels not in _MODES or (form == "jpeg" and channels == 4):
-        raise ValueError(f"expected images of 1 or 3 channels for {form}, got {channels}; send them as lists")
-    array = (images * 255).round().byte().movedim(1, -1).numpy()
-    encoded = []
-    for image in array.squeeze(-1) if channels == 1 else array:
-        file = io.BytesIO()
-        options = {"quality": quality, "subsampling": 0} if form == "jpeg" else {"compress_level": 1}
-        Image.fromarray(np.ascontiguousarray(image), _MODES[channels]).save(file, form, **options)
-        encoded.append(b'"' + base64.b64encode(file.getvalue()) + b'"')
-    return encoded
+    form: Form
+    layout: Literal["HWC", "CHW", "flat"]
+    scale: float
+    quality: int
+
+    def encode(self, images: Tensor) -> list[bytes]:
+        """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON.
+
+        Raises:
+            ValueError: a number of channels that no such file has.
+        """
+        if self.form == "list":
+            pixels = images if self.scale == 1 else images.double() * self.scale
+            if self.layout != "CHW":
+                pixels = pixels.movedim(1, -1) if self.layout == "HWC" else pixels.flatten(1)
+            return [json.dumps(image, separators=(",", ":")).encode() for image in pixels.tolist()]
+        from PIL import Image
+
+        channels = images.shape[1]
+        if channels not in _MODES:
+            raise ValueError(f"expected images of 1 or 3 channels for {self.form}, got {channels}; send them as lists")
+        options: dict[str, Any] = {"compress_level": 1}
+        if self.form == "jpeg":
+            options = {"quality": self.quality, "subsampling": 0}
+        encoded = []
+        for image in (images * 255).round().byte().movedim(1, -1).contiguous().numpy():
+            file = io.BytesIO()
+            Image.fromarray(image[:, :, 0] if channels == 1 else image, _MODES[channels]).save(
+                file, self.form, **options
+            )
+            encoded.append(b'"' + base64.b64encode(file.getvalue()) + b'"')
+        return encoded
 
 
 def scores_of(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) -> list[float]:  # noqa: ANN401

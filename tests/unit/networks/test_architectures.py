@@ -106,6 +106,8 @@ def test_catalogue_names_every_named_network(entries):
         VGG,
         ResNet,
         CIFARResNet,
+        networks.WideResNet,
+        networks.ResNeXt,
     }
     exported = {getattr(networks, name) for name in networks.__all__}
     classes = {item for item in exported if isinstance(item, type) and issubclass(item, Network)}

