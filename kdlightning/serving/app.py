@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from kdlightning import __version__
 from kdlightning.serving.model import ServedModel
+from kdlightning.serving.openapi import document
 from kdlightning.teachers.protocol import BINARY_EXTENSION, HEADER_LENGTH, ProtocolError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request, Response
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    _Endpoint = Callable[[Request], Awaitable[Response]]
 
 _OPEN = ("/v2/health/live", "/v2/health/ready")  # probes of a supervisor, which has no key
 _BODY_SECONDS = 60.0  # a body that takes longer is given up: 408
@@ -18,7 +23,7 @@ _AT_ONCE = 16  # bodies in memory at the same time; further requests wait
 _ASGI = Callable[..., Awaitable[None]]
 
 
-def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int = 64 * 2**20) -> "FastAPI":
+def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int = 64 * 2**20) -> "Starlette":
     """An ASGI application that serves one model.
 
     Args:
@@ -30,17 +35,39 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
         ImportError: the extra ``serve`` is not installed.
     """
     try:
-        from fastapi import FastAPI
+        from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
     except ImportError as error:
-        raise ImportError("serving needs FastAPI and uvicorn: pip install kdlightning[serve]") from error
-    app = FastAPI(title="kdlightning", version=__version__, docs_url=None, redoc_url=None)
-    app.add_exception_handler(HTTPException, _explain)
-    app.add_exception_handler(Exception, _hide)
-    app.add_middleware(_RequireKey, api_key=api_key)
-    _add_descriptions(app, model)
-    _add_inference(app, model, max_body)
-    return app
+        raise ImportError("serving needs starlette and uvicorn: pip install kdlightning[serve]") from error
+
+    def fixed(value: dict[str, Any]) -> "_Endpoint":
+        async def endpoint(request: "Request") -> "Response":
+            _check_name(model, request)
+            return JSONResponse(value)
+
+        return endpoint
+
+    described: dict[str, dict[str, Any]] = {
+        "/v2": {"name": "kdlightning", "version": __version__, "extensions": [BINARY_EXTENSION]},
+        "/v2/health/live": {"live": True},
+        "/v2/health/ready": {"live": True, "ready": True},
+        "/openapi.json": document(model, key=api_key is not None),
+    }
+    routes = [Route(path, fixed(value)) for path, value in described.items()]
+    routes.append(Route("/metrics", _metrics(model)))
+    infer = _infer(model, max_body)
+    for at in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        routes.append(Route(at, fixed(model.metadata())))
+        routes.append(Route(f"{at}/ready", fixed({"name": model.name, "ready": True})))
+        routes.append(Route(f"{at}/infer", infer, methods=["POST"]))
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_RequireKey, api_key=api_key)],
+        exception_handlers={HTTPException: _explain, Exception: _hide},
+    )
 
 
 class _RequireKey:
@@ -60,54 +87,29 @@ class _RequireKey:
         await self._app(scope, receive, send)
 
 
-def _add_descriptions(app: "FastAPI", model: ServedModel) -> None:
-    """Health, metadata and the count."""
-    from fastapi import Response
+def _metrics(model: ServedModel) -> "_Endpoint":
+    """The count, as Prometheus reads it."""
+    from starlette.responses import Response
 
-    @app.get("/v2")
-    async def server() -> dict[str, Any]:
-        return {"name": "kdlightning", "version": __version__, "extensions": [BINARY_EXTENSION]}
-
-    @app.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/v2/health/ready")
-    async def ready() -> dict[str, bool]:
-        return {"live": True, "ready": True}
-
-    @app.get("/v2/models/{name}", responses=_FAILURES)
-    @app.get("/v2/models/{name}/versions/{version}", responses=_FAILURES)
-    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
-        _check_name(model, name, version)
-        return model.metadata()
-
-    @app.get("/v2/models/{name}/ready", responses=_FAILURES)
-    @app.get("/v2/models/{name}/versions/{version}/ready", responses=_FAILURES)
-    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-        _check_name(model, name, version)
-        return {"name": model.name, "ready": True}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def endpoint(_: "Request") -> Response:
         name = "kdlightning_images_answered_total"
         lines = [f"# HELP {name} Images answered.", f"# TYPE {name} counter"]
         lines.append(f'{name}{{model="{model.name}",version="{model.version}"}} {model.answered}')
         return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
+    return endpoint
 
-def _add_inference(app: "FastAPI", model: ServedModel, max_body: int) -> None:
-    """The one address that takes a body."""
-    from fastapi import Request, Response
+
+def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
+    """The one endpoint that takes a body."""
     from starlette.concurrency import run_in_threadpool
-
-    room, one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
+    from starlette.responses import Response
 
     # a network is asked by one thread at a time: its layers use all cores, and the count stays exact
-    @app.post("/v2/models/{name}/infer", openapi_extra=_BODY, responses=_FAILURES)
-    @app.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=_BODY, responses=_FAILURES)
-    async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        _check_name(model, name, version)
+    room, one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
+
+    async def endpoint(request: "Request") -> Response:
+        _check_name(model, request)
         header_length = _header_length(request)
         async with room:
             body = await _read(request, max_body)
@@ -120,10 +122,13 @@ def _add_inference(app: "FastAPI", model: ServedModel, max_body: int) -> None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
 
+    return endpoint
+
 
 async def _read(request: "Request", limit: int) -> bytes:
     """The body of a request, as long as it stays within the limit."""
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 
     close = {"connection": "close"}  # what is left of the body is not read
     too_long = f"expected a body of at most {limit} bytes, got {{}}; send fewer images in a request"
@@ -137,6 +142,8 @@ async def _read(request: "Request", limit: int) -> bytes:
                 body += part
                 if len(body) > limit:
                     raise HTTPException(413, too_long.format("more"), close)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "expected the whole body, got a part of it") from error
     except TimeoutError as error:
         raise HTTPException(408, f"expected the whole body within {_BODY_SECONDS:g} seconds", close) from error
     return bytes(body)
@@ -153,13 +160,16 @@ def _header_length(request: "Request") -> int | None:
     return int(text)
 
 
-def _check_name(model: ServedModel, name: str, version: str | None) -> None:
+def _check_name(model: ServedModel, request: "Request") -> None:
+    """404 for an address of another model or version."""
     from starlette.exceptions import HTTPException
 
-    if name != model.name:
-        raise HTTPException(404, f"expected the model '{model.name}', got '{name[:80]}'")
-    if version not in (None, model.version):
-        raise HTTPException(404, f"expected version '{model.version}' of '{name}', got '{str(version)[:80]}'")
+    for part, wanted in (("name", model.name), ("version", model.version)):
+        given = request.path_params.get(part, wanted)
+        if given != wanted:
+            raise HTTPException(
+                404, f"expected the {'model' if part == 'name' else part} '{wanted}', got {given[:80]!r}"
+            )
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> "Response":
@@ -174,43 +184,3 @@ async def _explain(_: "Request", error: Any) -> "Response":  # noqa: ANN401 - an
 
 async def _hide(*_: object) -> "Response":
     return _error(500, "the server failed to answer; its log says why")
-
-
-_TENSOR = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "datatype": {"type": "string"},
-        "parameters": {"type": "object"},
-        "data": {"type": "array"},
-    },
-}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "parameters": {"type": "object"},
-                        "inputs": {"type": "array", "items": _TENSOR},
-                        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
-                    },
-                }
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The tensors are not what the model takes; the text says what was expected."},
-    401: {"description": "The key is missing or wrong."},
-    404: {"description": "No such model or version."},
-    408: {"description": "The body took too long."},
-    413: {"description": "The body is longer than the server allows."},
-}

@@ -12,7 +12,7 @@ from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, Sof
 from kdlightning.teachers.protocol import Array, ProtocolError, read, shorten, write
 
 Response = Literal["soft", "hard", "logits"]
-_INPUT = "images"
+INPUT = "images"
 _OUTPUT = {"soft": "probabilities", "hard": "label", "logits": "logits"}
 
 
@@ -86,7 +86,7 @@ class ServedModel:
             "name": self.name,
             "versions": [self.version],
             "platform": "kdlightning_pytorch",
-            "inputs": [{"name": _INPUT, "datatype": "FP32", "shape": [-1, *self.shape]}],
+            "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *self.shape]}],
             "outputs": [output],
             "parameters": {"max_batch": self.max_batch, "pixels": "[0, 1]"},
         }
@@ -114,15 +114,15 @@ class ServedModel:
 
     def _pixels(self, tensors: dict[str, Array]) -> Tensor:
         """The images of a request, checked."""
-        if set(tensors) != {_INPUT}:
-            raise ProtocolError(f"expected one input named '{_INPUT}', got {shorten(sorted(tensors))}")
-        images = tensors[_INPUT]
+        if set(tensors) != {INPUT}:
+            raise ProtocolError(f"expected one input named '{INPUT}', got {shorten(sorted(tensors))}")
+        images = tensors[INPUT]
         wanted = f"FP32 of shape [N, {', '.join(map(str, self.shape))}] with 1 <= N <= {self.max_batch}"
         if images.dtype != np.float32 or images.shape[1:] != self.shape or not 0 < len(images) <= self.max_batch:
-            raise ProtocolError(f"input '{_INPUT}': expected {wanted}, got {images.dtype} of {list(images.shape)}")
+            raise ProtocolError(f"input '{INPUT}': expected {wanted}, got {images.dtype} of {list(images.shape)}")
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):
-            raise ProtocolError(f"input '{_INPUT}': expected pixels in [0, 1], got [{low:g}, {high:g}]")
+            raise ProtocolError(f"input '{INPUT}': expected pixels in [0, 1], got [{low:g}, {high:g}]")
         return torch.tensor(images)
 
     def _wants_binary(self, message: dict[str, Any]) -> bool:

@@ -149,8 +149,12 @@ def stair(a: Node) -> Node:
 
 
 def angle(p: Point) -> Node:
-    """Polar angle in (-π, π]; use it where the jump at π does not show: an integer multiple in a sine, or mirrored."""
-    return node("atan", p.y, p.x)
+    """Polar angle in (-π, π]; use it where the jump at π does not show: an integer multiple in a sine, or mirrored.
+
+    It is that about a centre a ten-thousandth off: a back end may give any angle at the origin itself, where mosaics
+    and folds put whole areas.
+    """
+    return node("atan", p.y + 1e-4, p.x + 1e-4)
 
 
 def mix(a: Node | float, b: Node | float, t: Node | float) -> Node:

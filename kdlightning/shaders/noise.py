@@ -61,18 +61,19 @@ float fractal_noise(float x, float y, float salt) {{ return octaves(x, y, salt, 
 float ridged_noise(float x, float y, float salt) {{ return octaves(x, y, salt, true); }}
 vec3 cells(float x, float y, float salt, float jitter) {{
     vec2 base = floor(vec2(x, y)), t = vec2(x, y) - base;
-    float nearest = 100.0, second = 100.0;
-    int found = 0;
+    int nearest = 0x7f7fffff, second = 0x7f7fffff;
     for (int neighbour = zero; neighbour < 9; ++neighbour) {{
         ivec2 beside = ivec2(neighbour % 3 - 1, neighbour / 3 - 1);
         int h = lattice_hash(ivec2(base) + beside, salt);
         vec2 offset = vec2(beside) + 0.5 - t + jitter * {_UNIT!r} * vec2(float(h), float(h * {_F}));
-        float squared = dot(offset, offset);
-        second = min(second, max(nearest, squared));
-        found = squared < nearest ? h : found;
-        nearest = min(nearest, squared);
+        int key = (floatBitsToInt(dot(offset, offset)) & ~15) | neighbour;
+        second = min(second, max(nearest, key));
+        nearest = min(nearest, key);
     }}
-    return vec3(sqrt(vec2(nearest, second)), float(found * {_A}) * {_UNIT!r} + 0.5);
+    ivec2 beside = ivec2((nearest & 15) % 3 - 1, (nearest & 15) / 3 - 1);
+    int number = lattice_hash(ivec2(base) + beside, salt) * {_A};
+    vec2 squared = vec2(intBitsToFloat(nearest & ~15), intBitsToFloat(second & ~15));
+    return vec3(sqrt(squared), float(number) * {_UNIT!r} + 0.5);
 }}
 """
 
@@ -131,13 +132,16 @@ def cells(x: Tensor, y: Tensor, salt: Tensor, jitter: Tensor) -> tuple[Tensor, T
     across = (columns + 0.5) + (left - x) + h.float() * reach
     up = (rows + 0.5) + (below - y) + (h * _F).float() * reach
     squared = (across * across).addcmul_(up, up)
-    hashes, distances = h.flatten(0, 1), squared.flatten(0, 1)
-    nearest, second, found = distances[0], torch.full_like(distances[0], 100.0), hashes[0]
-    for distance, its in zip(distances[1:], hashes[1:], strict=True):
-        second = torch.minimum(second, torch.maximum(nearest, distance))
-        found = torch.where(distance < nearest, its, found)
-        nearest = torch.minimum(nearest, distance)
-    return nearest.sqrt(), second.sqrt(), (found * _A).float().mul_(_UNIT).add_(0.5)
+    # a float of at least 0 as an integer keeps its order; the last bits say which neighbour it belongs to
+    which = torch.arange(9, device=x.device, dtype=torch.int32).view(3, 3, 1, 1, 1)
+    keys = ((squared.view(torch.int32) & ~15) | which).flatten(0, 1)
+    nearest, second = torch.minimum(keys[0], keys[1]), torch.maximum(keys[0], keys[1])
+    for key in keys[2:]:
+        second = torch.minimum(second, torch.maximum(nearest, key))
+        nearest = torch.minimum(nearest, key)
+    found = h.flatten(0, 1).gather(0, (nearest & 15).long()[None])[0] * _A
+    one, two = ((each & ~15).view(torch.float32).sqrt() for each in (nearest, second))
+    return one, two, found.float().mul_(_UNIT).add_(0.5)
 
 
 def _octaves(x: Tensor, y: Tensor, salt: Tensor, *, ridged: bool) -> Tensor:

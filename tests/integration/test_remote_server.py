@@ -66,7 +66,7 @@ def known_to(ledger, teacher):
 def test_a_run_of_queries_survives_every_fault(seed):
     model, remote = served("soft"), []
     with serving(model) as upstream:
-        spoiler = Spoiler(upstream, seed, clean=0.4, sleep=2.5)
+        spoiler = Spoiler(upstream, seed, clean=0.5, sleep=2.5)
         with answering(spoiler) as url:
             QueryLedger("l.sqlite").close()
             reader = QueryLedger("l.sqlite", readonly=True)
@@ -215,6 +215,20 @@ def test_a_run_from_the_command_line_counts_and_keeps_the_secret(tmp_path, monke
     assert [file for file in files if b"s3cret-key" in file.read_bytes()] == []
 
 
+def test_a_server_that_is_not_there_is_a_message_and_no_traceback(capsys):
+    patience = {"attempts": 2, "backoff": 0.01, "jitter": 0.01}
+    arguments = {"url": "http://127.0.0.1:9", "model": "digits", "outputs": "probabilities", "patience": patience}
+    teacher = {"class_path": "RemoteSoftLabelTeacher", "init_args": arguments}
+    kd = {"class_path": "KD", "init_args": {"student": STUDENT, "teacher": teacher}}
+    Path("kd.yaml").write_text(yaml.safe_dump({"model": kd, "data": DATA, "trainer": {**TRAINER, "logger": False}}))
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "kd.yaml"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9/v2: no connection" in error
+    assert "Traceback" not in error
+
+
 RUNTIME = """
 import numpy as np
 from pathlib import Path
@@ -250,7 +264,7 @@ def mlserver(tmp_path_factory):
     if MLSERVER is None:
         pytest.skip("MLServer is not installed; name its command in KDLIGHTNING_MLSERVER")
     directory = tmp_path_factory.mktemp("mlserver")
-    data = DigitsDataModule(image_size=8)
+    data = DigitsDataModule(image_size=16)
     data.prepare_data()
     data.setup()
     x, y = data.train_set.images.flatten(1).numpy() / 255, data.train_set.labels.numpy()
@@ -259,7 +273,7 @@ def mlserver(tmp_path_factory):
     (directory / "runtime.py").write_text(RUNTIME)
     about = {
         "name": "digits", "implementation": "runtime.Digits", "parameters": {"version": "v1"},
-        "inputs": [{"name": "pixels", "datatype": "FP64", "shape": [-1, 64]}],
+        "inputs": [{"name": "pixels", "datatype": "FP64", "shape": [-1, 256]}],
         "outputs": [
             {"name": "probabilities", "datatype": "FP64", "shape": [-1, 10]},
             {"name": "label", "datatype": "INT64", "shape": [-1, 1]},
@@ -290,7 +304,7 @@ def answered(log):
 def test_mlserver_s_answers_are_the_classifier_s(mlserver):
     url, classifier, log = mlserver
     before = answered(log)
-    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     soft = RemoteSoftLabelTeacher(
         url,
         "digits",
@@ -324,9 +338,9 @@ def test_a_student_is_distilled_from_mlserver(mlserver):
     tensors = {"output": "probabilities", "layout": "flat"}
     arguments = {"url": url, "model": "digits", "outputs": "probabilities", "tensors": tensors, "max_batch": 32}
     teacher = {"class_path": "RemoteSoftLabelTeacher", "init_args": arguments}
-    student = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 8}}
+    student = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 16}}
     kd = {"class_path": "KD", "init_args": {"student": student, "teacher": teacher, "query_once": True}}
-    data = {**DATA, "init_args": {**DATA["init_args"], "image_size": 8}}
+    data = {**DATA, "init_args": {**DATA["init_args"], "image_size": 16}}
     config = {"seed_everything": 1, "model": kd, "data": data, "trainer": {**TRAINER, "logger": False}}
     Path("kd.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", "kd.yaml"]) == 0

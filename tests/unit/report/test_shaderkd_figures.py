@@ -1,0 +1,38 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kdlightning.networks import LeNet5Classic, save_network
+
+PATH = Path(__file__).parents[3] / "experiments/figures/shaderkd.py"
+SPEC = importlib.util.spec_from_file_location("shaderkd_figures", PATH)
+figures = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(figures)
+
+
+def test_a_sheet_has_an_image_for_every_program():
+    picture = figures.sheet(side=3, size=16)
+    assert picture.shape == (3, 3 * 17 + 1, 3 * 17 + 1)
+    first = picture[:, 1:17, 1:17]
+    torch.testing.assert_close(first, figures.render_pool([0], [2.0], 16)[0].float() / 255)
+    assert (picture[:, 1:17, 18:34] - first).abs().max() > 0.1
+
+
+def test_the_attack_shows_both_sides_of_the_boundary(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = LeNet5Classic(num_classes=3, image_size=16)
+    network.classifier.weight.data *= 20
+    save_network(network, tmp_path / "net")
+    out = tmp_path / "a" / "attack.png"
+    assert figures.main(["attack", "--teacher", str(tmp_path / "net"), "--output", str(out), "--epsilon", "60"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    width, height = Image.open(out).size
+    assert height == 4 * 17 + 1
+    assert (width - 1) % 17 == 0
+    with pytest.raises(RuntimeError, match="no image reached its target within 1e-06/255"):
+        figures.attack(tmp_path / "net", epsilon=1e-6)
+    with pytest.raises(SystemExit):
+        figures.main(["attack", "--output", str(out)])
