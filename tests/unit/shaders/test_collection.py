@@ -69,7 +69,7 @@ def test_every_dialect_renders_what_it_says(opengl, mode):
         ("o.rgb = hsv(0., 1., 1.);", (255, 0, 0)),
         ("o.rgb = hsv(1. / 3., 1., .6);", (0, 153, 0)),
         ("o.rgb = hsv(.5, .6, 1.);", (102, 255, 255)),
-        ("o.rg = rotate2D(PI / 2.) * vec2(0, -1.);", (255, 0, 0)),  # TwiGL's turns a column clockwise
+        ("o.rg = rotate2D(PI / 2.) * vec2(0, -1.);", (255, 0, 0)),  # counter-clockwise
         ("o.rgb = rotate3D(PI2 / 4., vec3(0, 0, 9)) * vec3(.6, 0, .2);", (0, 153, 51)),
         ("o.rg = vec2(fsnoise(vec2(0)), fsnoiseDigits(vec2(0)) + snoise2D(vec2(3, 5)));", (0, 0, 0)),
         ("o.rgb = vec3(f, s, 0) / 85.;", (48, 0, 0)),  # the 16th frame
@@ -82,7 +82,9 @@ def test_helpers_of_the_geekest_mode(opengl, text, expected):
 
 @pytest.mark.parametrize("call", ["snoise2D(p.xy)", "snoise3D(p.xyz)", "snoise4D(p)"])
 def test_signed_noise_fills_its_range_smoothly(opengl, call):
-    shader = fragment_shader(f"vec4 p = FC.xyxy * vec4(.11, .13, .05, -.07); o = vec4({call}) * .5 + .5;", "geekest_300")
+    shader = fragment_shader(
+        f"vec4 p = FC.xyxy * vec4(.11, .13, .05, -.07); o = vec4({call}) * .5 + .5;", "geekest_300"
+    )
     image = opengl.render(shader, [0.0], 128)[0, 0].float()
     assert image.mean().item() == pytest.approx(127, abs=12)
     assert image.std() > 25
@@ -121,7 +123,7 @@ def test_failures_are_listed_and_do_not_stop_the_others(opengl, tmp_path):
             "2.geekest_300.glsl": "o = vec4(1);\no = oops;",
             "3.geekest_300.glsl": HANGS,
             "4.geek_300.glsl": "void main() {}",
-            "5.glsl": "uniform sampler2D iChannel0;\nvoid mainImage(out vec4 c, in vec2 p) { c = texture(iChannel0, p); }",
+            "5.glsl": "uniform float iDate;\nvoid mainImage(out vec4 c, in vec2 p) { c = vec4(iDate); }",
             "6.geekest.glsl": "gl_FragColor = vec4(0, 1, t, 1);",
         },
     )
@@ -136,7 +138,7 @@ def test_failures_are_listed_and_do_not_stop_the_others(opengl, tmp_path):
     assert "oops" in reasons["2"]
     assert reasons["3"] == "took longer than 3 s"
     assert reasons["4"] == "expected a declaration `out vec4 name;`, as mode geek_300 has it"
-    assert reasons["5"] == "nothing gives uniform iChannel0 a value here"
+    assert reasons["5"] == "nothing gives uniform iDate a value here"
 
 
 def test_a_program_that_ends_the_renderer_is_listed(tmp_path, monkeypatch):

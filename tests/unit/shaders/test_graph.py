@@ -75,7 +75,7 @@ def test_operations_have_their_closed_form(value, expected):
 
 def test_a_circle_has_known_pixels():
     distance = (AXIS**2 + AXIS[:, None] ** 2).sqrt() - 0.5
-    torch.testing.assert_close(image(0.5 - shapes.circle(Point(X, Y), 0.5)), 0.5 - distance)
+    torch.testing.assert_close(image(0.5 - shapes.circle(Point(X, Y), 0.5)), (0.5 - distance).clamp(min=0))
     inside = image(0.5 - 0.5 * fields.edge(shapes.circle(Point(X, Y), 0.5), 0.01))
     assert inside.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
 
@@ -89,7 +89,8 @@ def test_a_circle_has_known_pixels():
         (lambda p: shapes.capsule(p, 0.3, 0.1), 0.6, 0.4, 0.4),
         (lambda p: shapes.star(p, 5, 0.5, 0.5), 0.5, 0.0, 0.0),  # a tip
         (lambda p: shapes.flower(p, 3, 0.4, 0.25), 0.5, 0.0, 0.0),
-        (lambda p: shapes.moon(p, 0.5, 0.2), -0.45, 0.0, 0.05),  # the other disc is on the left
+        (lambda p: shapes.moon(p, 0.5, 0.2), -0.45, 0.0, 0.25),  # in the other disc, on the left
+        (lambda p: shapes.moon(p, 0.5, 0.2), 0.45, 0.0, -0.05),
         (lambda p: shapes.smooth_union(p.x, p.y, 0.4), 0.2, 0.2, 0.1),
         (lambda p: shapes.smooth_union(p.x, p.y, 0.4), 0.1, 0.9, 0.1),
     ],

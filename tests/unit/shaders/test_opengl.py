@@ -99,7 +99,7 @@ def test_without_egl_the_error_says_what_to_install(monkeypatch):
         raise Exception("libEGL.so.1 not loaded")
 
     monkeypatch.setattr(moderngl, "create_context", missing)
-    with pytest.raises(OpenGLUnavailableError, match="libEGL.so.1 not loaded") as error:
+    with pytest.raises(OpenGLUnavailableError, match="libEGL") as error:
         create_context()
     check_message(error)
     assert Program.from_seed(0).render([0.0], 4).isfinite().all()  # torch does without
