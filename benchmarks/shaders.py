@@ -1,6 +1,7 @@
 """Shader programs: images per second of both back ends, of the same programs. One run.
 
     python benchmarks/shaders.py                      # about a minute on one core
+    python benchmarks/shaders.py --cpu-time           # per second of one core instead, on a machine that is busy
     python benchmarks/shaders.py --device cuda        # torch on a GPU; OpenGL chooses its device itself
 
 Prints a table and writes it to --output as JSON. Rates per size and back end:
@@ -27,15 +28,15 @@ from kdlightning.shaders import OpenGLRenderer, OpenGLUnavailableError, Program
 Render = Callable[[Program, list[float], int, range | None], Tensor]
 
 
-def measure(render: Render, seeds: range, size: int, number: int) -> dict[str, float]:
+def measure(render: Render, seeds: range, size: int, number: int, clock: Callable[[], float]) -> dict[str, float]:
     """Images per second, new and known, of the programs of these seeds."""
     render(Program.from_seed(seeds.stop), [0.0] * number, size, None)  # the first call of all pays for start-up
     programs, seconds = [], []
     for seed in seeds:
-        start = time.perf_counter()
+        start = clock()
         program = Program.from_seed(seed)
         render(program, [0.5], size, None)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
         programs.append(program)
     rates = {"new": len(seconds) / sum(seconds)}
     for name, variants in (("variants", range(number)), ("times", None)):
@@ -44,9 +45,9 @@ def measure(render: Render, seeds: range, size: int, number: int) -> dict[str, f
             best = float("inf")
             for turn in range(2):
                 times = [0.1 * image + turn for image in range(number)]
-                start = time.perf_counter()
+                start = clock()
                 render(program, times, size, variants)
-                best = min(best, time.perf_counter() - start)
+                best = min(best, clock() - start)
             own.append(number / best)
         rates[name] = statistics.median(own)
     return {name: round(rate, 1) for name, rate in rates.items()}
@@ -70,8 +71,10 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=12, help="seeds 0, 1, ...")
     parser.add_argument("--images", type=int, default=128, help="images of a known program at 32 px")
     parser.add_argument("--device", default="cpu", help="where torch computes")
+    parser.add_argument("--cpu-time", action="store_true", help="count the process's CPU time, of all its threads")
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     os.environ["MESA_SHADER_CACHE_DISABLE"] = "true"  # what the last run compiled would make "new" a lie
     backends: dict[str, Render] = {f"torch, {options.device}": torch_backend(options.device)}
     try:
@@ -81,11 +84,14 @@ def main() -> None:
         )
     except OpenGLUnavailableError as error:
         print(error)
-    record: dict[str, Any] = {"programs": options.programs, "threads": torch.get_num_threads(), "images_per_second": {}}
+    record: dict[str, Any] = {
+        "programs": options.programs, "threads": torch.get_num_threads(), "clock": clock.__name__,
+        "images_per_second": {},
+    }  # fmt: skip
     for name, render in backends.items():
         for size in (32, 224):
             number = max(4, options.images * 32**2 // size**2)
-            rates = measure(render, range(options.programs), size, number)
+            rates = measure(render, range(options.programs), size, number, clock)
             record["images_per_second"].setdefault(name, {})[size] = rates
             print(f"{name:40} {size:4} px  " + "  ".join(f"{key} {rate:8,.1f}/s" for key, rate in rates.items()))
     if options.output:
