@@ -65,6 +65,15 @@ def torch_backend(device: str) -> Render:
     return render
 
 
+def opengl_backend(renderer: OpenGLRenderer) -> Render:
+    """Images by OpenGL, uint8 on the CPU."""
+
+    def render(program: Program, times: list[float], size: int, variants: range | None) -> Tensor:
+        return renderer.render(program, times, size, variants=variants)
+
+    return render
+
+
 def main() -> None:
     """Both back ends at both sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,24 +85,23 @@ def main() -> None:
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     os.environ["MESA_SHADER_CACHE_DISABLE"] = "true"  # what the last run compiled would make "new" a lie
-    backends: dict[str, Render] = {f"torch, {options.device}": torch_backend(options.device)}
-    try:
-        opengl = OpenGLRenderer()
-        backends[f"OpenGL, {opengl.device}"] = lambda program, times, size, variants: opengl.render(
-            program, times, size, variants=variants
-        )
-    except OpenGLUnavailableError as error:
-        print(error)
     record: dict[str, Any] = {
         "programs": options.programs, "threads": torch.get_num_threads(), "clock": clock.__name__,
         "images_per_second": {},
     }  # fmt: skip
-    for name, render in backends.items():
-        for size in (32, 224):
-            number = max(4, options.images * 32**2 // size**2)
-            rates = measure(render, range(options.programs), size, number, clock)
-            record["images_per_second"].setdefault(name, {})[size] = rates
-            print(f"{name:40} {size:4} px  " + "  ".join(f"{key} {rate:8,.1f}/s" for key, rate in rates.items()))
+
+    def add(name: str, render: Render, size: int) -> None:
+        rates = measure(render, range(options.programs), size, max(4, options.images * 32**2 // size**2), clock)
+        record["images_per_second"].setdefault(name, {})[size] = rates
+        print(f"{name:40} {size:4} px  " + "  ".join(f"{key} {rate:8,.1f}/s" for key, rate in rates.items()))
+
+    for size in (32, 224):
+        add(f"torch, {options.device}", torch_backend(options.device), size)
+        try:
+            with OpenGLRenderer() as opengl:  # a new one for each size has compiled nothing yet
+                add(f"OpenGL, {opengl.device}", opengl_backend(opengl), size)
+        except OpenGLUnavailableError as error:
+            print(error)
     if options.output:
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,9 @@ def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
                     answer, length = await run_in_threadpool(model.infer, body, header_length)
                 except ProtocolError as error:
                     return _error(400, str(error))
+                except Exception:  # here, not in a handler of the application, which would close the connection
+                    logging.getLogger("uvicorn.error").exception("the model failed to answer")
+                    return await _hide()
         if length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})

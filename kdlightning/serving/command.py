@@ -95,9 +95,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port") from error
+    # asyncio does it for sockets of its own making only; without, every small answer waits 40 ms for an acknowledgement
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,7 +10,6 @@ from kdlightning.shaders.graph import (
     Node,
     Point,
     absolute,
-    constant,
     cos,
     maximum,
     minimum,
@@ -155,8 +154,3 @@ def finish(draw: Draw, colour: Colour, p: Point) -> Colour:
         strength = draw.number(0.3, 0.8)
         colour = Colour(*(mix(c, light * (0.4 + 0.8 * t), strength) for c, t in zip(colour, tint, strict=True)))
     return Colour(*(saturate(channel) for channel in colour))
-
-
-def plain(shade: float) -> Colour:
-    """The same grey everywhere."""
-    return Colour(constant(shade), constant(shade), constant(shade))

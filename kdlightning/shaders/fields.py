@@ -223,13 +223,13 @@ def orbits(draw: Draw, p: Point) -> Node:
     trap = plus(z, draw.number(-0.5, 0.5), draw.number(-0.5, 0.5)) if draw.chance(0.2) else z
     nearest = minimum(nearest, length(trap))
     lines = draw.chance(0.4)
-    for _ in range(draw.integer(3, 5)):
+    for _ in range(draw.integer(2, 3)):
         x, y = z.x * z.x - z.y * z.y + c.x, 2 * z.x * z.y + c.y
-        z = Point(minimum(maximum(x, -2.0), 2.0), minimum(maximum(y, -2.0), 2.0))
+        z = Point(minimum(maximum(x, -1.6), 1.6), minimum(maximum(y, -1.6), 1.6))
         near = minimum(absolute(z.x), absolute(z.y)) if lines else length(z)
         nearest = minimum(nearest, near)
     if draw.chance(0.5):
-        return sin(log(nearest + 0.02) * draw.scale(1.5, 5) + draw.phase())
+        return sin(log(nearest + 0.1) * draw.scale(1.5, 4) + draw.phase())
     return 1 - 2 * saturate(nearest * draw.number(1.0, 2.5))
 
 

@@ -14,8 +14,8 @@ class Node:
     """One scalar of a program, or for a cellular pattern three; two nodes are the same only if they are one object.
 
     Attributes:
-        operation: a name in `operations.OPERATIONS`, or one of the leaves: "x" and "y" (the pixel's place: the
-            image's shorter side is [-1, 1], y upwards), "time" (seconds), "constant", "parameter".
+        operation: a name in `operations.OPERATIONS`, or one of the leaves: "x" and "y" (the pixel's place: each
+            from -1 to 1 across the square image, y upwards), "time" (seconds), "constant", "parameter".
         arguments: what it is computed from.
         value: the number of a constant; the position of a parameter among the program's.
     """

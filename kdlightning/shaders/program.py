@@ -15,7 +15,7 @@ from kdlightning.shaders.operations import OPERATIONS, Value
 
 LUMA = (0.299, 0.587, 0.114)
 # Pixels evaluated at once: intermediate results stay in the cache of a core, or fill a GPU.
-_CHUNK = {"cpu": 2**15, "cuda": 2**22}
+_CHUNK = {"cpu": 2**15, "cuda": 2**20}
 
 
 class Program:

@@ -18,6 +18,7 @@ from servers import running, serving
 from kdlightning.__main__ import main
 from kdlightning.networks import LeNet5Fifth, fingerprint, save_network
 from kdlightning.serving import ServedModel, create_app
+from kdlightning.serving.command import _listen
 from kdlightning.teachers import HardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError, SoftLabelTeacher
 
 SHAPE = (1, 4, 4)
@@ -309,6 +310,13 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path):
         assert process.returncode == 0
     finally:
         process.kill()
+
+
+def test_small_answers_do_not_wait_for_acknowledgements():
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        with pytest.raises(OSError, match="choose another --port"):
+            _listen("127.0.0.1", listening.getsockname()[1])
 
 
 @pytest.mark.parametrize(
