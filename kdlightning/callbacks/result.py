@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.data.transferset import TransferSet
+from kdlightning.data.web import WebDataModule
 from kdlightning.methods.base import DistillationModule, TaughtModule
 from kdlightning.methods.generator import GeneratorModule
 from kdlightning.networks.pretrained import save_network
@@ -83,9 +84,10 @@ class RunResult(Callback):
         if self._seconds and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
             file = Path(trainer.default_root_dir) / "result.json"
             file.write_text(json.dumps(self.record(trainer, pl_module), indent=1) + "\n")
-            unusable = getattr(getattr(trainer, "datamodule", None), "unusable", None)
-            if unusable is not None:  # of a collected pool: the report shows it
-                file.with_name("unusable.json").write_text(json.dumps(unusable, indent=1) + "\n")
+            data: Any = getattr(trainer, "datamodule", None)
+            if isinstance(data, WebDataModule):  # the report shows what could not be used
+                listed = {"files": data.files, "unusable": data.unusable}
+                file.with_name("unusable.json").write_text(json.dumps(listed, indent=1) + "\n")
 
     def generator_record(self, trainer: L.Trainer, module: GeneratorModule) -> dict[str, Any]:
         """A generator's run as one flat object: no accuracy, but how near its images are to the local ones."""

@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdlightning.data.base import ImageDataModule, ImageSet, tensor_set
-from kdlightning.data.rendered import DIGITS, digit_fonts, render_glyphs
+from kdlightning.data.base import ImageSet, tensor_set
+from kdlightning.data.rendered import BLOCK, DIGITS, RenderedDataModule
 
 SYMBOLS = "!?#$%&@()[]/+=*<>"
 CHARACTERS = DIGITS + string.ascii_letters + SYMBOLS
 
-_BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
 
-
-class RenderedCharactersDataModule(ImageDataModule):
+class RenderedCharactersDataModule(RenderedDataModule):
     """Digits among letters and symbols, in matplotlib's fonts and in styles that handwriting never has.
 
     Each image shows one character in its middle, like :class:`RenderedDigitsDataModule`'s: random font, size, place,
@@ -34,7 +33,7 @@ class RenderedCharactersDataModule(ImageDataModule):
         ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
     """
 
-    name, num_classes, native_size, default_num_val = "rendered-characters", len(CHARACTERS), 32, 0
+    name, num_classes, default_num_val = "rendered-characters", len(CHARACTERS), 0
 
     def __init__(
         self,
@@ -44,28 +43,13 @@ class RenderedCharactersDataModule(ImageDataModule):
         image_size: int = 32,
         **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__("", False, image_size=image_size, **options)
-        least = {"number": (number, 1), "image_size": (image_size, 8), "render_seed": (render_seed, 0)}
-        for setting, (value, minimum) in least.items():
-            if value < minimum:
-                raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
-        self.number, self.channels, self.render_seed = number, channels, render_seed
+        super().__init__(number, channels, render_seed, image_size, **options)
         self.class_names = list(CHARACTERS)
 
     def load(self) -> tuple[ImageSet, None, None]:
         """Render: 10,000 images of 28 x 28 take some five seconds of one core."""
-        images = torch.empty(self.number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        labels = []
-        for block, target in enumerate(images.split(_BLOCK)):
-            rng = np.random.default_rng([self.render_seed, block])
-            which = torch.from_numpy(rng.integers(len(CHARACTERS), size=_BLOCK))
-            target.copy_(render_glyphs(rng, which, self.image_size, self.channels, CHARACTERS)[: len(target)])
-            labels.append(which)
-        return tensor_set(images, torch.cat(labels)[: self.number]), None, None
 
-    def identity(self) -> dict[str, Any]:
-        """Includes what the images are made from, except ``number``, on which none of them depends."""
-        made = {"channels": self.channels, "render_seed": self.render_seed, "fonts": len(digit_fonts())}
-        return {**super().identity(), **made}
+        def draw(rng: np.random.Generator) -> Tensor:
+            return torch.from_numpy(rng.integers(len(CHARACTERS), size=BLOCK))
+
+        return tensor_set(*self.render(self.number, draw, glyphs=CHARACTERS)), None, None

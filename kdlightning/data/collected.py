@@ -22,7 +22,34 @@ class Collection(NamedTuple):
     truth: Tensor | None
 
 
-class CollectedDataModule(ImageDataModule):
+class StandInDataModule(ImageDataModule):
+    """Images that stand in for a task's own: classes, size, batches, augmentation and order are the source's.
+
+    Args:
+        source: the task's data set. Its training images are never used.
+        root: where the images come from, if from files.
+        unlabelled: withhold the labels.
+        num_workers: of the loaders, and of decoding.
+    """
+
+    default_num_val = 0
+
+    def __init__(self, source: ImageDataModule, root: str = "", unlabelled: bool = True, num_workers: int = 0) -> None:
+        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
+        super().__init__(
+            root, False, source.batch_size, source.eval_batch_size, unlabelled=unlabelled,
+            image_size=source.image_size, augmentation=source.augmentation,
+            augmentation_groups=source.augmentation_groups, seed=source.seed, num_workers=num_workers,
+        )  # fmt: skip
+        self.name, self.class_names = source.name, list(source.class_names)
+        self.source = source
+
+    def prepare_data(self) -> None:
+        """Let the source download."""
+        self.source.prepare_data()
+
+
+class CollectedDataModule(StandInDataModule):
     """A pool of unlabelled images to train on; classes, sizes, augmentation, validation and test are the source's.
 
     A subclass overrides :meth:`collect`.
@@ -40,28 +67,17 @@ class CollectedDataModule(ImageDataModule):
         ValueError: a share outside its range.
     """
 
-    default_num_val = 0
     truth: Tensor | None = None
 
     def __init__(self, source: ImageDataModule, fraction: float = 1.0, root: str = "", num_workers: int = 0) -> None:
-        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
-        super().__init__(
-            root, False, source.batch_size, source.eval_batch_size, unlabelled=True, image_size=source.image_size,
-            augmentation=source.augmentation, augmentation_groups=source.augmentation_groups, seed=source.seed,
-            num_workers=num_workers,
-        )  # fmt: skip
+        super().__init__(source, root, num_workers=num_workers)
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
-        self.name, self.class_names = source.name, list(source.class_names)
-        self.source, self.fraction = source, fraction
+        self.fraction = fraction
 
     @abstractmethod
     def collect(self) -> Collection:
         """All images of the pool."""
-
-    def prepare_data(self) -> None:
-        """Let the source download."""
-        self.source.prepare_data()
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
         """The drawn share of the pool, and the source's images for validation and test."""

@@ -28,13 +28,74 @@ Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows i
 
 DIGITS = "0123456789"
 
-_BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
+BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
 _CONTRAST = 0.35  # least distance of the digit's luma and the background's, before their gradients
 _HEIGHT = 0.75  # of a digit in its square of the atlas
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's grey images
 
 
-class RenderedDigitsDataModule(ImageDataModule):
+class RenderedDataModule(ImageDataModule):
+    """Characters rendered in software: what such sets share.
+
+    Args:
+        number: training images, validation included.
+        channels: 3 for colour, 1 for the luma of the same images.
+        render_seed: owner of the images; ``seed`` owns split and order.
+        image_size: height and width; images are rendered at that size.
+        options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
+
+    Raises:
+        ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
+    """
+
+    native_size = 32
+
+    def __init__(
+        self,
+        number: int,
+        channels: int,
+        render_seed: int,
+        image_size: int,
+        **options: Any,  # noqa: ANN401 - the base's
+    ) -> None:
+        super().__init__("", False, image_size=image_size, **options)
+        least = {"number": (number, 1), "image_size": (image_size, 8), "render_seed": (render_seed, 0)}
+        for setting, (value, minimum) in least.items():
+            if value < minimum:
+                raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
+        self.number, self.channels, self.render_seed = number, channels, render_seed
+        if render_seed:  # other images: a transfer set tells sources apart by name, length and size
+            self.name = f"{self.name}-{render_seed}"
+
+    def identity(self) -> dict[str, Any]:
+        """Includes what the images are made from, except ``number``, on which none of them depends."""
+        made = {"channels": self.channels, "render_seed": self.render_seed, "fonts": len(digit_fonts())}
+        return {**super().identity(), **made}
+
+    def render(
+        self, number: int, draw: Callable[[np.random.Generator], Tensor], *part: int, glyphs: str
+    ) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``(N, channels, image_size, image_size)`` of ``glyphs``, and which one each shows ``(N,)``.
+
+        Args:
+            number: N.
+            draw: which glyphs a block of images shows.
+            part: tells sets of one seed apart.
+            glyphs: the characters that occur.
+        """
+        images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        shown = []
+        for block, target in enumerate(images.split(BLOCK)):
+            rng = np.random.default_rng([self.render_seed, *part, block])
+            which = draw(rng)
+            target.copy_(render_glyphs(rng, which, self.image_size, self.channels, glyphs)[: len(target)])
+            shown.append(which)
+        return images, torch.cat(shown)[:number]
+
+
+class RenderedDigitsDataModule(RenderedDataModule):
     """Digits 0 to 9 rendered in software: what Syn. Digits [Ganin2016]_ are, from the fonts that ship with matplotlib.
 
     Font, size, place, aspect, rotation (at most 20 degrees), shear, colours, gradients, shadows, parts of other digits
@@ -55,7 +116,7 @@ class RenderedDigitsDataModule(ImageDataModule):
         ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
     """
 
-    name, num_classes, native_size = "rendered-digits", 10, 32
+    name, num_classes = "rendered-digits", 10
 
     def __init__(
         self,
@@ -66,35 +127,17 @@ class RenderedDigitsDataModule(ImageDataModule):
         image_size: int = 32,
         **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__("", False, image_size=image_size, **options)
-        least = {
-            "number": (number, 1), "num_test": (num_test, 1), "image_size": (image_size, 8),
-            "render_seed": (render_seed, 0),
-        }  # fmt: skip
-        for setting, (value, minimum) in least.items():
-            if value < minimum:
-                raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
-        self.number, self.num_test, self.channels, self.render_seed = number, num_test, channels, render_seed
-        if render_seed:  # other images: a transfer set tells sources apart by name, length and size
-            self.name = f"{self.name}-{render_seed}"
+        super().__init__(number, channels, render_seed, image_size, **options)
+        if num_test < 1:
+            raise ValueError(f"num_test: expected at least 1, got {num_test}")
+        self.num_test = num_test
 
     def load(self) -> tuple[ImageSet, None, ImageSet]:
         """Render: 10,000 images of 32 x 32 take about five seconds of one core."""
         return self._part(self.number, 0), None, self._part(self.num_test, 1)
 
-    def identity(self) -> dict[str, Any]:
-        """Includes what the images are made from, except ``number``, on which none of them depends."""
-        made = {"channels": self.channels, "render_seed": self.render_seed, "fonts": len(digit_fonts())}
-        return {**super().identity(), **made}
-
     def _part(self, number: int, part: int) -> ImageSet:
-        images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        for block, target in enumerate(images.split(_BLOCK)):
-            rng = np.random.default_rng([self.render_seed, part, block])
-            target.copy_(render_glyphs(rng, torch.arange(_BLOCK) % 10, self.image_size, self.channels)[: len(target)])
-        return tensor_set(images, torch.arange(number) % 10)
+        return tensor_set(*self.render(number, lambda _: torch.arange(BLOCK) % 10, part, glyphs=DIGITS))
 
 
 class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types

@@ -6,6 +6,7 @@
 
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdlightning import shaders
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import CollectedDataModule, Collection
 from kdlightning.shaders import OpenGLRenderer, Program
@@ -91,35 +93,38 @@ class ShaderDataModule(CollectedDataModule):
             self.image_size, _SPAN,
         )  # fmt: skip
         digest = hashlib.sha256(repr(settings).encode())
-        for number in range(50):  # another version's grammar writes other programs
-            digest.update(self._program(number).glsl().encode())
+        for source in sorted(Path(shaders.__file__).parent.glob("*.py")):  # another version writes other programs
+            digest.update(source.read_bytes())
         return digest.hexdigest()
 
     def _rendered(self) -> tuple[np.ndarray, float]:
         file = self.cache / f"shaders-{self._key()[:16]}.npy"
         if not file.exists():
-            images, rendered = self._render()
+            images, dropped = self._render()
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(f".{os.getpid()}.npy")
             np.save(temporary, images.numpy())
-            file.with_suffix(".txt").write_text(f"{rendered}\n")
+            file.with_suffix(".txt").write_text(f"{dropped}\n")
             temporary.replace(file)
         images = np.load(file, mmap_mode="c")
-        return images, 1 - len(images) / int(file.with_suffix(".txt").read_text())
+        return images, float(file.with_suffix(".txt").read_text())
 
-    def _render(self) -> tuple[Tensor, int]:
-        """The images, and how many were rendered."""
+    def _render(self) -> tuple[Tensor, float]:
+        """The images, and which share of all that were rendered was dropped."""
         images = torch.empty(self.size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        kept = number = 0
-        opengl = OpenGLRenderer() if self.renderer == "opengl" else None
-        while kept < self.size:
-            if number > 20 + 20 * self.size:
-                raise RuntimeError(f"{number} programs gave {kept} images of {self.size}: lower colours, or raise flat")
-            made = self._images(self._program(number), number, opengl)
-            made = made[~simple(made, self.flat, self.colours)][: self.size - kept]
-            images[kept : kept + len(made)] = made
-            kept, number = kept + len(made), number + 1
-        return images, number * self.per_program
+        kept = number = dropped = 0
+        with OpenGLRenderer() if self.renderer == "opengl" else nullcontext() as opengl:
+            while kept < self.size:
+                if number > 20 + 20 * self.size:
+                    raise RuntimeError(
+                        f"{number} programs gave {kept} images of {self.size}: lower colours, or raise flat"
+                    )
+                made = self._images(self._program(number), number, opengl)
+                left_out = simple(made, self.flat, self.colours)
+                made = made[~left_out][: self.size - kept]
+                images[kept : kept + len(made)] = made
+                kept, number, dropped = kept + len(made), number + 1, dropped + int(left_out.sum())
+        return images, dropped / (number * self.per_program)
 
     def _images(self, program: Program, number: int, opengl: OpenGLRenderer | None) -> Tensor:
         generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+from kdlightning.data.collected import StandInDataModule
 from kdlightning.data.transferset import TransferSet
 from kdlightning.types import Answers
 
@@ -55,7 +56,7 @@ class NoImagesDataModule(ImageDataModule):
         return empty, empty, None
 
 
-class SyntheticDataModule(ImageDataModule):
+class SyntheticDataModule(StandInDataModule):
     """The images of a synthesis (``ZSDB3KDImages``) as a data set: ``predict`` to label them, ``fit`` to learn them.
 
     Their labels are the teacher's, as far as the synthesis wrote them. Batch size, augmentation, order, validation and
@@ -68,8 +69,6 @@ class SyntheticDataModule(ImageDataModule):
         unlabelled: withhold the labels.
     """
 
-    default_num_val = 0
-
     def __init__(
         self,
         source: ImageDataModule,
@@ -77,18 +76,8 @@ class SyntheticDataModule(ImageDataModule):
         column: str = "image",
         unlabelled: bool = False,
     ) -> None:
-        self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
-        super().__init__(
-            "", False, source.batch_size, source.eval_batch_size, unlabelled=unlabelled,
-            image_size=source.image_size, augmentation=source.augmentation,
-            augmentation_groups=source.augmentation_groups, seed=source.seed,
-        )  # fmt: skip
-        self.name, self.class_names = source.name, list(source.class_names)
-        self.source, self.path, self.column = source, path, column
-
-    def prepare_data(self) -> None:
-        """Let the source download."""
-        self.source.prepare_data()
+        super().__init__(source, unlabelled=unlabelled)
+        self.path, self.column = path, column
 
     @cached_property
     def transfer_set(self) -> TransferSet:

@@ -83,6 +83,7 @@ class WebDataModule(CollectedDataModule):
         self.cache = Path(cache).expanduser()
         self.max_unusable, self.max_pixels, self.unique = max_unusable, max_pixels, unique
         self.unusable: list[Unusable] = []
+        self.files = 0
 
     def prepare_data(self) -> None:
         """Let the source download, and decode the pool once, on one process."""
@@ -97,6 +98,7 @@ class WebDataModule(CollectedDataModule):
             ValueError: too many unusable files, or not one usable.
         """
         pixels, self.unusable = self._decoded()
+        self.files = len(pixels) + len(self.unusable)
         return Collection(torch.from_numpy(pixels), None)
 
     def identity(self) -> dict[str, Any]:

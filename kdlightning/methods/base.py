@@ -206,9 +206,13 @@ class DistillationModule(TaughtModule):
         """The student's probabilities ``(N, K)`` with the images' source indices ``(N,)``."""
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1)}
 
+    def trained(self) -> Any:  # noqa: ANN401 - parameters, or groups of them
+        """What is optimised: the student, and nothing else."""
+        return self.student.parameters()
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """The student's optimiser and schedule, and nothing else's."""
-        optimizer = self._optimizer(self.student.parameters())
+        """One optimiser of :meth:`trained`, and its schedule."""
+        optimizer = self._optimizer(self.trained())
         return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
 
     def on_validation_epoch_end(self) -> None:

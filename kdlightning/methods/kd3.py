@@ -39,6 +39,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.functional.divergence import kd_divergence
 from kdlightning.functional.selection import (
     Mapping,
     agreement_weights,
@@ -141,7 +142,7 @@ class KD3(SelectingModule):
         if self.classifier == "one-hot":
             terms["classifier"] = F.cross_entropy(logits, target.argmax(1))
         if self.classifier == "soft":
-            terms["classifier"] = F.cross_entropy(logits, target.softmax(1)) - _entropy(target)
+            terms["classifier"] = kd_divergence(logits, target.log_softmax(1), 1.0)
         if self.contrastive_weight and len(batch.image) > 1:
             views = self.perturbed(batch.image)
             pairs = {"student": (ours, self.student.forward_features(views))}
@@ -210,11 +211,9 @@ class KD3(SelectingModule):
     def _confident(self, scores: Tensor) -> Tensor:
         return select(scores[:, 0], scores[:, 1].long(), self.threshold, self.mapping)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """One optimiser for the student, without a shared classifier, and the heads."""
-        trained = [p for p in (*self.student.parameters(), *self.heads.parameters()) if p.requires_grad]
-        optimizer = self._optimizer(trained)
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+    def trained(self) -> list[nn.Parameter]:
+        """The student, without a shared classifier, and the heads."""
+        return [p for p in (*self.student.parameters(), *self.heads.parameters()) if p.requires_grad]
 
     def description(self, name: str) -> dict[str, Any]:
         """Of the whole student: body, connector and classifier."""
@@ -228,8 +227,8 @@ class KD3(SelectingModule):
         }
 
     def _vector(self, features: Tensor) -> Tensor:
-        vector: Tensor = features.mean((2, 3)) if self.student.map_size else features
-        return vector
+        """What the classifier reads of features of either network."""
+        return self.student.forward_head(features, pre_logits=True)
 
 
 def _like(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -237,9 +236,3 @@ def _like(theirs: Tensor, ours: Tensor) -> Tensor:
     if theirs.ndim == 4 and theirs.shape[-1] > ours.shape[-1]:
         return F.adaptive_avg_pool2d(theirs, ours.shape[-1])
     return theirs
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Mean entropy, in nats."""
-    entropy: Tensor = torch.special.entr(logits.softmax(1)).sum(1).mean()
-    return entropy

@@ -18,13 +18,15 @@ class LeftOut:
 
     Attributes:
         dataset: data set that the pool stands in for.
-        images: images that were used.
-        files: ``(name, reason)`` of all others.
+        images: images that were trained on: all others, or a share of them.
+        total: files of the pool.
+        files: ``(name, reason)`` of those that could not be used.
         path: the list, beside one of the runs.
     """
 
     dataset: str
     images: int
+    total: int
     files: tuple[tuple[str, str], ...]
     path: Path
 
@@ -34,10 +36,9 @@ class LeftOut:
         reasons = ", ".join(
             f"{number} {reason}" for reason, number in Counter(why for _, why in self.files).most_common()
         )
-        total = self.images + len(self.files)
         shown = f"the first {SHOWN} are below, " if len(self.files) > SHOWN else ""
         return (
-            f"{len(self.files)} of {total} files could not be used ({reasons}); {self.images} images were; "
+            f"{len(self.files)} of {self.total} files could not be used ({reasons}); {self.images} images were; "
             f"{shown}all are listed in {self.path}."
         )
 
@@ -58,13 +59,13 @@ def read_pools(runs: Iterable[Run]) -> tuple[list[LeftOut], list[Problem]]:
         if not path.exists():
             continue
         try:
-            files = tuple((str(name), str(reason)) for name, reason in json.loads(path.read_text(encoding="utf-8")))
+            listed = json.loads(path.read_text(encoding="utf-8"))
+            files, total = tuple((str(name), str(reason)) for name, reason in listed["unusable"]), int(listed["files"])
             images = json.loads((path.with_name(RUN_FILE)).read_text(encoding="utf-8"))["train_images"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             problems.append(Problem(path, str(error)))
             continue
         if files:
-            pools.setdefault(
-                (run.dataset, images, files), LeftOut(dataset=run.dataset, images=images, files=files, path=path)
-            )
+            pool = LeftOut(dataset=run.dataset, images=images, total=total, files=files, path=path)
+            pools.setdefault((run.dataset, images, files), pool)
     return list(pools.values()), problems

@@ -60,7 +60,9 @@ def test_a_pool_with_broken_files_trains_and_the_report_lists_them(tmp_path):
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (record["method"], record["student"], record["train_images"]) == ("KD3", "LeNet5Classic", 133)
     assert 0 < json.loads((tmp_path / "run" / "selection.jsonl").read_text().splitlines()[0])["selected"] <= 133
-    listed = dict(json.loads((tmp_path / "run" / "unusable.json").read_text()))
+    listed = json.loads((tmp_path / "run" / "unusable.json").read_text())
+    assert listed["files"] == 140
+    listed = dict(listed["unusable"])
     assert {name.rsplit("/", 1)[1]: reason for name, reason in listed.items()} == BROKEN
 
     page = write_report([tmp_path / "run"])

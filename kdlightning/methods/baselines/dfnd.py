@@ -128,11 +128,9 @@ class DFND(SelectingModule):
         surest = scores[:, 0].argsort(stable=True)[:number]
         return torch.zeros_like(scores[:, 0], dtype=torch.bool).index_fill(0, surest, True)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """One optimiser for the student and for Q, which does not decay."""
-        groups = [{"params": self.student.parameters()}, {"params": self.mistakes, "weight_decay": 0.0}]
-        optimizer = self._optimizer(groups)
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+    def trained(self) -> list[dict[str, Any]]:
+        """The student, and Q, which does not decay."""
+        return [{"params": self.student.parameters()}, {"params": self.mistakes, "weight_decay": 0.0}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the choice: a resumed run does not ask for it again."""
