@@ -6,20 +6,24 @@
 A teacher (ResNet-18 of an eighth of the width, and LeNet-5, the cheapest that there is) learns scikit-learn's digits;
 mixtures of test digits are attacked as in a training step: border attack, then the deeper one for the pairs that are
 left. Prints for each teacher and writes to --output as JSON:
-1. ``ratio``: time of the whole attack over that of its floor, the same passes alone, batch by batch: forwards with the
+1. ``attack``: time of the whole attack over that of its floor, the same passes alone, batch by batch: forwards with the
    same numbers of images, and of those that were followed by one the backward to the pixels, without loss, softmax,
    decisions, steps and books. Attack and floor take turns, the median over all turns counts, in CPU seconds of the
    process (in seconds on a GPU), because the machine's speed wanders. Aim: at most 1.15;
-2. images that went forward and backward, and how many the released scheme sends (no image leaves before all have
+2. ``step``: the same of a whole step of ShaderKD (a student like the teacher; the attack, the teacher's answers
+   for what it made, the loss and the student's backward pass), over all of its passes alone. Aim: at most 1.15;
+3. images that went forward and backward, and how many the released scheme sends (no image leaves before all have
    succeeded, a second forward to judge every step), each as a multiple of the attacked images.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,7 +32,10 @@ from torch.nn import functional as F
 
 from kdlightning.data import DigitsDataModule
 from kdlightning.functional.adversarial import BorderPairs, border_attack, deeper_attack
+from kdlightning.methods import ShaderKD
 from kdlightning.networks import LeNet5, ResNet18
+from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.types import Batch
 
 ITERATIONS = 12
 Pass = tuple[int, bool]  # images of a forward, and whether a backward followed
@@ -46,21 +53,20 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> nn
     return network.eval().requires_grad_(False)
 
 
-class Counted:
-    """A network's forward that writes down every pass."""
+@contextmanager
+def counted(network: nn.Module) -> Iterator[list[Pass]]:
+    """Write down every pass of a network."""
+    passes: list[Pass] = []
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.passes: list[Pass] = []
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Pixels ``(M, C, H, W)`` to logits ``(M, K)``."""
-        number = len(self.passes)
-        self.passes.append((len(x), False))
-        logits: Tensor = self.network(x)
+    def note(_: nn.Module, images: tuple[Tensor], logits: Tensor) -> None:
+        number = len(passes)
+        passes.append((len(images[0]), False))
         if logits.requires_grad:
-            logits.register_hook(lambda _: self.passes.__setitem__(number, (len(x), True)))
-        return logits
+            logits.register_hook(lambda _: passes.__setitem__(number, (len(images[0]), True)))
+
+    handle = network.register_forward_hook(note)
+    yield passes
+    handle.remove()
 
 
 def attack(logits_of: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> BorderPairs:
@@ -83,6 +89,42 @@ def alone(network: nn.Module, passes: list[Pass], leaves: dict[int, Tensor], abo
             torch.autograd.grad(logits, leaves[number], above[number])
 
 
+def step(module: ShaderKD, batch: Batch) -> None:
+    """A whole step of ShaderKD, but for the optimiser's."""
+    module.losses(batch)["kd"].backward()
+
+
+def step_alone(network: nn.Module, module: ShaderKD, passes: list[Pass], x: Tensor) -> Callable[[], None]:
+    """Its floor: the passes of teacher and student on ready pixels."""
+    sizes = {number for number, _ in passes}
+    largest = x.repeat(1 + max(sizes) // len(x), 1, 1, 1)
+    leaves = {number: largest[:number].clone().requires_grad_() for number in sizes}
+    above = {number: torch.randn(number, 10, device=x.device) for number in sizes}
+    learnt = passes[-1][0]  # the teacher's last pass answers for what the student learns from
+
+    def run() -> None:
+        alone(network, passes[:-1], leaves, above)
+        with torch.no_grad():
+            network(leaves[learnt])
+        module(leaves[learnt].detach()).backward(above[learnt])
+
+    return run
+
+
+def ratio(whole: Callable[[], None], floor: Callable[[], None], turns: int, device: torch.device) -> dict[str, object]:
+    """Both in turns, after one to warm up."""
+    whole()
+    floor()
+    times = [(seconds(whole, device), seconds(floor, device)) for _ in range(turns)]
+    ratios = sorted(one / other for one, other in times)
+    return {
+        "ms": round(1000 * statistics.median(one for one, _ in times), 2),
+        "floor_ms": round(1000 * statistics.median(other for _, other in times), 2),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_quartiles": [round(ratios[len(ratios) * q // 4], 3) for q in (1, 3)],
+    }
+
+
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """What one call takes: CPU seconds of the process, or seconds until the GPU is done."""
     if device.type == "cpu":
@@ -98,20 +140,20 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def measure(network: nn.Module, x: Tensor, target: Tensor, turns: int) -> dict[str, object]:
     """The figures of one teacher."""
-    counted = Counted(network)
-    pairs = attack(counted, x, target)
-    passes = counted.passes
+    with counted(network) as passes:
+        pairs = attack(network, x, target)
     sizes = {number for number, _ in passes}
     largest = x.repeat(2, 1, 1, 1)
     leaves = {number: largest[:number].clone().requires_grad_() for number in sizes}
     above = {number: torch.randn(number, 10, device=x.device) for number in sizes}
-    for warm_up in (lambda: attack(network, x, target), lambda: alone(network, passes, leaves, above)):
-        warm_up()
-    whole, floor = [], []
-    for _ in range(turns):
-        whole.append(seconds(lambda: attack(network, x, target), x.device))
-        floor.append(seconds(lambda: alone(network, passes, leaves, above), x.device))
-    ratios = sorted(one / other for one, other in zip(whole, floor, strict=True))
+    module = ShaderKD(WhiteBoxTeacher(network), copy.deepcopy(network).requires_grad_().train(), mixup=False)
+    batch = Batch(x, torch.arange(len(x), device=x.device), target)
+    with counted(module.teacher.network) as all_passes:
+        step(module, batch)
+    of_attack = ratio(
+        lambda: attack(network, x, target), lambda: alone(network, passes, leaves, above), turns, x.device
+    )
+    of_step = ratio(lambda: step(module, batch), step_alone(network, module, all_passes, x), turns, x.device)
     border = passes[: int(pairs.iterations.max()) + 1]
     forward, backward = (sum(number for number, one in border if one or not only) for only in (False, True))
     return {
@@ -120,10 +162,8 @@ def measure(network: nn.Module, x: Tensor, target: Tensor, turns: int) -> dict[s
         "success": round(float(pairs.success.float().mean()), 3),
         "mean_iterations": round(float(pairs.iterations.float().mean()), 2),
         "passes": passes,
-        "attack_ms": round(1000 * statistics.median(whole), 2),
-        "floor_ms": round(1000 * statistics.median(floor), 2),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_quartiles": [round(ratios[len(ratios) * q // 4], 3) for q in (1, 3)],
+        "attack": of_attack,
+        "step": of_step,
         "border_forward": round(forward / len(x), 2),
         "border_backward": round(backward / len(x), 2),
         "released_forward": 2 * int(pairs.iterations.max()),
@@ -159,8 +199,8 @@ def main() -> None:
         figures = measure(teacher, x, target, options.turns)
         record[name] = {"image_size": size, "teacher_accuracy": round(float(accuracy), 4), **figures}
         print(
-            f"{name} ({accuracy:.1%}): {figures['attack_ms']} ms over {figures['floor_ms']} ms, ratio"
-            f" {figures['ratio']} {figures['ratio_quartiles']}; success {figures['success']}; per image"
+            f"{name} ({accuracy:.1%}): attack {figures['attack']}; step {figures['step']}; success"
+            f" {figures['success']}; per image"
             f" {figures['border_forward']} forwards and {figures['border_backward']} backwards, released scheme"
             f" {figures['released_forward']} and {figures['released_backward']}",
             flush=True,

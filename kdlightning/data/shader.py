@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from kdlightning import shaders
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
 from kdlightning.data.collected import CollectedDataModule, Collection
 from kdlightning.shaders import OpenGLRenderer, Program
+from kdlightning.shaders.program import quantised
 
 _SPAN = 10.0  # seconds of a program's time that images are taken from
 
@@ -39,12 +41,16 @@ class ShaderDataModule(CollectedDataModule):
         colours: the least number of colours.
         cache: where rendered images are kept, by a hash of everything that makes them.
         fraction: share of the images, see :class:`CollectedDataModule`.
+        online: keep rendering while :class:`ShaderKD` trains: new images, of programs that the pool has not seen, take
+            the place of its oldest ones. By torch, on the device that trains.
+        renewal: with ``online``, how many new images come in a step, as a share of the batch.
 
     Attributes:
         dropped: share of the rendered images that were constant or simple, after :meth:`setup`.
+        renewed: number of images that have been replaced so far.
 
     Raises:
-        ValueError: a number below 1, or a share outside its range.
+        ValueError: a number below 1, a share outside its range, or OpenGL while training.
     """
 
     dropped: float
@@ -60,6 +66,8 @@ class ShaderDataModule(CollectedDataModule):
         colours: int = 4,
         cache: str = "cache",
         fraction: float = 1.0,
+        online: bool = False,
+        renewal: float = 0.1,
     ) -> None:
         super().__init__(source, fraction)
         for setting, value in {"size": size, "per_program": per_program, "colours": colours}.items():
@@ -67,8 +75,13 @@ class ShaderDataModule(CollectedDataModule):
                 raise ValueError(f"{setting}: expected at least 1, got {value}")
         if not 0 < flat <= 1:
             raise ValueError(f"flat: expected a share above 0 and up to 1, got {flat}")
+        if not 0 < renewal <= 1:
+            raise ValueError(f"renewal: expected a share of the batch above 0 and up to 1, got {renewal}")
+        if online and renderer != "torch":
+            raise ValueError(f"online: expected renderer: torch, which renders where the student trains, got {renderer}")
         self.size, self.per_program, self.renderer, self.render_seed = size, per_program, renderer, render_seed
         self.flat, self.colours, self.cache = flat, colours, Path(cache).expanduser()
+        self.online, self.renewal, self.renewed, self._owed = online, renewal, 0, 0.0
 
     def prepare_data(self) -> None:
         """Let the source download, and render once, on one process."""
@@ -77,19 +90,75 @@ class ShaderDataModule(CollectedDataModule):
 
     def collect(self) -> Collection:
         """The pool, from the cache if it has been rendered before."""
-        images, self.dropped = self._rendered()
+        images, facts = self._rendered()
+        self.dropped, self._next = facts["dropped"], int(facts["programs"])
         return Collection(torch.from_numpy(images), None)
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """Notes that no image is from a later program yet."""
+        sets = super().load()
+        self._origin = torch.full((len(sets[0]), 2), -1)  # program and draw of the images that are not the pool's first
+        return sets
 
     def identity(self) -> dict[str, Any]:
         """Adds what makes the images."""
-        return {**super().identity(), "shaders": self._key()[:16]}
+        online = {"renewal": self.renewal} if self.online else {}
+        return {**super().identity(), "shaders": self._key()[:16], **online}
+
+    def renew(self) -> Tensor:
+        """Replace the pool's oldest images by those of new programs, as many as one step owes; called once a step.
+
+        A program is rendered when as many images are owed as it gives. Processes render a program each and share the
+        images, so that their pools are the same.
+
+        Returns:
+            Positions ``(M,)`` in the pool that hold a new image; mostly none.
+        """
+        trainer: Any = self.trainer
+        world, device = trainer.world_size, trainer.strategy.root_device
+        self._owed += self.renewal * self.batch_size * world
+        changed = []
+        while self._owed >= self.per_program * world:
+            number = self._next + trainer.global_rank
+            made = self._images(self._program(number), number, None, device)
+            kept = ~simple(made, self.flat, self.colours)
+            origin = torch.tensor([(number, draw) for draw in range(len(made))], device=device)
+            if world > 1:
+                made, kept, origin = (trainer.strategy.all_gather(each).flatten(0, 1) for each in (made, kept, origin))
+            made, origin = made[kept].cpu(), origin[kept].cpu()
+            rows = (self.renewed + torch.arange(len(made))) % len(self.train_set)
+            self._pool()[rows], self._origin[rows] = made, origin
+            self._next, self._owed, self.renewed = self._next + world, self._owed - len(made), self.renewed + len(made)
+            changed.append(rows)
+        return torch.cat(changed).unique() if changed else torch.empty(0, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which images the pool holds now, not the images."""
+        if not self.online:
+            return {}
+        return {"next": self._next, "owed": self._owed, "renewed": self.renewed, "origin": self._origin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Render them again."""
+        self.setup()
+        self._next, self._owed, self.renewed = state["next"], state["owed"], state["renewed"]
+        self._origin = state["origin"].clone()
+        for number in self._origin[:, 0].unique().tolist():
+            if number >= 0:
+                rows = (self._origin[:, 0] == number).nonzero()[:, 0]
+                made = self._images(self._program(number), number, None, "cpu")
+                self._pool()[rows] = made[self._origin[rows, 1]]
+
+    def _pool(self) -> Tensor:
+        assert isinstance(self.train_set, ImageTensorDataset)  # collect() gives tensors
+        return self.train_set.images
 
     def _program(self, number: int) -> Program:
         return Program.from_seed(self.render_seed * 1_000_003 + number)
 
     def _key(self) -> str:
         settings = (
-            self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours, self.channels,
+            "with programs", self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours, self.channels,
             self.image_size, _SPAN,
         )  # fmt: skip
         digest = hashlib.sha256(repr(settings).encode())
@@ -97,20 +166,20 @@ class ShaderDataModule(CollectedDataModule):
             digest.update(source.read_bytes())
         return digest.hexdigest()
 
-    def _rendered(self) -> tuple[np.ndarray, float]:
+    def _rendered(self) -> tuple[np.ndarray, dict[str, float]]:
         file = self.cache / f"shaders-{self._key()[:16]}.npy"
         if not file.exists():
-            images, dropped = self._render()
+            images, facts = self._render()
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(f".{os.getpid()}.npy")
             np.save(temporary, images.numpy())
-            file.with_suffix(".txt").write_text(f"{dropped}\n")
+            file.with_suffix(".json").write_text(json.dumps(facts) + "\n")
             temporary.replace(file)
         images = np.load(file, mmap_mode="c")
-        return images, float(file.with_suffix(".txt").read_text())
+        return images, json.loads(file.with_suffix(".json").read_text())
 
-    def _render(self) -> tuple[Tensor, float]:
-        """The images, and which share of all that were rendered was dropped."""
+    def _render(self) -> tuple[Tensor, dict[str, float]]:
+        """The images; which share of all that were rendered was dropped, and how many programs there were."""
         images = torch.empty(self.size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         kept = number = dropped = 0
         with OpenGLRenderer() if self.renderer == "opengl" else nullcontext() as opengl:
@@ -124,15 +193,19 @@ class ShaderDataModule(CollectedDataModule):
                 made = made[~left_out][: self.size - kept]
                 images[kept : kept + len(made)] = made
                 kept, number, dropped = kept + len(made), number + 1, dropped + int(left_out.sum())
-        return images, dropped / (number * self.per_program)
+        return images, {"dropped": dropped / (number * self.per_program), "programs": number}
 
-    def _images(self, program: Program, number: int, opengl: OpenGLRenderer | None) -> Tensor:
+    def _images(
+        self, program: Program, number: int, opengl: OpenGLRenderer | None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """All images of a program, uint8 on the device; the simple ones, too."""
         generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)
         times = (_SPAN * torch.rand(self.per_program, generator=generator)).tolist()
         variants = range(self.per_program)
-        draw: Any = program.render if opengl is None else lambda *a, **k: opengl.render(program, *a, **k)
-        made: Tensor = draw(times, self.image_size, channels=self.channels, variants=variants)
-        return made if made.dtype == torch.uint8 else made.mul(255).round_().to(torch.uint8)
+        shape: dict[str, Any] = {"size": self.image_size, "channels": self.channels, "variants": variants}
+        if opengl is not None:
+            return opengl.render(program, times, **shape)
+        return quantised(program.render(times, **shape, device=device))
 
 
 def simple(images: Tensor, flat: float = 0.9, colours: int = 4) -> Tensor:

@@ -9,7 +9,8 @@ Access: white box (input gradients). Phases: fit ShaderKD on a pool: :class:`Sha
 Differences from the paper (P) and the later code (L):
 1. The shader programs are made by a grammar: the paper's 1,089 cannot be had any more.
 2. The pool is labelled by the teacher and assigned to target classes once, before training, without augmentation (P
-   does not say). A class that the teacher never predicts lends no images; the run says which.
+   does not say); a pool that is rendered anew while training goes on, which P has not, before every epoch. A class that
+   the teacher never predicts lends no images; the run says which.
 3. Order: augmentation (of the datamodule), mixup, attack, filter, divergence (L). Mixup: one coefficient from U(0, 1)
    per image (L; P: "α in U(0,1)"); the target is the first image's (L).
 4. Bold Driver: the step grows by 1.1 while the boundary is not crossed and halves on overshoot (L; P does not say).
@@ -62,6 +63,21 @@ class TargetedImages(Dataset[Batch]):
         rows = torch.as_tensor(positions)
         return self.images.__getitems__(self.positions[rows].tolist())._replace(label=self.targets[rows])
 
+    def retarget(self, position: Tensor, label: Tensor, num_classes: int, generator: torch.Generator) -> None:
+        """Images of the pool have changed: where one is of the class that it was to be pushed to, draw another class.
+
+        Args:
+            position: in the pool ``(M,)``.
+            label: the teacher's classes of the new images ``(M,)``.
+            num_classes: K.
+            generator: owner of the draws.
+        """
+        known = torch.full((len(self.images),), -1)
+        known[position] = label
+        clash = (known[self.positions] == self.targets).nonzero()[:, 0]
+        other = torch.randint(1, num_classes, (len(clash),), generator=generator)
+        self.targets[clash] = (self.targets[clash] + other) % num_classes
+
 
 class ShaderKD(SelectingModule):
     """Distillation from adversarially perturbed images of a pool.
@@ -91,7 +107,6 @@ class ShaderKD(SelectingModule):
     """
 
     access = "white"
-    every_epoch = False
 
     def __init__(
         self,
@@ -123,6 +138,24 @@ class ShaderKD(SelectingModule):
         }  # fmt: skip
         self.deeper_epsilon = deeper_epsilon / 255
 
+    def setup(self, stage: str) -> None:
+        """Targets are drawn once, or before every epoch from a pool that changes."""
+        self.every_epoch = getattr(getattr(self.trainer, "datamodule", None), "online", False)
+        super().setup(stage)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Have a pool that is online render, and the teacher look at the new images."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.every_epoch:
+            return
+        position = data.renew()
+        self.watched["renewed"] = torch.tensor(float(len(position)))
+        if len(position):
+            with torch.no_grad():
+                images = self._targeted.images.__getitems__(position.tolist()).image.to(self.device).float().div_(255)
+                label = self.teacher(images).argmax(1).cpu()
+            self._targeted.retarget(position, label, data.num_classes, self._draws)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """T² KL on what the attack has made of a batch whose labels are targets: Sec. 3.3 of [Frank2023]_."""
         images = self.training_images(batch)
@@ -143,7 +176,7 @@ class ShaderKD(SelectingModule):
                 images, targets = torch.cat([images, batch.image]), targets.repeat(2)
             pairs = border_attack(self.teacher, images, targets, **self.attack)
             kept = pairs.success if self.filtered else torch.ones_like(pairs.success)
-            self.watched = {"survived": pairs.success.float().mean()}
+            self.watched["survived"] = pairs.success.float().mean()
             found |= {"post": pairs.post[kept], "pre": pairs.pre[kept]}
             if "deeper" in self.parts:
                 edge = torch.cat([found["post"], found["pre"]])
@@ -161,8 +194,10 @@ class ShaderKD(SelectingModule):
         self.select()
         predicted = self._predicted
         per_class = self.per_class or max(1, len(predicted) // data.num_classes)
-        generator = torch.Generator().manual_seed(data.seed)
-        return TargetedImages(data.train_set, *assign_targets(predicted, data.num_classes, per_class, generator))
+        self._draws = torch.Generator().manual_seed(data.seed + 1_000_003 * self.current_epoch * self.every_epoch)
+        assigned = assign_targets(predicted, data.num_classes, per_class, self._draws)
+        self._targeted = TargetedImages(data.train_set, *assigned)
+        return self._targeted
 
     def scores(self, images: Tensor, first: int) -> Tensor:
         """The teacher's class."""

@@ -6,7 +6,7 @@ from helpers import Linear, ToyDataModule, trainer
 from torch import nn
 from torch.nn import functional as F
 
-from kdlightning.data import UnionDataModule
+from kdlightning.data import ShaderDataModule, UnionDataModule
 from kdlightning.functional.adversarial import border_attack, deeper_attack
 from kdlightning.methods import ShaderKD
 from kdlightning.methods.shaderkd import TargetedImages, mix
@@ -107,6 +107,59 @@ def test_a_targeted_set_repeats_images_with_their_targets():
     found = images.__getitems__([1, 2])
     assert (len(images), found.index.tolist(), found.label.tolist()) == (3, [4, 7], [2, 1])
     assert torch.equal(found.image[0], data.train_set.images[4])
+
+
+def test_new_images_have_another_target_than_their_class():
+    data = pool()
+    data.setup()
+    images = TargetedImages(data.train_set, torch.tensor([4, 4, 7, 7, 9]), torch.tensor([0, 2, 1, 0, 2]))
+    images.retarget(torch.tensor([4, 7]), torch.tensor([2, 1]), 3, torch.Generator().manual_seed(0))
+    assert images.targets[[0, 3, 4]].tolist() == [0, 0, 2]  # they did not clash
+    assert images.targets[1] != 2
+    assert images.targets[2] != 1
+
+
+def online(tmp_path, folder, epochs, resume=None):
+    torch.manual_seed(1)
+    data = ShaderDataModule(
+        ToyDataModule(seed=3), size=48, per_program=4, cache=str(tmp_path), online=True, renewal=0.25
+    )
+    module = shaderkd(epsilon=60, step=4, threshold=1.0)
+    run = trainer(tmp_path / folder, max_epochs=epochs)
+    run.fit(module, datamodule=data, ckpt_path=resume)
+    return module, data, run
+
+
+def test_a_pool_that_is_online_has_no_end_and_a_resumed_run_finds_it_as_it_was(tmp_path):
+    module, data, _ = online(tmp_path, "whole", 4)
+    first = ShaderDataModule(ToyDataModule(seed=3), size=48, per_program=4, cache=str(tmp_path))
+    first.prepare_data()
+    first.setup()
+    assert abs(data.renewed - 4 * 3 * 0.25 * 16) <= 4  # four epochs of three steps, four images each, by the program
+    changed = (data.train_set.images != first.train_set.images).flatten(1).any(1)
+    assert changed.nonzero()[:, 0].tolist() == list(range(min(48, data.renewed)))  # the oldest went
+    lines = (tmp_path / "whole" / "selection.jsonl").read_text().splitlines()
+    assert len(lines) == 4  # targets are drawn anew every epoch
+
+    _, _, half = online(tmp_path, "half", 2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, again, _ = online(tmp_path, "half", 4, tmp_path / "half.ckpt")
+    assert again.renewed == data.renewed
+    assert torch.equal(again.train_set.images, data.train_set.images)
+    for mine, theirs in zip(resumed.student.parameters(), module.student.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_is_shown_to_a_pool_online_is_never_of_its_target(tmp_path):
+    seen = []
+    module = shaderkd(epsilon=60, step=4, threshold=1.0)
+    module.losses, losses = lambda b: (seen.append(b), losses(b))[1], module.losses
+    data = ShaderDataModule(ToyDataModule(), size=48, per_program=4, cache=str(tmp_path), online=True, renewal=1.0)
+    trainer(tmp_path, max_epochs=3).fit(module, datamodule=data)
+    late = [b for b in seen[1:]]  # a batch that was fetched before its images were replaced keeps them
+    agree = torch.cat([oracle()(b.image).argmax(1) == b.label for b in late])
+    assert not agree.any()
+    assert data.renewed > 100
 
 
 def test_a_student_learns_the_boundaries(tmp_path):

@@ -282,10 +282,9 @@ def _pay_and_tell(path, writing):
 
 
 def test_killed_at_any_time_whatever_was_recorded_is_there(path):
-    told = 0
-    for _ in range(3):
+    for turn in range(3):
         reading, writing = os.pipe()
-        path = path.with_name(f"{told}.sqlite")
+        path = path.with_name(f"{turn}.sqlite")
         process = FORK.Process(target=_pay_and_tell, args=(path, writing))
         process.start()
         os.close(writing)
