@@ -1,16 +1,44 @@
 """Supervised: cross-entropy on labels. Trains teachers, and students as the reference that distillation must beat."""
 
-from torch import Tensor
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from kdlightning.methods.base import DistillationModule
 from kdlightning.types import Batch
 
 
 class Supervised(DistillationModule):
-    """Trains a network from labels alone; no teacher, no queries."""
+    """Trains a network from labels alone; no teacher, no queries.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        optimizer: see :class:`DistillationModule`.
+        lr_scheduler: see :class:`DistillationModule`.
+        mixup: α of mixup's Beta distribution, for the training images; 0 for none.
+
+    Raises:
+        ValueError: a negative α, or mixup for a network that does not say its number of classes.
+    """
 
     access = "labels"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        mixup: float = 0.0,
+    ) -> None:
+        super().__init__(student, optimizer, lr_scheduler)
+        if mixup < 0:
+            raise ValueError(f"mixup: expected alpha of a Beta distribution, or 0 for none, got {mixup}")
+        classes = getattr(student, "num_classes", None)
+        if mixup and not isinstance(classes, int):
+            raise ValueError(f"mixup needs to know the number of classes: give {type(student).__name__} num_classes")
+        self.mix = v2.MixUp(alpha=mixup, num_classes=classes) if mixup else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy.
@@ -20,4 +48,7 @@ class Supervised(DistillationModule):
         """
         if batch.label is None:
             raise ValueError("Supervised needs labels, but the datamodule withholds them (unlabelled: true)")
-        return {"ce": F.cross_entropy(self(batch.image), batch.label)}
+        image, target = batch.image, batch.label
+        if self.mix is not None:
+            image, target = self.mix(image, target)
+        return {"ce": F.cross_entropy(self(image), target)}

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from helpers import Linear, TinyNet, ToyDataModule, trainer
+from torch import nn
 from torch.nn import functional as F
 
 from kdlightning.callbacks import Agreement, QueryLogger
@@ -37,6 +38,28 @@ def test_supervised_is_cross_entropy_and_needs_labels():
     torch.testing.assert_close(module.losses(data)["ce"], F.cross_entropy(module(data.image), data.label))
     with pytest.raises(ValueError, match="needs labels"):
         module.losses(data._replace(label=None))
+
+
+def test_mixup_mixes_images_and_labels_alike():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ValueError, match="mixup needs to know the number of classes: give Sequential num_classes"):
+        Supervised(network, mixup=0.2)
+    with pytest.raises(ValueError, match=r"expected alpha .* got -1"):
+        Supervised(network, mixup=-1.0)
+    network.num_classes = 3
+    module, data = Supervised(network, mixup=0.2), batch()
+    seen = []
+    network.register_forward_hook(lambda _, images, logits: seen.append((images[0], logits)))
+    torch.manual_seed(5)
+    loss = module.losses(data)["ce"]
+    ((mixed, logits),) = seen
+    torch.manual_seed(5)
+    share = torch._sample_dirichlet(torch.tensor([0.2, 0.2]))[0]  # of the same draw as torchvision's
+    other = data.image.roll(1, 0)
+    torch.testing.assert_close(mixed, share * data.image + (1 - share) * other)
+    label = F.one_hot(data.label, 3).float()
+    expected = -((share * label + (1 - share) * label.roll(1, 0)) * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
 
 
 def test_kd_terms_by_hand():
