@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format check bench docs clean
+.PHONY: help install mlserver demo test test-slow lint types format check bench docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+mlserver: $(VENV)/mlserver/.installed ## set up MLServer beside .venv, for the tests against a server that is not ours
+
+$(VENV)/mlserver/.installed: $(VENV)/.installed
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/mlserver
+	$(BIN)/uv pip install --quiet --python $(VENV)/mlserver/bin/python 'mlserver==1.7.1'
 	@touch $@
 
 demo: install ## distil a hard-label black box on handwritten digits (about 5 minutes) into runs/demo

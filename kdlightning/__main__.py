@@ -11,6 +11,7 @@ _COMMANDS = {
     "validate": ("kdlightning.cli", "measure on the validation images"),
     "test": ("kdlightning.cli", "measure on the test images"),
     "predict": ("kdlightning.cli", "label or synthesise: writes a transfer set, resumes where it was stopped"),
+    "estimate": ("kdlightning.estimate", "what a run or a recipe will ask, send and pay, before the first question"),
     "run": ("kdlightning.recipes", "run a recipe: several stages, finished ones are skipped"),
     "report": (
         "kdlightning.report.command",

@@ -9,8 +9,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as L
 import yaml
@@ -23,8 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
+from kdlightning.callbacks.queries import STOPPED
+from kdlightning.costs import batches_done, foresee, terms_of
 from kdlightning.hints import explain
 from kdlightning.methods import DistillationModule, GeneratorModule, LabellingModule
+from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError, RemoteTeacherError
+from kdlightning.teachers.accounts import Limits
+
+Built = TypeVar("Built", bound="KDLightningCLI")
 
 _FIT = {
     "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
@@ -74,13 +81,18 @@ class KDLightningCLI(LightningCLI):
     """LightningCLI in subclass mode for model and data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``result.*``, ``overwrite`` and ``restart``."""
+        """``result.*``, ``overwrite``, ``restart`` and ``over_budget``."""
         parser.add_lightning_class_args(RunResult, "result")
         parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
         parser.add_argument(
             "--restart", type=bool, default=False,
             help="Begin anew a run that was stopped before its first checkpoint: what it paid stays counted, and "
             "recorded answers are not asked again.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--over_budget", type=Literal["refuse", "allow"], default="refuse",
+            help="A run that will ask more than its teacher's budget allows does not start; 'allow' lets it go as far "
+            "as the budget does. `kdlightning estimate` tells what a run will ask.",
         )  # fmt: skip
 
     def _parse_ckpt_path(self) -> None:
@@ -90,8 +102,7 @@ class KDLightningCLI(LightningCLI):
         """Choose and guard the run's directory, and point every logger into it."""
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
-            model = config.model.class_path.rsplit(".", 1)[-1].lower()
-            config.trainer.default_root_dir = str(Path("runs") / f"{model}-seed{config.seed_everything}")
+            config.trainer.default_root_dir = str(default_directory(config))
         root = Path(config.trainer.default_root_dir)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._guard(root, config)
@@ -133,6 +144,57 @@ class KDLightningCLI(LightningCLI):
         ]
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Refuse what the budget will surely not allow."""
+        self._check_budget()
+
+    def before_predict(self) -> None:
+        """Refuse what the budget will surely not allow."""
+        self._check_budget()
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's
+        """Train. Where the teacher's answers end, stop without a traceback and say how to go on."""
+        try:
+            self.trainer.fit(**kwargs)
+        except (QueryBudgetExceededError, RemoteTeacherError) as error:
+            checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
+            lines = [f"kdlightning: stopped: {error}"]
+            if (checkpoints / STOPPED).exists():
+                lines.append(f"the state at this moment: {checkpoints / STOPPED}")
+            last = (checkpoints / "last.ckpt").exists()
+            again = f"--ckpt_path {checkpoints / 'last.ckpt'}" if last else "--restart true"
+            lines.append(f"to go on from the end of the last whole epoch: {again}" if last else f"to go on: {again}")
+            sys.stderr.write("\n  -> ".join(lines) + "\n")
+            raise SystemExit(2) from error
+
+    def _check_budget(self) -> None:
+        config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
+        if config.over_budget == "allow" or not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
+            return
+        with suppress(ValueError):  # nobody knows: the budget itself will stop the run
+            if terms_of(self.trainer, self.model, self.datamodule).limits == Limits():
+                return
+            forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
+            if forecast is None or forecast.may_stop:
+                return
+            surely, perhaps = forecast.objections()
+            if perhaps:
+                sys.stderr.write(f"kdlightning: warning: {forecast.method} may need {' and '.join(perhaps)}\n")
+            if surely:
+                sys.stderr.write(
+                    f"kdlightning: error: {forecast.method} needs {' and '.join(surely)}. Raise the budget, ask less, "
+                    "or give --over_budget allow to go as far as it does: what is paid is kept. `kdlightning estimate` "
+                    "tells more.\n"
+                )
+                raise SystemExit(2)
+
+    def trained_batches(self) -> int:
+        """How many batches the checkpoint has seen that this run goes on with."""
+        path = self.config_init[self.subcommand].get("ckpt_path")
+        if path is None or not Path(path).is_file():
+            return 0
+        return batches_done(self.trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True))
+
     def after_fit(self) -> None:
         """Test the last weights, once; the record of the run is written from that."""
         trainer, model = self.trainer, self.model
@@ -157,7 +219,8 @@ class KDLightningCLI(LightningCLI):
         valuable = ("result.json", "queries.meter", "checkpoints/last.ckpt")
         if any((root / name).exists() for name in valuable) and not resuming and not config.overwrite:
             last = root / "checkpoints" / "last.ckpt"
-            resume = f"--ckpt_path {last} to go on with it, " if last.exists() else ""
+            again = f"--ckpt_path {last}" if last.exists() else "--restart true"
+            resume = "" if (root / "result.json").exists() and not last.exists() else f"{again} to go on with it, "
             self.parser.error(
                 f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
                 "--overwrite true to replace it."
@@ -166,6 +229,12 @@ class KDLightningCLI(LightningCLI):
             for leftover in ("result.json", "queries.meter"):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)
+
+
+def default_directory(config: Namespace) -> Path:
+    """Where a run goes that was not told."""
+    model = config.model.class_path.rsplit(".", 1)[-1].lower()
+    return Path("runs") / f"{model}-seed{config.seed_everything}"
 
 
 def _print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]]) -> None:
@@ -186,7 +255,7 @@ def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, ma
     return list(value) if isinstance(value, list) else [value]
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence messages that no user of this program can act on."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
@@ -215,7 +284,7 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: with status 2, after a message, when the package refuses what it was given.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    _quiet()
+    quiet()
     try:
         _run(arguments)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -238,7 +307,12 @@ def _ours(error: BaseException) -> bool:
 
 
 def _run(arguments: list[str]) -> None:
-    KDLightningCLI(
+    build(KDLightningCLI, arguments)
+
+
+def build(kind: type[Built], arguments: list[str]) -> Built:
+    """Parse a command line and do what ``kind`` does with it."""
+    return kind(
         L.LightningModule,
         L.LightningDataModule,
         subclass_mode_model=True,

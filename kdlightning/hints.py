@@ -28,6 +28,12 @@ def explain(message: str, parser: ArgumentParser) -> str:
     return "\n".join([re.sub(noise, "", message).rstrip(), *(f"  -> {hint}" for hint in hints)])
 
 
+def public_class(name: str) -> Any:  # noqa: ANN401 - a class, if there is one
+    """The class of a short name of this package's, or of an import path; None if there is none."""
+    short = next((getattr(module, name) for module in _PUBLIC if hasattr(module, name)), None)
+    return _import(name) if short is None and "." in name else short
+
+
 def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
     owner, key = None, None
     for line in message.splitlines():

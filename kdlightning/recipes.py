@@ -155,7 +155,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
-        variables = dict(_assignment(text) for text in options.set)
+        variables = dict(assignment(text) for text in options.set)
         root, stages, wants_report = read_recipe(options.recipe, output=options.output, variables=variables)
         if options.only:
             stages = [stage for stage in stages if re.search(options.only, stage.name)]
@@ -175,7 +175,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """Name and value of ``NAME=VALUE``, whose value is YAML.
+
+    Raises:
+        RecipeError: there is no ``=``.
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise RecipeError(f"--set takes NAME=VALUE, got '{text}'")

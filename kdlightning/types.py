@@ -35,3 +35,25 @@ class Answers(NamedTuple):
     queries: int
     bytes_up: int
     bytes_down: int
+
+
+class Estimate(NamedTuple):
+    """How many images a run asks a teacher about, as far as it is known before it begins.
+
+    Attributes:
+        least: the fewest, in the whole run; equal to ``most`` where the number is known exactly.
+        most: the most.
+        kept: those of them that need no question any more: an interrupted run has their answers.
+        distinct: the fewest and the most different images among them, which is what a ledger lets through; None where
+            all of them differ.
+    """
+
+    least: int
+    most: int
+    kept: int = 0
+    distinct: tuple[int, int] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the number is known exactly."""
+        return self.least == self.most

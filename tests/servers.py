@@ -98,10 +98,10 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def answering(answer):
+def answering(answer, port=0):
     """A server whose answers are ``answer(handler, body)``; yields its url."""
     handler = type("Handler", (_Handler,), {"answer": lambda handler, body: answer(handler, body)})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

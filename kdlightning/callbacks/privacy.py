@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributions import Beta
 from torchvision.utils import make_grid, save_image
 
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.data.transferset import TransferSet
+from kdlightning.functional.neighbours import LEVEL, compare, nearest
 from kdlightning.methods.labelling import LabellingModule
 from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 
-_LEVEL = 0.01  # of the held-out distances, the threshold of "near"
-_CHUNK = 500  # rows at a time
 _SHOWN = 8
 
 
@@ -101,7 +98,7 @@ class PoolPrivacy(Callback):
             "pool_size": len(images),
             "local_images": len(local),
             "held_out_images": len(held_out),
-            "level": _LEVEL,
+            "level": LEVEL,
             "network": None if self.network is None else type(self.network).__name__,
             "spaces": spaces,
         }
@@ -132,79 +129,6 @@ class PoolPrivacy(Callback):
             network = self.network.to(device)
             spaces["features"] = compare(*(penultimate_features(network, images, device) for images in kinds))
         return spaces
-
-
-def compare(pool: Tensor, local: Tensor, held_out: Tensor) -> dict[str, Any]:
-    """How near rows of a pool lie to local rows, against held-out rows.
-
-    Args:
-        pool: ``(N, F)``.
-        local: ``(M, F)``.
-        held_out: ``(V, F)``.
-
-    Returns:
-        ``pool`` and ``held_out``: the 0, 1, ..., 100 % quantiles of the distance to the nearest local row.
-        ``threshold``: the 1 % quantile of the held-out ones. ``share``: that of pool rows at most so far from a local
-        row; ``share_expected`` and ``share_by_chance``: its mean and its 95 % quantile if pool rows were held-out rows.
-        ``copies``: pool rows at distance 0.
-    """
-    near, near_held_out = nearest(pool, local)[0], nearest(held_out, local)[0]
-    threshold = _quantile(near_held_out, _LEVEL)
-    return {
-        "share": float((near <= threshold).double().mean()),
-        "share_expected": _rank(len(held_out)) / (len(held_out) + 1),
-        "share_by_chance": _by_chance(len(pool), len(held_out)),
-        "threshold": threshold,
-        "copies": int((near == 0).sum()),
-        "pool": [round(_quantile(near, percent / 100), 5) for percent in range(101)],
-        "held_out": [round(_quantile(near_held_out, percent / 100), 5) for percent in range(101)],
-    }
-
-
-def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of some rows, exactly: a copy is at distance 0.
-
-    Args:
-        points: ``(N, F)``, float32.
-        others: ``(M, F)``, float32.
-
-    Returns:
-        L2 distances ``(N,)`` and positions ``(N,)`` in ``others``.
-    """
-    precise = torch.float32 if points.device.type == "mps" else torch.float64
-    positions = []
-    for some in points.to(precise).split(_CHUNK):
-        # by matrix products, ten times as fast as differences; in float64, as they cancel near 0
-        parts = [
-            torch.cdist(some, part.to(precise), compute_mode="use_mm_for_euclid_dist") for part in others.split(_CHUNK)
-        ]
-        positions.append(torch.cat(parts, dim=1).argmin(1))
-    position = torch.cat(positions)
-    pairs = zip(points.split(_CHUNK), position.split(_CHUNK), strict=True)
-    return torch.cat([(some - others[which]).norm(dim=1) for some, which in pairs]), position
-
-
-def _quantile(distances: Tensor, level: float) -> float:
-    """A quantile of Weibull's kind: a further draw lies below it with probability ``level`` (within what n allows)."""
-    return float(np.quantile(distances.double().cpu().numpy(), level, method="weibull"))
-
-
-def _rank(number: int) -> float:
-    """Rank, from 1, of the threshold among ``number`` held-out distances."""
-    return max(1.0, _LEVEL * (number + 1))
-
-
-def _by_chance(pool: int, held_out: int) -> float:
-    """95 % quantile of the share of pool images below the threshold, if they were drawn like the held-out ones.
-
-    The probability below the threshold, an order statistic, follows a Beta distribution; the count is binomial.
-    """
-    rank = _rank(held_out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        below = Beta(torch.tensor(rank), torch.tensor(held_out + 1 - rank)).sample((100_000,))
-        share = torch.binomial(torch.full_like(below, pool), below) / pool
-    return round(float(share.quantile(0.95)), 5)
 
 
 def _draw(total: int, number: int) -> Tensor:

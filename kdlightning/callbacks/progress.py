@@ -25,12 +25,12 @@ class _Queries(_Column):
     def __init__(self, module: LabellingModule) -> None:
         super().__init__()
         self._module = module
-        self._start = module.teacher.paid.queries
+        self._start = module.paid.queries
 
     def render(self, task: Task) -> Text:
-        paid = self._module.teacher.paid.queries
+        paid = self._module.paid.queries
         rate = (paid - self._start) / task.elapsed if task.elapsed else 0.0
-        budget = self._module.teacher.budget
+        budget = getattr(self._module.teacher, "budget", None)
         limit = f" of {budget:,}" if budget is not None else ""
         return Text(f"{paid:,}{limit} queries, {rate:,.0f}/s", style="cyan")
 

@@ -7,7 +7,9 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
 from kdlightning.methods import LabellingModule
-from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError, RemoteTeacherError
+
+STOPPED = "stopped.ckpt"
 
 
 class QueryLogger(Callback):
@@ -29,6 +31,16 @@ class QueryLogger(Callback):
         if teacher is not None:
             paid: dict[str, Any] = {f"teacher/{name}": float(value) for name, value in teacher.paid._asdict().items()}
             pl_module.log_dict(paid, rank_zero_only=True)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Keep the state where the teacher's answers end, in ``checkpoints/stopped.ckpt``.
+
+        ``last.ckpt`` stays as it is: a run that goes on from an epoch's end equals one that was never stopped.
+        """
+        over = isinstance(exception, (QueryBudgetExceededError, RemoteTeacherError))
+        # with several processes, the others do not know, and would be waited for
+        if over and trainer.training and trainer.world_size == 1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / STOPPED)
 
     @staticmethod
     def _teacher(pl_module: L.LightningModule) -> BlackBoxTeacher | None:

@@ -246,6 +246,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
             positions = torch.randperm(len(positions), generator=generator)[:limit].sort().values
         return self.train_set.__getitems__(positions.tolist())
 
+    def count_candidates(self, limit: int | None = None) -> int:
+        """How many images :meth:`candidate_pool` has."""
+        self.setup()
+        return len(self.train_set) if limit is None else min(limit, len(self.train_set))
+
     def predict_indices(self) -> Tensor:
         """Source indices ``(N,)`` of what ``predict`` yields."""
         self.setup()

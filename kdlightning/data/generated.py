@@ -124,6 +124,10 @@ class PoolDataModule(SourcedDataModule):
         made = [self._rounded(part) for part in self._seeds(len(index)).split(_BLOCK)]
         return Batch((torch.cat(made) * 255).round().to(torch.uint8), index)
 
+    def count_candidates(self, limit: int | None = None) -> int:
+        """How many images :meth:`candidate_pool` has."""
+        return self.size if limit is None else limit
+
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The images in order."""
         return DataLoader(_Chunks(self._seeds(self.size), self.source.eval_batch_size), batch_size=None)

@@ -78,7 +78,9 @@ class ShaderDataModule(CollectedDataModule):
         if not 0 < renewal <= 1:
             raise ValueError(f"renewal: expected a share of the batch above 0 and up to 1, got {renewal}")
         if online and renderer != "torch":
-            raise ValueError(f"online: expected renderer: torch, which renders where the student trains, got {renderer}")
+            raise ValueError(
+                f"online: expected renderer: torch, which renders where the student trains, got {renderer}"
+            )
         self.size, self.per_program, self.renderer, self.render_seed = size, per_program, renderer, render_seed
         self.flat, self.colours, self.cache = flat, colours, Path(cache).expanduser()
         self.online, self.renewal, self.renewed, self._owed = online, renewal, 0, 0.0
@@ -124,11 +126,14 @@ class ShaderDataModule(CollectedDataModule):
             kept = ~simple(made, self.flat, self.colours)
             origin = torch.tensor([(number, draw) for draw in range(len(made))], device=device)
             if world > 1:
-                made, kept, origin = (trainer.strategy.all_gather(each).flatten(0, 1) for each in (made, kept, origin))
+                gather = trainer.strategy.all_gather
+                made, kept, origin = (gather(each).flatten(0, 1) for each in (made, kept, origin))
             made, origin = made[kept].cpu(), origin[kept].cpu()
             rows = (self.renewed + torch.arange(len(made))) % len(self.train_set)
             self._pool()[rows], self._origin[rows] = made, origin
-            self._next, self._owed, self.renewed = self._next + world, self._owed - len(made), self.renewed + len(made)
+            self._next += world
+            self._owed -= len(made)
+            self.renewed += len(made)
             changed.append(rows)
         return torch.cat(changed).unique() if changed else torch.empty(0, dtype=torch.int64)
 
@@ -158,8 +163,8 @@ class ShaderDataModule(CollectedDataModule):
 
     def _key(self) -> str:
         settings = (
-            "with programs", self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours, self.channels,
-            self.image_size, _SPAN,
+            "with programs", self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours,
+            self.channels, self.image_size, _SPAN,
         )  # fmt: skip
         digest = hashlib.sha256(repr(settings).encode())
         for source in sorted(Path(shaders.__file__).parent.glob("*.py")):  # another version writes other programs

@@ -22,6 +22,7 @@ from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
 Subspace = Literal["pixels", "frequency", "images"]
+TRIES = 6  # steps away from a boundary, each half as long as the one before
 
 
 class BoundaryPoints(NamedTuple):
@@ -176,6 +177,24 @@ def boundary_distance(
     search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance, slack)
     search.run(ask)
     return BoundaryPoints(search.points().view_as(images), search.distance(), search.queries)
+
+
+def most_boundary_queries(candidates: int, values: int, tolerance: float = 1e-5, slack: float = 0.01) -> int:
+    """The most images that :func:`boundary_distance` asks for a pair.
+
+    A candidate costs a test and, if it wins, a search to the relative width ``slack``, which halves the radius that the
+    next one has to beat as often as it takes longer: these halvings are counted once.
+
+    Args:
+        candidates: for the pair.
+        values: of an image, C * H * W: its square root is the longest distance in the pixel box.
+        tolerance: see :func:`boundary_distance`.
+        slack: see :func:`boundary_distance`.
+    """
+    span = math.sqrt(values)
+    halvings = math.log2(max(1.0, span / tolerance))
+    refining = math.log2(max(1.0, slack * span / tolerance))
+    return math.ceil(candidates * (2 - math.log2(slack)) + halvings + refining) + 2 if candidates else 0
 
 
 class _CandidateSearch:
@@ -405,7 +424,7 @@ def boundary_normal(
 
 
 def retreat(
-    predict: Predict, images: Tensor, own: Tensor, normal: Tensor, step: float | Tensor, tries: int = 6,
+    predict: Predict, images: Tensor, own: Tensor, normal: Tensor, step: float | Tensor, tries: int = TRIES,
     batch_size: int = 256,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Step away from a boundary, o - ξ_o ∇F (Sec. 3.3 of [Wang2021]_), as far as the image stays in its class.

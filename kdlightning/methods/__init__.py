@@ -5,7 +5,9 @@ from kdlightning.methods.answers import TeacherAnswers
 from kdlightning.methods.base import DistillationModule, TaughtModule
 from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DFND, DKD, ML, ActiveMixup, KnockoffSelection
 from kdlightning.methods.db3kd import DB3KD, DB3KDLabels
+from kdlightning.methods.deepinversion import DeepInversion
 from kdlightning.methods.generator import GeneratorModule
+from kdlightning.methods.inversionstudy import InversionStudy
 from kdlightning.methods.kd import KD, AnsweredKD
 from kdlightning.methods.kd3 import KD3
 from kdlightning.methods.labelling import LabellingModule
@@ -31,8 +33,10 @@ __all__ = [
     "AnsweredKD",
     "AnsweredModule",
     "DB3KDLabels",
+    "DeepInversion",
     "DistillationModule",
     "GeneratorModule",
+    "InversionStudy",
     "KnockoffSelection",
     "LabellingModule",
     "MEKDGenerator",

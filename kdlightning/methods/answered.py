@@ -62,7 +62,7 @@ class AnsweredModule(DistillationModule):
                 f"without them: {sorted(data.transfer_set.columns)}; make one with TeacherAnswers"
             )
         self.access = str(manifest["access"])
-        if self.access not in self.accepts:
+        if ("soft" if self.access == "white" else self.access) not in self.accepts:  # a white box's are probabilities
             raise ValueError(
                 f"{type(self).__name__} needs {' or '.join(self.accepts)} answers, but those of "
                 f"{manifest['method']} are {self.access}"

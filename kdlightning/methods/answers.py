@@ -11,7 +11,7 @@ from torch import Tensor
 from kdlightning.data.base import ImageDataModule
 from kdlightning.methods.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError
-from kdlightning.types import Batch
+from kdlightning.types import Answers, Batch
 
 
 class TeacherAnswers(LabellingModule):
@@ -30,6 +30,8 @@ class TeacherAnswers(LabellingModule):
             is kept, a larger budget goes on), or ``finish`` the set with the images that are answered.
     """
 
+    teacher: BlackBoxTeacher
+
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
         super().__init__(teacher, output)
         self.at_budget = at_budget
@@ -46,9 +48,17 @@ class TeacherAnswers(LabellingModule):
         """
         self.check_classes()
 
+    def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
+        """One for each row, as far as the budget goes where a set may be finished without the rest."""
+        if self.at_budget == "finish" and self.teacher.budget is not None:
+            earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
+            rows = min(rows, max(0, self.teacher.budget - earlier.queries))
+        return rows, rows
+
     def prepare(self, data: ImageDataModule) -> None:
         """Remember what rows of this data set need."""
         self.num_classes: int = data.num_classes
+        self.stopped = False  # by what the budget does not allow any more
         self.keeps_images = bool(getattr(data, "generated", False))
 
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
@@ -71,6 +81,10 @@ class TeacherAnswers(LabellingModule):
         Raises:
             QueryBudgetExceededError: with ``at_budget="error"``, when what it allows is written.
         """
+        if not self.stopped and len(batch.index):
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
         journal = self.journalled(self.journal_name(batch))
         recorded = journal.pending  # answers that an interrupted run has paid for and not written
         journal.close(delete=not recorded)
@@ -82,29 +96,48 @@ class TeacherAnswers(LabellingModule):
         if left:
             try:
                 super().write(Batch(batch.image[:left], batch.index[:left]))
-            except QueryBudgetExceededError:  # another process was faster: the budget allows fewer now
-                self.write(batch)
+            except QueryBudgetExceededError as refusal:  # another process was faster, or it is bytes or price that end
+                self._write_some(Batch(batch.image[:left], batch.index[:left]), refusal)
+                self.write(Batch(batch.image[left:], batch.index[left:]))
                 return
         if left == len(batch.index):
             return
         if recorded:
             self.write(Batch(batch.image[left:], batch.index[left:]))
             return
+        self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
+
+    def _write_some(self, batch: Batch, refusal: QueryBudgetExceededError) -> None:
+        """Ask by halves what could not be asked at once: what a ledger has of it by now, anywhere, costs nothing."""
+        half = len(batch.index) // 2
+        if not half:
+            self._stop(str(refusal))
+            return
+        for part in (slice(half), slice(half, None)):
+            self._write(Batch(batch.image[part], batch.index[part]))
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = True
         if self.at_budget == "error":
             raise QueryBudgetExceededError(
-                f"the budget of {self.teacher.budget:,} queries is spent; {len(self.writer.done()):,} of "
-                f"{self.rows_total:,} images are answered and kept in {self.output}. Raise the budget and run the same "
-                "command to go on, or give at_budget=finish to use what there is."
+                f"{reason}; {len(self.writer.done()):,} of {self.rows_total:,} images are answered and kept in "
+                f"{self.output}. Raise the budget and run the same command to go on, or give at_budget=finish to use "
+                "what there is."
             )
 
     def journal_name(self, batch: Batch) -> str:
         """The first image's index: a budget may have let only the first images of a batch through."""
         return str(int(batch.index[0]))
 
+    def on_predict_end(self) -> None:
+        """Where a budget has stopped one process, the set is finished without its rows."""
+        self.stopped = self.trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
+        super().on_predict_end()
+
     def expected(self, data: ImageDataModule) -> Tensor:
         """All images, or those that the budget of all processes allowed."""
         spent = self.teacher.budget is not None and self.teacher.paid.queries >= self.teacher.budget
-        return self.writer.done() if spent and self.at_budget == "finish" else data.predict_indices()
+        return self.writer.done() if (spent or self.stopped) and self.at_budget == "finish" else data.predict_indices()
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
         """Class histogram and confidence of the answers."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
-from kdlightning.types import Answers, Batch
+from kdlightning.types import Answers, Batch, Estimate
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -84,6 +84,19 @@ class TaughtModule(L.LightningModule, ABC):
         """What the teacher's answers have cost this run."""
         teacher = getattr(self, "teacher", None)
         return teacher.paid if isinstance(teacher, BlackBoxTeacher) else Answers(0, 0, 0)
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate | None:  # noqa: ANN401 - a datamodule
+        """What ``trainer.fit`` will ask a black-box teacher; asks nothing. A method that asks overrides it.
+
+        Args:
+            trainer: not yet running.
+            data: the datamodule, set up.
+            done: batches that every process has trained on already, by the checkpoint to go on with.
+
+        Returns:
+            None where nobody knows.
+        """
+        return None if isinstance(getattr(self, "teacher", None), BlackBoxTeacher) else Estimate(0, 0)
 
     def setup(self, stage: str) -> None:
         """Refuse to miscount.

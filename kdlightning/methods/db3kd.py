@@ -99,6 +99,20 @@ class DB3KDLabels(LabellingModule):
         """Whether the teacher is asked at all: not for sample distances between ground-truth classes."""
         return not (self.truth and self.robustness in ("sd", "noise"))
 
+    def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
+        """The pool, the images outside it, and with ``bd`` and ``mbd`` at most so many for every pair."""
+        if not self.asks:
+            return 0, 0
+        pool = data.count_candidates(self.candidate_pool)
+        outside = min(rows, max(0, len(data.predict_indices()) - pool))
+        pair = 0
+        if self.robustness in ("bd", "mbd"):
+            values = data.channels * data.image_size**2
+            pair = boundary.most_boundary_queries(min(self.candidates, pool), values, self.tolerance)
+        if self.robustness == "mbd":
+            pair = max(pair, self.query_limit)
+        return pool + outside, pool + outside + rows * (self.num_classes - 1) * pair
+
     def prepare(self, data: ImageDataModule) -> None:
         """Let the teacher label the candidate pool: every image once, in chunks that the processes share."""
         pool = data.candidate_pool(self.candidate_pool)

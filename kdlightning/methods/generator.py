@@ -1,5 +1,7 @@
 """Adversarial training of a generator: two networks, two optimisers, the steps written out."""
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -94,9 +96,12 @@ class GeneratorModule(TaughtModule):
         loader: Any = self.trainer.train_dataloader
         size, total = int(loader.batch_size), len(loader.sampler)
         sizes = [min(size, total - first) for first in range(0, total, size)][: int(self.trainer.num_training_batches)]
-        numbers = range(self.critic_steps - 1, self.generator_steps * self.critic_steps, self.critic_steps)
-        made = [sizes[number % len(sizes)] for number in numbers]
-        return [images if images >= _LEAST else 0 for images in made]
+        number = self.generator_steps * self.critic_steps
+        return self.made_of(sizes[batch % len(sizes)] for batch in range(number))
+
+    def made_of(self, sizes: Iterable[int]) -> list[int]:
+        """How many images each of the generator's steps makes, by the sizes of the batches."""
+        return [size if size >= _LEAST else 0 for size in islice(sizes, self.critic_steps - 1, None, self.critic_steps)]
 
     def setup(self, stage: str) -> None:
         """Check that generator, critic and images fit together; let DDP cope with two optimisers.

@@ -12,6 +12,9 @@ Differences from the paper:
    on a transfer set.
 """
 
+from typing import Any
+
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -20,8 +23,9 @@ from torch.nn import functional as F
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.base import DistillationModule
+from kdlightning.methods.schedule import schedule
 from kdlightning.teachers import SoftLabelTeacher
-from kdlightning.types import Batch
+from kdlightning.types import Batch, Estimate
 
 
 class KD(DistillationModule):
@@ -77,6 +81,19 @@ class KD(DistillationModule):
             for position, answer in zip(new, self.teacher.query(batch.image[new]), strict=True):
                 self._answers[index[position]] = answer
         return torch.stack([self._answers[image] for image in index])
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
+        """Every image of every batch; with ``query_once`` every image once, and once more after a resume."""
+        plan, number = schedule(trainer, data), len(data.train_dataloader().dataset)
+        before, after = plan.images_of(done), plan.images - plan.images_of(done)
+        least = after
+        if self.query_once:  # every process remembers its own
+            before, after = (min(images, number * plan.processes) for images in (before, after))
+            least = min(after, plan.processes * sum(plan.sizes))
+        least = before + (least if plan.certain else 0)
+        varied = getattr(data, "augmentation", None) is not None
+        distinct = (min(least, number), before + after if varied else min(before + after, number))
+        return Estimate(least, before + after, before, distinct)
 
 
 class AnsweredKD(AnsweredModule):

@@ -15,8 +15,9 @@ from torch import Tensor
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.methods.base import keep_plain_hyperparameters
-from kdlightning.teachers import AnswerJournal, BlackBoxTeacher
-from kdlightning.types import Answers, Batch
+from kdlightning.teachers import AnswerJournal, BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.teachers.journal import recorded_answers
+from kdlightning.types import Answers, Batch, Estimate
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -29,11 +30,14 @@ class LabellingModule(L.LightningModule, ABC):
     share one budget. A subclass overrides :meth:`label`, and :meth:`facts` for what the manifest should say.
 
     Args:
-        teacher: who answers.
+        teacher: who answers; a white box, which is not asked but opened, has no count and no journal: a subclass that
+            takes one overrides :meth:`write`.
         output: directory of the transfer set.
     """
 
-    def __init__(self, teacher: BlackBoxTeacher, output: str) -> None:
+    teacher: BlackBoxTeacher | WhiteBoxTeacher
+
+    def __init__(self, teacher: BlackBoxTeacher | WhiteBoxTeacher, output: str) -> None:
         super().__init__()
         keep_plain_hyperparameters(self)
         self.teacher, self.output = teacher, Path(output)
@@ -57,6 +61,11 @@ class LabellingModule(L.LightningModule, ABC):
         """Plain statistics of the finished rows for the manifest."""
         return {}
 
+    @property
+    def paid(self) -> Answers:
+        """What the teacher's answers have cost so far."""
+        return self.teacher.paid if isinstance(self.teacher, BlackBoxTeacher) else Answers(0, 0, 0)
+
     def settings(self) -> dict[str, Any]:
         """What identifies the set besides its source and teacher: plain values, compared on resume."""
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
@@ -67,7 +76,7 @@ class LabellingModule(L.LightningModule, ABC):
         Raises:
             ValueError: naming both sides.
         """
-        data, known = getattr(self.trainer, "datamodule", None), self.teacher.num_classes
+        data, known = getattr(self.trainer, "datamodule", None), getattr(self.teacher, "num_classes", None)
         if data is not None and known is not None and known != data.num_classes:
             raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
 
@@ -92,21 +101,66 @@ class LabellingModule(L.LightningModule, ABC):
                 "settings": self.settings(),
             },
         )
-        self.teacher.share(self.output / "queries.meter")
         # what an earlier phase has paid counts towards the same budget
         self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
-        self.teacher.load_state_dict(self.earlier._asdict())
+        if isinstance(self.teacher, BlackBoxTeacher):
+            self.teacher.share(self.output / "queries.meter")
+            self.teacher.load_state_dict(self.earlier._asdict())
         self._done = self.writer.done().sort().values
         self._began = time.monotonic()
         self.rows_done = len(self._done)
         self.rows_total = int(data.identity()["num_samples"])
         self.prepare(data)
 
+    def questions(self, data: Any, rows: int) -> tuple[int, int] | None:  # noqa: ANN401 - a datamodule
+        """The fewest and the most images asked for so many rows, those of :meth:`prepare` included; asks nothing.
+
+        Args:
+            data: the datamodule, set up.
+            rows: all of them, or those that an interrupted run has left.
+
+        Returns:
+            None where nobody knows.
+        """
+        return None
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate | None:  # noqa: ANN401 - a datamodule
+        """What ``trainer.predict`` will ask, by :meth:`questions`, and what an interrupted run has kept of it."""
+        if (self.output / "manifest.json").exists():
+            told = TransferSet(self.output).manifest
+            asked = int(told["queries"]) - int(told.get("queries_before", 0))
+            return Estimate(asked, asked, asked)
+        total = len(data.predict_indices())
+        written, answered, pending = self._left_behind()
+        whole, rest = self.questions(data, total), self.questions(data, total - written)
+        if whole is None or rest is None:
+            return None
+        kept = answered + pending
+        limit = trainer.limit_predict_batches
+        least = max(kept, whole[0]) if limit == 1.0 and isinstance(limit, float) else kept
+        return Estimate(least, max(kept, min(whole[1], answered + rest[1])), kept)
+
+    def _left_behind(self) -> tuple[int, int, int]:
+        """Rows that an interrupted run has written, what was asked for them and the pool, answers not yet written."""
+        shards = [read_shard(file) for file in self.output.glob("shard-*.safetensors")]
+        asked = sum(int(shard["queries"].sum()) for shard in shards)
+        for file in self.output.glob("*.safetensors"):
+            if (columns := read_shard(file)).keys() == {"label"}:  # of label_pool
+                asked += len(columns["label"])
+        pending = sum(recorded_answers(file) for file in self.output.glob("journal-*"))
+        return sum(len(shard["index"]) for shard in shards), asked, pending
+
     def prepare(self, data: ImageDataModule) -> None:
         """What has to happen once before the first batch; called on every process."""
 
     def journalled(self, name: str) -> AnswerJournal:
-        """A ``predict`` whose answers are on disk before they are used, under this name."""
+        """A ``predict`` whose answers are on disk before they are used, under this name.
+
+        Raises:
+            TypeError: the teacher is a white box, whose answers cost nothing.
+        """
+        if not isinstance(self.teacher, BlackBoxTeacher):
+            raise TypeError(f"{type(self).__name__} asks a black-box teacher, got a {type(self.teacher).__name__}")
         return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
 
     def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
@@ -158,7 +212,7 @@ class LabellingModule(L.LightningModule, ABC):
             rows = self.writer.rows()
             if not rows:
                 raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
-            paid = self.teacher.paid
+            paid = self.paid
             answered = int(rows["queries"].sum()) + self.preparation_queries() + self.earlier.queries
             self.finished = self.writer.finish(
                 self.expected(data),

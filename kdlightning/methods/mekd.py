@@ -28,6 +28,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.methods.answered import AnsweredModule
 from kdlightning.methods.generator import GeneratorModule
+from kdlightning.methods.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
 from kdlightning.teachers import AnswerJournal, BlackBoxTeacher, WhiteBoxTeacher
-from kdlightning.types import Batch
+from kdlightning.teachers.journal import recorded_answers
+from kdlightning.types import Batch, Estimate
 
 
 class MEKDGenerator(GeneratorModule):
@@ -112,8 +115,7 @@ class MEKDGenerator(GeneratorModule):
             ValueError: more queries than generated images.
         """
         if self.teacher is not None and self.queries is not None:
-            share = self.queries // self.trainer.world_size  # this process's, the first ones take the remainder
-            share += self.global_rank < self.queries % self.trainer.world_size
+            share = self.share_of(self.global_rank, self.trainer.world_size)
             made = [0, *accumulate(self.images_per_step())]
             if share > made[-1]:
                 raise ValueError(
@@ -121,6 +123,31 @@ class MEKDGenerator(GeneratorModule):
                     "images per process: train longer, or ask less"
                 )
             self._plan = [images * share // max(1, made[-1]) for images in made]
+
+    def share_of(self, rank: int, processes: int) -> int:
+        """How many of the ``queries`` are a process's; the first ones take the remainder."""
+        queries = self.queries or 0
+        return queries // processes + (rank < queries % processes)
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
+        """The ``queries`` or, without, every generated image."""
+        if self.teacher is None:
+            return Estimate(0, 0)
+        plan, steps = schedule(trainer, data), done // self.critic_steps
+        made = self.made_of(plan.per_batch())
+        asked, before = plan.processes * sum(made), plan.processes * sum(made[:steps])
+        if self.queries is not None:
+            shares = [self.share_of(rank, plan.processes) for rank in range(plan.processes)]
+            asked, before = self.queries, sum(sum(made[:steps]) * share // max(1, sum(made)) for share in shares)
+        kept = before + self._journalled(trainer, done // max(1, len(plan.sizes)))
+        return Estimate(asked if plan.certain and trainer.max_steps == -1 else kept, asked, kept)
+
+    def _journalled(self, trainer: L.Trainer, epoch: int) -> int:
+        """Answers of an interrupted run that those epochs find which are still to come."""
+        assert self.teacher is not None
+        who = f"{self.teacher.identity['fingerprint'][:8]}-{self.teacher.access}-epoch-"
+        files = (Path(trainer.default_root_dir) / "journal").glob(f"{who}*")
+        return sum(recorded_answers(file) for file in files if int(file.name.removeprefix(who).split("-")[0]) >= epoch)
 
     def on_train_epoch_start(self) -> None:
         """One journal for every epoch: a resume begins at an epoch's start."""

@@ -10,8 +10,7 @@ SyntheticDataModule → fit DB3KD on a TransferSetDataModule.
 Differences from the paper (P) and the released code (C); docs/fidelity.md has the evidence:
 1. The boundary point of an iteration is the nearest on the way to T noises of the pool (Eq. 8; C: Gaussian directions).
    P and C then move it along the boundary (Eqs. 4-5) with up to 5,000 queries; here that is off: it does not pay.
-   ``query_limit: 5000, directions: 20, num_probes: 200, subspace: pixels`` is P. ``search: warm`` begins at the
-   point of the iteration before.
+   ``query_limit: 5000, directions: 20, num_probes: 200, subspace: pixels`` is P. ``search: warm`` begins at the last.
 2. Probes of Eq. 4 are drawn from low frequencies (``subspace: frequency``); P and C: all pixels.
 3. ``gradient: estimate`` asks Eq. 4 once more, at the boundary point found (P); ``direction`` goes away from that point
    (C), which is the same where the point is the nearest one, and costs nothing.
@@ -29,7 +28,6 @@ from torch import Tensor
 
 from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional import boundary
-from kdlightning.functional.boundary import BoundaryPoints, any_but
 from kdlightning.methods.labelling import LabellingModule, Predict
 from kdlightning.teachers import HardLabelTeacher
 from kdlightning.types import Batch
@@ -56,8 +54,7 @@ class ZSDB3KDImages(LabellingModule):
         subspace: where the probes are drawn, see :func:`kdlightning.functional.boundary.probe_bank`.
         rank: its dimensions (per channel).
         probe_radius: ε_g relative to the present distance.
-        tolerance: width of the bracket of a boundary point: L2 in pixel units for Eq. 8, relative to the distance
-            while it is moved.
+        tolerance: width of a boundary point's bracket: L2 in pixel units for Eq. 8, relative while it is moved.
         pool: noises that are asked for their class, to start from.
         tries: rounds of 1,000 mixtures for classes that no noise has.
         snapshots: iterations after which the images are written too.
@@ -123,6 +120,14 @@ class ZSDB3KDImages(LabellingModule):
             )
         self.check_classes()
 
+    def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
+        """The noises; at most all mixtures, and for every image a start, all iterations and the last label."""
+        size = data.channels * data.image_size**2
+        first, near = (boundary.most_boundary_queries(each, size, self.tolerance) for each in (1, self.directions))
+        probes = self.num_probes if self.gradient == "estimate" else 0
+        image = first + self.iterations * (max(near, self.query_limit) + probes + boundary.TRIES) + 1
+        return self.pool_size, self.pool_size + 1000 * self.tries + rows * image
+
     def prepare(self, data: NoiseDataModule) -> None:  # type: ignore[override]
         """Ask what the noises are, and look for classes that none of them is.
 
@@ -131,8 +136,7 @@ class ZSDB3KDImages(LabellingModule):
             RuntimeError: it sees one class in everything, so there is no boundary to walk away from.
         """
         self.num_classes = int(data.num_classes)
-        noises = data.candidate_pool(self.pool_size).image
-        self.pool = noises.to(self.device).float().div(255)
+        self.pool = data.candidate_pool(self.pool_size).image.to(self.device).float().div(255)
         self.pool_class = self.label_pool(self.pool, self.batch_size)
         self.noise_histogram = self._histogram()
         for number in range(self.tries):
@@ -210,8 +214,7 @@ class ZSDB3KDImages(LabellingModule):
         return len(self.pool)
 
     def _histogram(self) -> list[int]:
-        counts: list[int] = torch.bincount(self.pool_class, minlength=self.num_classes).tolist()
-        return counts
+        return [int(number) for number in torch.bincount(self.pool_class, minlength=self.num_classes)]
 
     def _mixtures(self, number: int) -> Tensor:
         """1,000 lines through two noises each, at points between and beyond them, rounded like the noises."""
@@ -224,8 +227,7 @@ class ZSDB3KDImages(LabellingModule):
     def _starts(self, key: Tensor, own: Tensor, predict: Predict) -> tuple[Tensor, Tensor]:
         """A noise of its class for every image, and the queries this took."""
         place = key // self.num_classes
-        position, borrowed = torch.empty_like(own), torch.zeros_like(own, dtype=torch.bool)
-        toward = torch.zeros_like(own)
+        position, toward, borrowed = torch.empty_like(own), torch.zeros_like(own), torch.zeros_like(own).bool()
         for m in own.unique().tolist():
             rows = torch.nonzero(own == m).squeeze(1)
             members = torch.nonzero(self.pool_class == m).squeeze(1)
@@ -247,16 +249,16 @@ class ZSDB3KDImages(LabellingModule):
 
     def _nearest(
         self, images: Tensor, own: Tensor, key: Tensor, iteration: int, last: Tensor, predict: Predict
-    ) -> BoundaryPoints:
+    ) -> boundary.BoundaryPoints:
         """o*: the nearest point that the teacher does not put in the images' class, as far as the limit allows."""
-        target = any_but(own)
+        target = boundary.any_but(own)
         if iteration == 0 or self.search == "fresh":
             start = boundary.boundary_distance(  # Eq. (8)
                 predict, images, target, self.pool, self._other_noises(own, key, iteration),
                 tolerance=self.tolerance, batch_size=self.batch_size,
             )  # fmt: skip
         else:
-            start = BoundaryPoints(last, (last - images).flatten(1).norm(dim=1), torch.zeros_like(own))
+            start = boundary.BoundaryPoints(last, (last - images).flatten(1).norm(dim=1), torch.zeros_like(own))
         return boundary.minimal_boundary_distance(  # Eqs. (4)-(5), where the limit lets it
             predict, images, target, start, _turn(key, iteration), self.bank, num_probes=self.num_probes,
             probe_radius=self.probe_radius, tolerance=self.tolerance, query_limit=self.query_limit,
@@ -264,15 +266,15 @@ class ZSDB3KDImages(LabellingModule):
         )  # fmt: skip
 
     def _normal(
-        self, images: Tensor, own: Tensor, key: Tensor, iteration: int, points: BoundaryPoints, predict: Predict
+        self, images: Tensor, own: Tensor, key: Tensor, iteration: int, at: boundary.BoundaryPoints, predict: Predict
     ) -> tuple[Tensor, int]:
         """Unit vectors out of the class, and the queries for each."""
         if self.gradient == "direction":
-            away = points.point - images
+            away = at.point - images
             return away / away.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None], 0
-        radius = self.probe_radius * points.distance.clamp_min(self.step)  # on the boundary itself it would be 0
+        radius = self.probe_radius * at.distance.clamp_min(self.step)  # on the boundary itself it would be 0
         normal = boundary.boundary_normal(  # Eq. (4) at o*
-            predict, points.point, any_but(own), radius, _turn(key, iteration) + 1, self.bank, self.num_probes,
+            predict, at.point, boundary.any_but(own), radius, _turn(key, iteration) + 1, self.bank, self.num_probes,
             self.batch_size,
         )  # fmt: skip
         return normal, self.num_probes

@@ -1,7 +1,8 @@
 """The teacher as its client sees it: images in, answers out, every image counted before it is answered."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kdlightning.networks.pretrained import fingerprint, load_network
+from kdlightning.teachers.accounts import Limits
 from kdlightning.teachers.meter import QueryMeter
+from kdlightning.teachers.terms import Terms
 from kdlightning.types import Answers, Bounds
 
 
@@ -107,6 +110,17 @@ class BlackBoxTeacher(ABC):
     def shared(self) -> bool:
         """Whether the count lives in a file that other processes can share."""
         return self._meter.shared
+
+    def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
+        """What images will cost; asks nothing, writes nothing.
+
+        Args:
+            shape: of an image, ``(C, H, W)``.
+            count: the file that :meth:`share` will be given.
+        """
+        size, spent = float(4 * math.prod(shape)), self._meter.counted(count)
+        limits, both = Limits(self.budget), Limits(spent.queries, spent.bytes_up + spent.bytes_down)
+        return Terms(0.0, (size, size), float(self._answer_bytes()) or None, None, limits, both)
 
     def state_dict(self) -> dict[str, int]:
         """The count, for a checkpoint."""

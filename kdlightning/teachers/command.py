@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdlightning.teachers.ledger import Entry, LedgerError, QueryLedger, Totals
+from kdlightning.teachers.replay import replay
 
 _DESCRIPTION = """\
 A query ledger keeps every answer that was paid for. None of these commands asks a teacher or changes the ledger."""
@@ -26,7 +27,8 @@ _EPILOG = """\
 examples:
   kdlightning ledger show runs/ledger.sqlite
   kdlightning ledger verify runs/ledger.sqlite
-  kdlightning ledger export runs/ledger.sqlite --output answers.parquet"""
+  kdlightning ledger export runs/ledger.sqlite --output answers.parquet
+  kdlightning ledger replay runs/ledger.sqlite --config runs/kd/config.yaml --output runs/again"""
 
 _COLUMNS = ("teacher", "image", "time", "bytes_up", "bytes_down", "price", "dtype", "shape", "answer")
 _ROWS = 10_000  # of a Parquet row group
@@ -39,10 +41,15 @@ def main(argv: Sequence[str]) -> int:
         argv: the arguments after ``ledger``.
 
     Returns:
-        Exit code: 0; 1 if ``verify`` found damage; 2 if the command could not do its work.
+        Exit code: 0; 1 if ``verify`` found damage; 2 if the command could not do its work; a replay's own.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "replay":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if arguments.command == "replay":
+            return replay(arguments.file, arguments.config, arguments.output, rest)
         with QueryLedger(arguments.file, readonly=True) as ledger:
             if arguments.command == "export":
                 return _export(ledger, arguments.output)
@@ -96,12 +103,23 @@ def _parser() -> argparse.ArgumentParser:
         ("show", "print what was paid to each teacher, and how often an answer was free"),
         ("verify", "check the file, every answer and the totals; list requests whose fate is unknown"),
         ("export", "write all answers with their times and costs to a table"),
+        (
+            "replay",
+            "run a configuration once more from the ledger alone; further arguments are those of fit or predict",
+        ),
     ):
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=name != "replay"
+        )
         command.add_argument("file", metavar="FILE", type=Path, help="the ledger")
         if name == "export":
             command.add_argument(
                 "--output", metavar="TABLE", type=Path, required=True, help="a new .csv or .parquet file"
+            )
+        if name == "replay":
+            command.add_argument("--config", type=Path, required=True, help="of the run: config.yaml in its directory")
+            command.add_argument(
+                "--output", metavar="DIR", type=Path, help="new directory (default: the run's, -replay)"
             )
     return parser
 

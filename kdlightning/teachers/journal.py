@@ -75,14 +75,25 @@ class AnswerJournal:
 
     def _read(self) -> list[_Entry]:
         """Whole entries from the start; whatever a kill left half-written is cut off."""
-        data, at, entries = self.path.read_bytes(), 0, []
-        while at + _HEADER.size <= len(data):
-            checksum, answer_checksum, number, width = _HEADER.unpack_from(data, at)
-            answer = data[at + _HEADER.size : at + _HEADER.size + 4 * number * max(1, width)]
-            if len(answer) < 4 * number * max(1, width) or zlib.crc32(answer) != answer_checksum:
-                break
-            values = torch.frombuffer(bytearray(answer), dtype=torch.float32 if width else torch.int32)
-            entries.append(_Entry(at, checksum, values.view(number, width) if width else values.long()))
-            at += _HEADER.size + len(answer)
-        os.truncate(self.path, at)
+        entries, size = _whole_entries(self.path.read_bytes())
+        os.truncate(self.path, size)
         return entries
+
+
+def recorded_answers(path: str | Path) -> int:
+    """Images whose answers a journal's file holds; the file may be another process's, and is left as it is."""
+    return sum(len(entry.answer) for entry in _whole_entries(Path(path).read_bytes())[0])
+
+
+def _whole_entries(data: bytes) -> tuple[list[_Entry], int]:
+    """The entries that are whole, and the bytes that they take."""
+    at, entries = 0, []
+    while at + _HEADER.size <= len(data):
+        checksum, answer_checksum, number, width = _HEADER.unpack_from(data, at)
+        answer = data[at + _HEADER.size : at + _HEADER.size + 4 * number * max(1, width)]
+        if len(answer) < 4 * number * max(1, width) or zlib.crc32(answer) != answer_checksum:
+            break
+        values = torch.frombuffer(bytearray(answer), dtype=torch.float32 if width else torch.int32)
+        entries.append(_Entry(at, checksum, values.view(number, width) if width else values.long()))
+        at += _HEADER.size + len(answer)
+    return entries, at

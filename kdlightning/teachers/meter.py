@@ -61,6 +61,13 @@ class QueryMeter:
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def counted(self, path: str | Path) -> Answers:
+        """What :meth:`share` would find in a file, which may not be there."""
+        path = Path(path)
+        if self._path is not None or not path.is_file() or path.stat().st_size < _RECORD.size:
+            return self.total
+        return Answers(*_RECORD.unpack(path.read_bytes()[: _RECORD.size]))
+
     def charge(self, queries: int, bytes_up: int = 0, bytes_down: int = 0) -> None:
         """Add to the count, before the answer is given.
 

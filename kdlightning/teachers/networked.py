@@ -20,6 +20,7 @@ from kdlightning.teachers.ledger import QueryLedger
 from kdlightning.teachers.ledger import Request as Reservation
 from kdlightning.teachers.meter import QueryMeter
 from kdlightning.teachers.protocol import Array
+from kdlightning.teachers.terms import Terms
 
 
 class NetworkedTeacher(BlackBoxTeacher):
@@ -84,6 +85,40 @@ class NetworkedTeacher(BlackBoxTeacher):
         if self._ledger is not None and not self.shared:
             self._ledger.account = str(Path(path).resolve())
         super().share(path)
+
+    def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
+        """What images will cost, by this teacher's settings and its ledger; asks nothing, writes nothing.
+
+        How long an image is may depend on its pixels: a black one is taken for the shortest, noise for the longest.
+
+        Args:
+            shape: of an image, ``(C, H, W)``.
+            count: the file that :meth:`share` will be given.
+        """
+        terms = super().terms(shape, count)._replace(price=self._price, bytes_down=None)
+        if self._connection is None:
+            terms = terms._replace(offline=True)
+        else:
+            black, noise = torch.zeros(1, *shape), torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+            short, long = self._size(black, 1), self._size(noise, 1)
+            more = self._size(black, 2) - short if self._max_batch > 1 else short
+            terms = terms._replace(bytes_up=(float(more), float(long)))
+        if self._ledger is None:
+            return terms
+        account = str(Path(count).resolve())
+        with QueryLedger(self._ledger.path, account=account, readonly=True) as book:
+            spent, told = book.spent, book.totals(self.identity)
+        answered = told.unique + told.twice
+        return terms._replace(
+            bytes_down=told.bytes_down / answered if answered else None,
+            known=told.unique,
+            limits=Limits(self.budget, self._ledger.limits.bytes, self._ledger.limits.price),
+            spent=Limits(terms.spent.queries, spent.bytes_up + spent.bytes_down, spent.price),
+        )
+
+    def _size(self, image: Tensor, number: int) -> int:
+        """Bytes of a request for so many copies of an image ``(1, C, H, W)``."""
+        return len(self._request(self._encode(image) * number, tuple(image.shape[1:])).body or b"")
 
     def close(self) -> None:
         """Close connections and ledger. Another query opens what it needs again, except connections."""

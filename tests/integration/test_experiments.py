@@ -8,10 +8,12 @@ import pytest
 import yaml
 from lightning.pytorch.cli import LightningCLI
 from PIL import Image
+from servers import serving
 
 from kdlightning import cli, networks
-from kdlightning.networks import TransposedGenerator, save_network
+from kdlightning.networks import LeNet5, TransposedGenerator, save_network
 from kdlightning.recipes import read_recipe
+from kdlightning.serving import ServedModel
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECIPES = sorted(EXPERIMENTS.rglob("*.yaml"))
@@ -28,13 +30,21 @@ def _parent(file):
     return file
 
 
+@pytest.fixture(scope="module")
+def url():
+    """The server of recipes that need one."""
+    with serving(ServedModel(LeNet5(image_size=28), "teacher", "hard")) as address:
+        yield address
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
-def test_every_stage_builds(recipe, tmp_path, monkeypatch):
+def test_every_stage_builds(recipe, tmp_path, monkeypatch, url):
     monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
     out = tmp_path / "out"  # stands for what earlier stages, or an earlier recipe, have left
     own = yaml.safe_load(recipe.read_text()).get("variables", {})
     Image.new("RGB", (64, 64)).save(_parent(tmp_path / "data/train/a/images/0.png"))
-    variables = {"base": str(out), "root": str(tmp_path / "data"), "web": str(tmp_path / "data")}
+    variables = {"base": str(out), "root": str(tmp_path / "data"), "web": str(tmp_path / "data"), "url": url}
+    variables["ledger"] = str(tmp_path / "ledger.sqlite")
     _, stages, _ = read_recipe(recipe, output=str(out), variables={k: v for k, v in variables.items() if k in own})
     kinds = {(stage.command, stage.config["model"]["class_path"]): stage for stage in stages}
     made = {f"{stage.directory}/network": stage.config["model"]["init_args"].get("student") for stage in stages}

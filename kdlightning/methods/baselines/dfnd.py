@@ -21,6 +21,7 @@ Differences and choices. The paper's text was not at hand: each is the code's (R
 
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -29,8 +30,9 @@ from torch.nn import functional as F
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.methods.baselines.adversarial import known_classes
 from kdlightning.methods.pool import SelectingModule
+from kdlightning.methods.schedule import schedule
 from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
-from kdlightning.types import Batch
+from kdlightning.types import Batch, Estimate
 
 
 class DFND(SelectingModule):
@@ -122,11 +124,25 @@ class DFND(SelectingModule):
         Raises:
             ValueError: the pool has fewer.
         """
-        number = self.number or max(1, round((self.share or 0) * len(scores)))
+        number = self.wanted(len(scores))
         if number > len(scores):
             raise ValueError(f"number: expected at most the {len(scores)} images of the pool, got {number}")
         surest = scores[:, 0].argsort(stable=True)[:number]
         return torch.zeros_like(scores[:, 0], dtype=torch.bool).index_fill(0, surest, True)
+
+    def wanted(self, pool: int) -> int:
+        """How many images of a pool of this size to train on."""
+        return self.number or max(1, round((self.share or 0) * pool))
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
+        """The pool once, then every image of every batch."""
+        if not isinstance(self.teacher, SoftLabelTeacher):
+            return Estimate(0, 0)
+        pool = len(data.train_set)
+        plan = schedule(trainer, data, self.wanted(pool))
+        before, asked = pool + plan.images_of(done) if done else 0, pool + plan.images
+        least = asked if plan.certain else max(before, pool)
+        return Estimate(least, asked, before, (pool, pool if data.augmentation is None else asked))
 
     def trained(self) -> list[dict[str, Any]]:
         """The student, and Q, which does not decay."""

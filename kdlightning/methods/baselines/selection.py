@@ -127,6 +127,10 @@ class SelectionModule(TeacherAnswers):
                 f"{self.trainer.world_size} processes would not share: run it with trainer.devices=1"
             )
 
+    def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
+        """As many as ``queries`` says, of however many rows the pool has."""
+        return super().questions(data, self.queries)
+
     def prepare(self, data: ImageDataModule) -> None:
         """Remember what rows need; their images are kept."""
         super().prepare(data)

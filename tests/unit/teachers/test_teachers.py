@@ -39,7 +39,7 @@ def test_only_answers_come_out(network):
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
         "access", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share", "shared",
-        "state_dict",
+        "state_dict", "terms",
     }  # fmt: skip
 
 

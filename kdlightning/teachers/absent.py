@@ -1,0 +1,56 @@
+"""What stands in for a teacher that is not there yet, so that its cost can be told all the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from kdlightning.teachers.accounts import Limits
+from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.connection import RemoteTeacherError
+from kdlightning.teachers.meter import QueryMeter
+from kdlightning.teachers.terms import Terms
+
+
+class AbsentTeacher(BlackBoxTeacher):
+    """Has a teacher's terms, as far as its settings tell, and answers nothing.
+
+    Args:
+        budget: the most images.
+        budget_bytes: the most bytes.
+        budget_price: the most money.
+        price: of an image.
+        num_classes: K, if known.
+        remote: it is behind a connection, and what an image is sent as is not known.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        budget_bytes: int | None = None,
+        budget_price: float | None = None,
+        price: float = 0.0,
+        num_classes: int | None = None,
+        *,
+        remote: bool = False,
+    ) -> None:
+        self._identity = {"network": "absent", "name": "absent", "access": self.access}
+        self._fingerprint = lambda: ""
+        self._meter, self._classes = QueryMeter(budget), num_classes or 0
+        self._limits, self._price, self._remote = Limits(budget, budget_bytes, budget_price), price, remote
+
+    def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
+        """As the settings say; what another run has spent in a ledger is not known."""
+        terms = super().terms(shape, count)._replace(price=self._price, limits=self._limits)
+        return terms._replace(bytes_up=None, bytes_down=None) if self._remote else terms
+
+    def _answer(self, images: Tensor) -> Tensor:
+        raise RemoteTeacherError("this teacher only stands in for one that is not there: it answers nothing")
+
+
+class AbsentSoftLabelTeacher(AbsentTeacher, SoftLabelTeacher):
+    """Stands in for a teacher that answers probabilities."""
+
+
+class AbsentHardLabelTeacher(AbsentTeacher, HardLabelTeacher):
+    """Stands in for a teacher that answers labels."""

@@ -1,0 +1,77 @@
+"""A run from the ledger alone, when its server is gone: the same transfer set, the same student."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from servers import serving
+
+from kdlightning.__main__ import main
+from kdlightning.data import TransferSet
+from kdlightning.networks import LeNet5Fifth, load_network
+from kdlightning.serving import ServedModel
+from kdlightning.teachers.ledger import QueryLedger
+from kdlightning.teachers.replay import offline
+
+STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
+DATA = {"class_path": "DigitsDataModule", "init_args": {"num_samples": 48, "num_val": 32, "batch_size": 16}}
+TRAINER = {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False, "enable_model_summary": False}
+LOGGER = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}}
+
+
+def do(command, name, model, data, **trainer):
+    trainer |= {**TRAINER, "default_root_dir": f"runs/{name}"}
+    config = {"seed_everything": 1, "model": model, "data": data, "trainer": trainer}
+    Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    assert main([command, "--config", f"{name}.yaml"]) == 0
+
+
+@pytest.fixture
+def online():
+    """Three runs against a server, which is gone afterwards: KD, and KnockoffNets in two phases."""
+    torch.manual_seed(0)
+    model = ServedModel(LeNet5Fifth(image_size=32), "digits", "soft")
+    with serving(model, api_key="s3cret-key") as url:
+        Path("key").write_text("s3cret-key")
+        arguments = {"url": url, "model": "digits", "outputs": "probabilities", "api_key_file": "key"}
+        teacher = {"class_path": "RemoteSoftLabelTeacher", "init_args": arguments}
+        kd = {"class_path": "KD", "init_args": {"student": STUDENT, "teacher": teacher}}
+        do("fit", "kd", kd, DATA, logger=[LOGGER])
+        asks = {"teacher": teacher, "output": "runs/asked", "queries": 30, "seed": 3}
+        do("predict", "asked", {"class_path": "KnockoffSelection", "init_args": asks}, DATA, logger=False)
+    pool = {"class_path": "GeneratedDataModule", "init_args": {"source": DATA, "path": "runs/asked"}}
+    do("fit", "kn", {"class_path": "AnsweredKD", "init_args": {"student": STUDENT}}, pool, logger=[LOGGER])
+    Path("key").unlink()
+    assert [file for file in Path().rglob("*") if file.is_file() and b"s3cret-key" in file.read_bytes()] == []
+    assert model.answered == 48  # the 30 of KnockoffNets are among KD's
+
+
+def weights(run):
+    return load_network(f"{run}/network").state_dict()
+
+
+def test_a_replay_is_the_run_again(online, capsys):
+    before = QueryLedger("ledger.sqlite").totals()
+    assert main(["ledger", "replay", "ledger.sqlite", "--config", "runs/kd/config.yaml"]) == 0
+    config = yaml.safe_load(Path("runs/asked/config.yaml").read_text())
+    config, output = offline(config, "predict", Path("ledger.sqlite"), Path("asked"))
+    Path("asked.yaml").write_text(yaml.safe_dump(config))
+    assert output == Path("asked")
+    assert main(["predict", "--config", "asked.yaml"]) == 0
+    assert QueryLedger("ledger.sqlite").totals() == before
+    one, other = weights("runs/kd"), weights("runs/kd-replay")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    record = json.loads(Path("runs/kd-replay/result.json").read_text())
+    assert record["queries"] == 0
+    assert record["accuracy"] == json.loads(Path("runs/kd/result.json").read_text())["accuracy"]
+    assert len(list(Path("runs/kd-replay").rglob("metrics.csv"))) == 1
+    one, other = TransferSet("runs/asked").columns, TransferSet("asked").columns
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    again = ["--config", "runs/kn/config.yaml", "--output", "more"]
+    assert main(["ledger", "replay", "ledger.sqlite", *again]) == 2
+    assert "expected a teacher behind a connection" in capsys.readouterr().err
+    assert main(["ledger", "replay", "none.sqlite", *again]) == 2
+    assert main(["ledger", "replay", "ledger.sqlite", "--config", "key"]) == 2
