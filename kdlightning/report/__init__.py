@@ -59,7 +59,8 @@ __all__ = [
 
 
 def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
-    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
+    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures; where generators were
+    trained, ``generators.json``.
 
     An earlier report in the same directory is replaced; each file appears complete or not at all.
 
@@ -109,7 +110,9 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     drawn = [*pictures, *(picture for _, picture in privacy)]
     for picture in drawn:
         _replace(output / picture.name, picture.png)
-    _replace(output / "results.json", (json.dumps([asdict(row) for row in rows], indent=2) + "\n").encode())
+    _replace(output / "results.json", _as_json([asdict(row) for row in rows]))
+    if findings.generators:
+        _replace(output / "generators.json", _as_json([run.record() for run in findings.generators]))
     _replace(output / "results.csv", _as_csv(rows).encode())
     _replace(output / "report.md", write_markdown(report).encode())
     _replace(output / "report.html", write_html(report).encode())
@@ -123,13 +126,17 @@ def _below(root: Path, run: Run | GeneratorRun) -> bool:
     return run.path.resolve().is_relative_to(root.resolve())
 
 
+def _as_json(content: object) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def _as_csv(rows: Sequence[Row]) -> str:
-    """The rows with a header; seeds are separated by spaces, unknown values are empty."""
+    """The rows with a header; several values in one field are separated by spaces, unknown ones are empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, KEYS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**asdict(row), "seeds": " ".join(map(str, row.seeds))})
+        writer.writerow(row.flat())
     return buffer.getvalue()
 
 

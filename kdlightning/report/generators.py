@@ -1,7 +1,7 @@
 """Finished runs that trained a generator: no accuracy, but how near its images are to the local ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ class GeneratorRun:
     def label(self) -> str:
         """Method and variant, ``"MEKDGenerator (alpha=0)"``."""
         return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    def record(self) -> dict[str, Any]:
+        """What a report keeps of it as JSON: everything but where it lay."""
+        return {key: value for key, value in asdict(self).items() if key not in {"path", "config"}}
 
 
 def parse_generator(path: Path, content: object) -> GeneratorRun:

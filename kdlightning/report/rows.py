@@ -1,10 +1,11 @@
 """Finished runs on disk → checked records → one row per comparison, seeds averaged."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
@@ -163,6 +164,11 @@ class Row:
         seconds: mean over the seeds.
         checkpoint: the seeds' common value, else ``"mixed"``.
         commit: the seeds' common value, else ``"mixed"``.
+        hardware: the seeds' common value, else ``"mixed"``; like all that follows, None in older records.
+        versions: package → version, ``"mixed"`` where the seeds differ.
+        accuracies: of the seeds, in their order, in [0, 1]; last checkpoints.
+        accuracies_best: of the seeds' validation-selected checkpoints, in [0, 1].
+        configs: first 12 digits of the SHA-256 of the seeds' configuration files; None unless all of them are there.
     """
 
     method: str
@@ -184,11 +190,20 @@ class Row:
     seconds: float | None
     checkpoint: str | None
     commit: str | None
+    hardware: str | None = None
+    versions: Mapping[str, str] | None = None
+    accuracies: Sequence[float] | None = None
+    accuracies_best: Sequence[float] | None = None
+    configs: Sequence[str] | None = None
 
     @property
     def label(self) -> str:
         """Method and variant, ``"DB3KD (mbd)"``."""
         return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    def flat(self) -> dict[str, str | float | None]:
+        """All fields as single values: what a list or a mapping holds is separated by spaces."""
+        return {key: _joined(value) for key, value in asdict(self).items()}
 
 
 KEYS = tuple(field.name for field in fields(Row))
@@ -404,6 +419,11 @@ def _average(members: list[Run]) -> tuple[Row, list[str]]:
         seconds=_mean(run.seconds for run in members),
         checkpoint=_common((run.checkpoint for run in members), otherwise="mixed"),
         commit=_common((run.commit for run in members), otherwise="mixed"),
+        hardware=_common((run.hardware for run in members), otherwise="mixed"),
+        versions=_versions(members),
+        accuracies=accuracies,
+        accuracies_best=_complete(run.accuracy_best for run in members),
+        configs=_complete(_digest(run.config) for run in members),
     )
     return row, notes
 
@@ -415,12 +435,39 @@ def _describe(run: Run) -> str:
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """The mean, or None if one is missing: a mean over some of the seeds would pass for one over all."""
-    known: list[float] = []
+    known = _complete(values)
+    return None if known is None else fmean(known)
+
+
+def _complete(values: Iterable[T | None]) -> list[T] | None:
+    """The values, or None if one is missing."""
+    known: list[T] = []
     for value in values:
         if value is None:
             return None
         known.append(value)
-    return fmean(known)
+    return known
+
+
+def _digest(config: str | None) -> str | None:
+    """What identifies a configuration, or None if its file is gone."""
+    path = Path(config or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
+
+
+def _versions(members: Sequence[Run]) -> dict[str, str] | None:
+    packages = sorted({package for run in members for package in run.versions or {}})
+    stated = {
+        package: _common(((run.versions or {}).get(package) for run in members), otherwise="mixed")
+        for package in packages
+    }
+    return {package: str(version) for package, version in stated.items()} or None
+
+
+def _joined(value: object) -> str | float | None:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={content}" for key, content in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else value  # type: ignore[return-value]
 
 
 def _whole(value: float | None) -> float | None:

@@ -45,8 +45,7 @@ def log_to_wandb(
     with run:
         table = wandb.Table(columns=list(KEYS), allow_mixed_types=True)
         for row in rows:
-            values = {**{key: getattr(row, key) for key in KEYS}, "seeds": " ".join(map(str, row.seeds))}
-            table.add_data(*values.values())
+            table.add_data(*row.flat().values())
         run.log({"results": table, **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}})
         for dataset in dict.fromkeys(row.dataset for row in rows):
             members = [row for row in rows if row.dataset == dataset]

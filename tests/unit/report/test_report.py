@@ -20,6 +20,7 @@ KEYS = [
     *("method", "variant", "role", "dataset", "teacher", "student", "access"),
     *("accuracy_mean", "accuracy_std", "seeds", "agreement", "parameters", "macs"),
     *("queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit"),
+    *("hardware", "versions", "accuracies", "accuracies_best", "configs"),
 ]
 
 
@@ -62,6 +63,9 @@ def test_results_json_has_exactly_the_promised_keys(runs):
     assert results[1]["accuracy_mean"] == pytest.approx(0.97)
     assert results[1]["accuracy_std"] == pytest.approx(0.01)
     assert results[1]["queries"] == 1_000_000
+    assert results[1]["accuracies"] == [0.96, 0.97, 0.98]
+    assert results[1]["versions"] == {"torch": "2.8.0"}
+    assert results[1]["configs"] is None  # their files are gone
 
 
 def test_csv_says_what_json_says(runs):
