@@ -54,9 +54,14 @@ check: lint types test ## everything that has to pass before a change lands
 bench: install ## speed and query efficiency against named baselines
 	$(BIN)/python benchmarks/boundary.py
 
-docs: install ## the pages are Markdown under docs/; check that their links lead somewhere
-	$(BIN)/python -m pytest -q tests/architecture/test_docs.py
+docs: $(VENV)/.docs ## build the documentation into site/; any warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -c docs -d build/doctrees . site
+	@echo "site/index.html"
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 clean: ## remove .venv and caches, never runs/ or data/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

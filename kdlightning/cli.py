@@ -23,15 +23,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdlightning.callbacks import LabellingProgress, QueryLogger, RunResult
+from kdlightning.callbacks import ConfusionMatrix, LabellingProgress, QueryLogger, RunResult
 from kdlightning.callbacks.queries import STOPPED
 from kdlightning.costs import batches_done, foresee, terms_of
 from kdlightning.hints import explain
-from kdlightning.methods import DistillationModule, GeneratorModule, LabellingModule
+from kdlightning.methods import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
 from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError, RemoteTeacherError
 from kdlightning.teachers.accounts import Limits
+from kdlightning.tracking import label_runs, log_record
 
 Built = TypeVar("Built", bound="KDLightningCLI")
+
+SWEEP = "WANDB_SWEEP_ID"  # `wandb agent` sets it, and WANDB_RUN_ID, for its trials
 
 _FIT = {
     "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
@@ -106,7 +109,8 @@ class KDLightningCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._guard(root, config)
-        os.environ.setdefault("WANDB_MODE", "offline")
+        if SWEEP not in os.environ:  # an agent waits for its trials' metrics
+            os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_SILENT", "true")
         for logger in _as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and "init_args" in logger and "save_dir" in logger.init_args:
@@ -130,7 +134,7 @@ class KDLightningCLI(LightningCLI):
         if isinstance(self.model, LabellingModule):
             mine.append(LabellingProgress())
         else:
-            mine.append(RichProgressBar(refresh_rate=20))
+            mine += [RichProgressBar(refresh_rate=20), ConfusionMatrix()]
             mine.append(
                 ModelCheckpoint(root / "checkpoints", filename="last", enable_version_counter=False, verbose=False)
             )
@@ -145,8 +149,10 @@ class KDLightningCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Refuse what the budget will surely not allow."""
+        """Refuse what the budget will surely not allow; say in W&B what the run is."""
         self._check_budget()
+        if isinstance(self.model, TaughtModule):
+            label_runs(self.trainer, self.model, self.datamodule)
 
     def before_predict(self) -> None:
         """Refuse what the budget will surely not allow."""
@@ -203,7 +209,9 @@ class KDLightningCLI(LightningCLI):
             trainer.test(model, datamodule=self.datamodule, verbose=False)
             if trainer.is_global_zero:
                 root = Path(trainer.default_root_dir)
-                _print_summary(root, json.loads((root / "result.json").read_text()), _FIT)
+                facts = json.loads((root / "result.json").read_text())
+                log_record(trainer, facts)
+                _print_summary(root, facts, _FIT)
         if isinstance(model, GeneratorModule) and not rehearsal and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
             facts = json.loads((root / "result.json").read_text())
@@ -232,7 +240,9 @@ class KDLightningCLI(LightningCLI):
 
 
 def default_directory(config: Namespace) -> Path:
-    """Where a run goes that was not told."""
+    """Where a run goes that was not told; every trial of a W&B sweep to a place of its own."""
+    if SWEEP in os.environ:
+        return Path("runs", f"sweep-{os.environ[SWEEP]}", os.environ.get("WANDB_RUN_ID", "trial"))
     model = config.model.class_path.rsplit(".", 1)[-1].lower()
     return Path("runs") / f"{model}-seed{config.seed_everything}"
 

@@ -211,9 +211,9 @@ class DistillationModule(TaughtModule):
         """Accuracy on labelled images."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy on labelled images."""
-        self._evaluate("test", batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Accuracy on labelled images; callbacks get the logits ``(N, K)``."""
+        return {"logits": self._evaluate("test", batch)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The student's probabilities ``(N, K)`` with the images' source indices ``(N,)``."""
@@ -236,13 +236,14 @@ class DistillationModule(TaughtModule):
         """Log ``test/accuracy``."""
         self._log_accuracy("test")
 
-    def _evaluate(self, split: str, batch: Batch) -> None:
+    def _evaluate(self, split: str, batch: Batch) -> Tensor:
         if batch.label is None:
             raise ValueError(f"{split} images need labels: accuracy cannot be measured without")
-        logits = self(batch.image)
+        logits: Tensor = self(batch.image)
         if split not in self._correct:
             self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
         self._correct[split].update(logits, batch.label)
+        return logits
 
     def _log_accuracy(self, split: str) -> None:
         metric = self._correct.pop(split, None)

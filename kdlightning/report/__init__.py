@@ -10,8 +10,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kdlightning.report.confusion import Confusion, read_confusions
 from kdlightning.report.console import print_generators, print_table
-from kdlightning.report.figures import Picture, draw_figures, draw_privacy
+from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
 from kdlightning.report.generators import GeneratorRun
 from kdlightning.report.pages import Report, write_html, write_markdown
 from kdlightning.report.pools import LeftOut, read_pools
@@ -32,6 +33,7 @@ from kdlightning.report.rows import (
 from kdlightning.report.tracking import log_to_wandb
 
 __all__ = [
+    "Confusion",
     "Findings",
     "GeneratorRun",
     "LeftOut",
@@ -44,12 +46,14 @@ __all__ = [
     "Row",
     "Run",
     "TransferSet",
+    "draw_confusions",
     "draw_figures",
     "draw_privacy",
     "load_rows",
     "log_to_wandb",
     "print_generators",
     "print_table",
+    "read_confusions",
     "read_runs",
     "summarise",
     "write_html",
@@ -59,14 +63,14 @@ __all__ = [
 
 
 def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
-    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures; where generators were
-    trained, ``generators.json``.
+    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
 
-    An earlier report in the same directory is replaced; each file appears complete or not at all.
+    Where generators were trained, also ``generators.json``. An earlier report in the same directory is replaced; each
+    file appears complete or not at all.
 
     Args:
         runs: directories, searched recursively for ``result.json`` (a finished run), ``manifest.json`` (a transfer
-            set) and ``privacy.json`` (how near its images come to local ones).
+            set) and ``privacy.json`` (how near its images come to local ones); ``confusion.json`` beside a run is used.
         output: directory to write into; None for ``report`` in the first of ``runs``.
         wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
 
@@ -90,7 +94,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     notes += [
         f"No finished run was found in {root}." for root in runs if not any(_below(root, run) for run in finished)
     ]
-    pictures = draw_figures(rows, findings.transfer_sets)
+    confusions, unclear = read_confusions(findings.runs)
+    pictures = [*draw_figures(rows, findings.transfer_sets), *draw_confusions(confusions)]
     privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
     pools, unread = read_pools(findings.runs)
     report = Report(
@@ -99,7 +104,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         rows=rows,
         runs=findings.runs,
         notes=notes,
-        problems=[*findings.problems, *unread],
+        problems=[*findings.problems, *unread, *unclear],
         pictures=pictures,
         generators=findings.generators,
         privacy=privacy,
@@ -118,7 +123,15 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     _replace(output / "report.html", write_html(report).encode())
     if wandb:
         project = os.environ.get("WANDB_PROJECT", "kdlightning")
-        log_to_wandb(rows, [output / picture.name for picture in drawn], project, name=output.resolve().name)
+        log_to_wandb(
+            rows,
+            [output / picture.name for picture in drawn],
+            project,
+            name=output.resolve().name,
+            transfer_sets=findings.transfer_sets,
+            confusions=confusions,
+            generators=findings.generators,
+        )
     return output
 
 

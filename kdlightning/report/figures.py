@@ -1,4 +1,4 @@
-"""The figures of a report: accuracy against queries, distances between a teacher's classes, nearness to local images.
+"""The figures of a report: accuracy against queries, distances and confusions of classes, nearness to local images.
 
 Matplotlib is imported when a figure is drawn, and without pyplot: nothing global, no display needed.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kdlightning.report.confusion import Confusion
 from kdlightning.report.privacy import Privacy
 from kdlightning.report.rows import Row, TransferSet
 
@@ -136,6 +137,32 @@ def draw_privacy(entries: Sequence[Privacy]) -> list[Picture]:
     ]
 
 
+def draw_confusions(confusions: Sequence[Confusion]) -> list[Picture]:
+    """Draw which classes students take for which.
+
+    Args:
+        confusions: any number.
+
+    Returns:
+        One figure for each.
+    """
+    names: Counter[str] = Counter()
+    caption = (
+        "Share of each class's test images, in percent, by the class that the student sees; blank: none. Seeds: {}."
+    )
+    return [
+        _picture(
+            names,
+            "confusion",
+            f"{entry.dataset}-{entry.label}",
+            f"Classes taken for others, {entry.dataset}, {entry.label}",
+            caption.format(", ".join(map(str, entry.seeds))),
+            plot_confusion(entry),
+        )
+        for entry in confusions
+    ]
+
+
 def plot_accuracy(rows: Sequence[Row]) -> "Figure | None":
     """Accuracy of each student against its queries (logarithmic), with teachers and references as lines.
 
@@ -190,7 +217,35 @@ def plot_distances(transfer_set: TransferSet) -> "Figure":
     Returns:
         The figure: rows are the teacher's class of an image, columns are target classes, row 0 is on top.
     """
-    matrix = distance_matrix(transfer_set)
+    return _plot_classes(
+        distance_matrix(transfer_set),
+        transfer_set.class_names,
+        x="target class",
+        y="teacher's class of the image",
+        values=f"mean {_distance(transfer_set)} (L2)",
+    )
+
+
+def plot_confusion(confusion: Confusion) -> "Figure":
+    """Heat map of the classes that a student takes for others.
+
+    Args:
+        confusion: counts of test images.
+
+    Returns:
+        The figure: rows are classes by the label, columns those by the student, row 0 is on top; each row's shares in
+        percent.
+    """
+    counts = np.array(confusion.counts, dtype=np.float64)
+    images = np.maximum(counts.sum(1, keepdims=True), 1)  # a class without images has an empty row
+    shares = np.where(counts > 0, 100 * counts / images, np.nan)
+    return _plot_classes(
+        shares, confusion.class_names, x="class by the student", y="class by the label", values="share of the row (%)"
+    )
+
+
+def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], *, x: str, y: str, values: str) -> "Figure":
+    """Heat map of K classes against K classes; NaN is blank."""
     classes = len(matrix)
     annotated = classes <= _ANNOTATED_CLASSES
     side = min(max(2.6, 0.46 * classes), 9.2) if annotated else 6.4
@@ -202,17 +257,16 @@ def plot_distances(transfer_set: TransferSet) -> "Figure":
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         if classes <= _NAMED_CLASSES:
-            names = transfer_set.class_names
             turned = sum(map(len, names)) > 2.5 * classes
             axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=10 if annotated else 7)
             axes.set_yticks(range(classes), names, fontsize=10 if annotated else 7)
         index = " (index)" if classes > _NAMED_CLASSES else ""
-        axes.set_xlabel(f"target class{index}")
-        axes.set_ylabel(f"teacher's class of the image{index}")
+        axes.set_xlabel(f"{x}{index}")
+        axes.set_ylabel(f"{y}{index}")
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
-        bar.set_label(f"mean {_distance(transfer_set)} (L2)")
+        bar.set_label(values)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Links in the documents lead somewhere, and commands in the README exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -21,3 +22,25 @@ def test_the_readmes_make_targets_exist():
     used = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert used
     assert used <= targets
+
+
+def test_every_page_is_in_the_sites_table_of_contents():
+    # read, not imported: Sphinx is an extra
+    tree = ast.parse((ROOT / "docs" / "conf.py").read_text())
+    table = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "CONTENTS")
+    listed = [page for pages in eval(compile(ast.Expression(table), "conf.py", "eval")).values() for page in pages]
+    pages = {
+        str(file.relative_to(ROOT).with_suffix(""))
+        for pattern in ("docs/*.md", "docs/api/*.rst", "experiments/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+        for file in ROOT.glob(pattern)
+    }
+    assert sorted(listed) == sorted(pages)
+
+
+def test_every_public_package_has_an_api_page():
+    public = ("callbacks", "data", "functional", "methods", "networks", "report", "teachers")
+    documented = {file.stem: file.read_text() for file in (ROOT / "docs" / "api").glob("*.rst")}
+    assert set(documented) == set(public)
+    assert all(f".. automodule:: kdlightning.{name}\n" in documented[name] for name in public if name != "functional")
+    modules = {path.stem for path in (ROOT / "kdlightning" / "functional").glob("*.py")} - {"__init__"}
+    assert modules == set(re.findall(r"automodule:: kdlightning\.functional\.(\w+)", documented["functional"]))

@@ -12,7 +12,7 @@ from kdlightning import methods
 PACKAGE = Path(kdlightning.__file__).parent
 LAYERS = {
     "types": 0, "networks": 1, "functional": 1, "shaders": 1, "teachers": 2, "data": 2, "methods": 3,
-    "serving": 3, "callbacks": 4, "report": 4, "hints": 5, "costs": 5, "cli": 6, "recipes": 7,
+    "serving": 3, "callbacks": 4, "report": 4, "hints": 5, "costs": 5, "tracking": 5, "cli": 6, "recipes": 7,
     "estimate": 8, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,10 +1,11 @@
+import json
 import os
 import sys
 import types
 
 import pytest
 
-from kdlightning.report import ReportError, log_to_wandb, read_runs, summarise, write_report
+from kdlightning.report import Confusion, ReportError, log_to_wandb, read_confusions, read_runs, summarise, write_report
 from kdlightning.report.rows import KEYS
 
 
@@ -43,6 +44,7 @@ def wandb(monkeypatch):
         bar=lambda table, label, value, title: ("bar", table.data, label, value, title),
         scatter=lambda table, x, y, title: ("scatter", table.data, x, y, title),
     )
+    fake.plot_table = lambda kind, table, fields, texts: (kind, table.columns, table.data, texts["title"])
 
     def init(**arguments):
         fake.arguments = {**arguments, "mode": os.environ["WANDB_MODE"], "asks": sys.stdin.isatty()}
@@ -72,6 +74,39 @@ def test_the_comparison_is_one_run(wandb, workspace):
     bars = [["Supervised, LeNet5", 99.0], ["DB3KD (mbd), LeNet5Fifth", 97.0]]
     assert logged["accuracy/digits"] == ("bar", bars, "row", "accuracy %", "Accuracy, digits")
     assert logged["queries/digits"][:2] == ("scatter", [[1_000_000, 97.0]])  # the teacher asked nothing
+
+
+def test_confusions_distances_and_generated_images_are_panels(wandb, workspace):
+    for seed, diagonal in ((0, 8), (1, 9)):
+        counts = {"class_names": ["cat", "dog"], "counts": [[diagonal, 10 - diagonal], [3, 0]]}
+        workspace.run(seed=seed).with_name("confusion.json").write_text(json.dumps(counts))
+    workspace.transfer_set()
+    images = workspace.generator().parent / "images"
+    images.mkdir()
+    for epoch in (5, 10):
+        (images / f"epoch-{epoch:04d}.png").write_bytes(b"")
+    output = write_report([workspace.root], wandb=True)
+    logged = wandb.run.logged
+    chart, columns, cells, title = logged["confusion/digits, DB3KD (mbd), LeNet5Fifth, hard"]
+    assert (chart, columns) == ("wandb/confusion_matrix/v1", ["Actual", "Predicted", "nPredictions"])
+    assert cells == [["cat", "cat", 17], ["cat", "dog", 3], ["dog", "cat", 6], ["dog", "dog", 0]]
+    assert title == "DB3KD (mbd), LeNet5Fifth, hard, digits"
+    assert ("image", str(output / "confusion-digits-db3kd-mbd-lenet5fifth-hard.png")) in logged.values()
+    table = logged["distances/digits-transfer"]
+    assert table.columns == ["class of the image", "target class", "mean distance"]
+    assert table.data == [["a", "b", 4.25], ["a", "c", 1.5], ["b", "a", 2.0], ["c", "a", 3.0], ["c", "b", 0.5]]
+    assert logged["figures/distances-digits-transfer"][0] == "image"  # the heat map
+    assert logged["images/digits-generator"] == ("image", str(images / "epoch-0010.png"))
+
+
+def test_a_chart_has_its_limit(wandb):
+    names = tuple(map(str, range(101)))  # 10,201 cells
+    many = Confusion(
+        method="KD", variant=None, dataset="x", teacher=None, student="A", access=None, seeds=(1,), class_names=names,
+        counts=((1,) * 101,) * 101,
+    )  # fmt: skip
+    log_to_wandb([], [], confusions=[many])
+    assert list(wandb.run.logged) == ["results"]
 
 
 def test_the_environment_decides_on_mode_and_project(wandb, workspace, monkeypatch):
@@ -106,11 +141,19 @@ def test_the_real_wandb_takes_it_offline(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     workspace.teacher()
-    workspace.run()
+    counts = {"class_names": ["cat", "dog"], "counts": [[8, 2], [3, 0]]}
+    workspace.run().with_name("confusion.json").write_text(json.dumps(counts))
+    workspace.transfer_set()
     output = write_report([workspace.root])
-    rows, _ = summarise(read_runs([workspace.root]).runs)
-    log_to_wandb(rows, [output / "accuracy-digits.png"], "kdlightning", directory=tmp_path)
+    findings = read_runs([workspace.root])
+    rows, _ = summarise(findings.runs)
+    confusions, problems = read_confusions(findings.runs)
+    assert problems == []
+    log_to_wandb(
+        rows, [output / "accuracy-digits.png"], "kdlightning", directory=tmp_path, confusions=confusions,
+        transfer_sets=findings.transfer_sets,
+    )  # fmt: skip
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     assert len(list(run.glob("*.wandb"))) == 1
-    assert len(list((run / "files" / "media" / "table").rglob("*.table.json"))) == 3
+    assert len(list((run / "files" / "media" / "table").rglob("*.table.json"))) == 5
     assert len(list((run / "files" / "media" / "images").rglob("*.png"))) == 1

@@ -1,0 +1,157 @@
+"""``python -m kdlightning.report.online PROJECT``: a page of W&B Reports on a project's runs. Needs the network.
+
+W&B's package for that, ``wandb-workspaces``, is the extra ``wandb-page``; its API is a public preview.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from kdlightning.report.rows import ReportError
+from kdlightning.report.tracking import nobody_to_ask
+
+_FACTS = ("paper", "method", "dataset", "teacher", "access", "budget", "network", "variant")
+_INTRODUCTION = (
+    "A group holds the runs that differ in nothing but the seed; its name says "
+    f"{', '.join(_FACTS)}, which are tags, too. Accuracies are those of the last checkpoint on the test images."
+)
+
+
+def publish_page(project: str, entity: str | None = None, title: str = "Comparison", *, draft: bool = False) -> str:
+    """Make a page and save it.
+
+    Args:
+        project: W&B's project with the runs.
+        entity: whose project; None for the account's own default.
+        title: of the page.
+        draft: save it where only its author sees it.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        ReportError: W&B is offline by ``WANDB_MODE``, the package or a key is missing, or W&B refuses.
+    """
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        raise ReportError(
+            f"A page is made on W&B's server, and WANDB_MODE is {os.environ['WANDB_MODE']}: send the runs with `wandb "
+            "sync`, then unset WANDB_MODE."
+        )
+    try:
+        wr = importlib.import_module("wandb_workspaces.reports.v2")
+    except ImportError as error:
+        raise ReportError("W&B's package for pages is missing: pip install 'kdlightning[wandb-page]'") from error
+    import wandb
+
+    try:
+        with nobody_to_ask():
+            api = wandb.Api()
+            owner = str(entity or api.default_entity)
+            blocks = page_blocks(wr, project, owner, newest_media(api, f"{owner}/{project}"))
+            page = wr.Report(project=project, entity=owner, title=title, blocks=blocks)
+            return str(page.save(draft=draft).url)
+    except wandb.errors.UsageError as error:
+        raise ReportError(f"W&B did not let us in ({error}). Run `wandb login`, or set WANDB_API_KEY.") from error
+    except Exception as error:  # what W&B's transport raises has no public class
+        raise ReportError(f"W&B did not take the page of {project} ({type(error).__name__}: {error}).") from error
+
+
+def newest_media(api: Any, path: str) -> list[str]:  # noqa: ANN401 - W&B's client
+    """The keys of the figures and images that the newest `kdlightning report --wandb` has logged.
+
+    Args:
+        api: ``wandb.Api()``.
+        path: ``"entity/project"``.
+
+    Returns:
+        Keys, sorted; none where nothing was logged.
+    """
+    reports = api.runs(path, filters={"jobType": "report"}, order="-created_at", per_page=1)
+    summary: Mapping[str, Any] = next((run.summary_metrics for run in reports), {})
+    return sorted(key for key in summary if key.startswith(("figures/", "images/")))
+
+
+def page_blocks(wr: ModuleType, project: str, entity: str, media: Sequence[str] = ()) -> list[Any]:
+    """What the page shows: accuracies, accuracy against queries, courses of training, and a report's figures.
+
+    Args:
+        wr: the module ``wandb_workspaces.reports.v2``.
+        project: W&B's project with the runs.
+        entity: whose project.
+        media: keys of figures and images.
+
+    Returns:
+        Blocks for ``wr.Report``.
+    """
+    runs = wr.Runset(
+        entity=entity, project=project, name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'"
+    )
+    reports = wr.Runset(entity=entity, project=project, name="reports", filters="Metric('JobType') = 'report'")
+    accuracy, queries = "result/accuracy", "result/queries"
+    return [
+        wr.P(_INTRODUCTION),
+        wr.H1("Accuracy"),
+        wr.PanelGrid(
+            runsets=[runs],
+            panels=[
+                wr.BarPlot(title="Test accuracy", metrics=[accuracy], groupby="Group", max_bars_to_show=50),
+                wr.ScatterPlot(
+                    title="Accuracy against queries",
+                    x=wr.SummaryMetric(queries),
+                    y=wr.SummaryMetric(accuracy),
+                    log_x=True,
+                ),
+            ],
+        ),
+        wr.H1("Training"),
+        wr.PanelGrid(
+            runsets=[runs],
+            panels=[
+                wr.LinePlot(title="Validation accuracy", x="trainer/global_step", y=["val/accuracy"]),
+                wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"]),
+                wr.LinePlot(title="Images answered by the teacher", x="trainer/global_step", y=["teacher/queries"]),
+                wr.ParameterImportancePlot(with_respect_to="val/accuracy"),
+            ],
+        ),
+        wr.H1("Reports"),
+        wr.P("What `kdlightning report --wandb` has logged: tables, figures, images, who is taken for whom."),
+        wr.PanelGrid(
+            runsets=[reports],
+            panels=[
+                wr.MediaBrowser(title="Figures", media_keys=list(media)),
+                wr.RunComparer(diff_only="split"),
+            ],
+        ),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a page and print its address.
+
+    Args:
+        argv: the arguments; None for the process's own.
+
+    Returns:
+        Exit code: 0, or 2 when no page could be made.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kdlightning.report.online", description=__doc__)
+    parser.add_argument("project", help="W&B's project with the runs")
+    parser.add_argument("--entity", help="whose project (default: the account's own)")
+    parser.add_argument("--title", default="Comparison", help="of the page (default: %(default)s)")
+    parser.add_argument("--draft", action="store_true", help="only its author sees it")
+    arguments = parser.parse_args(argv)
+    try:
+        address = publish_page(arguments.project, arguments.entity, arguments.title, draft=arguments.draft)
+    except ReportError as error:
+        sys.stderr.write(f"kdlightning.report.online: {error}\n")
+        return 2
+    sys.stdout.write(f"{address}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

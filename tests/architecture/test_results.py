@@ -1,0 +1,136 @@
+"""Numbers of ours in the documents are those of the records under results/."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdlightning.report import load_rows
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("results", ROOT / "experiments/results.py")
+results = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(results)
+
+QUOTED = yaml.safe_load((results.RECORDS / "quoted.yaml").read_text())
+TYPED = {"student", "method", "access", "from", "images", "variant", "setting"}  # columns of words and settings
+
+
+@pytest.fixture(scope="module")
+def page():
+    return results.Page(results.TEMPLATE.read_text())
+
+
+def test_the_page_is_what_the_records_make(page):
+    assert results.PAGE.read_text() == page.write(), "run `python experiments/results.py`"
+
+
+def test_every_record_and_every_row_is_shown(page):
+    page.write()
+    assert page.used == {path.stem for path in results.RECORDS.glob("*.json")}
+    for name in page.used:
+        content = page._read(name)
+        rows = [row for row in content if isinstance(row, results.Row)] if isinstance(content, list) else []
+        students = [row for row in rows if row.role != "teacher"]  # two records may have the same teacher
+        assert [f"{name}: {row.label}" for row in students if row not in page.shown] == []
+
+
+def test_numbers_in_tables_come_from_records(page):
+    records = [row for path in results.RECORDS.glob("*.json") for row in _rows(path)]
+    written = {show(row) for row in records for show in results.MEASURED.values()}
+    for table in page.tables:
+        for header, source in table["columns"].items():
+            paper = header.startswith("paper")
+            assert source.startswith("paper") == paper, f"{header}: the paper's numbers, and they alone, say so"
+            assert source in results.MEASURED or paper or source in TYPED, (
+                f"{header}: {source} could hold typed numbers"
+            )
+    lines = [line for line in results.PAGE.read_text().splitlines() if line.startswith("| ")]
+    cells = [cell for line in lines for cell in line[2:-2].split(" | ")]
+    decimals = [cell for cell in cells if re.fullmatch(r"\d\d\.\d\d( ± \d+\.\d\d)?( \(\d seeds\))?", cell)]
+    typed = [item for table in page.tables for row in table["rows"] for item in row.items()]
+    papers = {value for key, value in typed if key.startswith("paper")}
+    assert [cell for cell in decimals if cell not in written | papers] == []
+    assert len(decimals) > 100
+
+
+def test_prose_types_no_accuracy(page):
+    prose = re.sub(r"^```table\n.*?^```$|`[^`]*`|\{\{.*?\}\}", "", page.template, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\b\d\d\.\d+\b", prose) == []
+
+
+def test_the_readmes_methods_have_their_records_numbers(page):
+    cells = _method_table((ROOT / "README.md").read_text())
+    assert cells == {method: page.fill(ours) for method, ours in QUOTED["methods"].items()}
+
+
+@pytest.mark.parametrize("name", sorted(QUOTED.keys() - {"methods"}))
+def test_other_documents_quote_the_records(page, name):
+    document = (ROOT / name).read_text()
+    assert [quote for text in QUOTED[name] if (quote := page.fill(text)) not in document] == []
+
+
+def test_a_changed_record_changes_the_page(tmp_path):
+    shutil.copytree(results.RECORDS, tmp_path / "results")
+    path = tmp_path / "results/mnist-db3kd.json"
+    teacher, *others = json.loads(path.read_text())
+    path.write_text(json.dumps([{**teacher, "accuracy_mean": 0.875}, *others]))
+    page = results.Page(results.TEMPLATE.read_text(), tmp_path / "results")
+    assert page.fill("{{db-teacher.mean}}") == "87.50"
+    assert "| LeNet5 | teacher, from labels | 87.50 |" in page.write()
+
+
+TABLE = """```table
+record: mnist-db3kd
+columns: {student: student, ours: accuracy, queries: queries, paper: paper}
+rows:
+- {row: DB3KD (sd) | LeNet5Half, as: sd, paper: "99.15"}
+- {student: LeNet5Half, paper: "99.52"}
+```
+"""
+
+
+def test_a_table_and_its_names():
+    page = results.Page(
+        f"{TABLE}\n{{{{sd.paper}}}} {{{{sd.queries / 4: 1}}}} {{{{sd.agreement: %0}}}} {{{{sd.mean - sd.mean}}}}\n"
+    )
+    lines = page.write().splitlines()
+    assert lines[2:4] == ["| LeNet5Half | 99.15 ± 0.08 | 10,000 | 99.15 |", "| LeNet5Half | not run |  | 99.52 |"]
+    assert lines[-1] == "99.15 2,500.0 99 0.00"
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        (
+            TABLE.replace("(sd)", "(xy)"),
+            "0 rows are 'DB3KD (xy) | LeNet5Half'; there are\n  Supervised | LeNet5 | teacher",
+        ),
+        (TABLE.replace("(sd) | LeNet5Half", "(sd)"), "2 rows are"),
+        (TABLE.replace('paper: "99.52"', 'accuracy: "99.52"'), "accuracy.*cannot be typed"),
+        (TABLE + TABLE, "two rows are called 'sd'"),
+        (TABLE + "{{ds.mean}}", "ds: neither the name of a row"),
+        (TABLE + "{{transfer-sets.nothing.rows}}", "no such entry"),
+    ],
+)
+def test_complaints(template, complaint):
+    with pytest.raises(results.PageError, match=re.sub(r"([()|])", r"\\\1", complaint)):
+        results.Page(template).write()
+
+
+def _rows(path):
+    content = yaml.safe_load(path.read_text())
+    return load_rows(path) if isinstance(content, list) and "accuracy_mean" in content[0] else []
+
+
+def _method_table(readme):
+    """The method's cell → the cell of "ours"."""
+    lines = readme[readme.index("## Methods") :].split("\n\n")[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    assert rows[0][0].strip() == "method"
+    assert rows[0][-1] == "ours"
+    return {row[0]: row[-1] for row in rows[2:]}
