@@ -17,7 +17,7 @@ include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments
 exclude_patterns = [".*", "site", "runs", "data", "cache", "wandb", "build", "dist"]  # not searched, for speed
 
 CONTENTS = {
-    "Guide": ["docs/guide", "docs/tutorial-method", "docs/tutorial-teacher", "docs/remote"],
+    "Guide": ["docs/guide", "docs/tutorial-method", "docs/tutorial-teacher", "docs/remote", "docs/wandb"],
     "Methods": [f"docs/method-{name}" for name in ("db3kd", "zsdb3kd", "mekd", "kd3", "shaderkd")],
     "Evidence": ["docs/results", "docs/fidelity", "experiments/README", "docs/boundary", "docs/decisions"],
     "Reference": [f"docs/api/{name}" for name in (
@@ -57,11 +57,14 @@ def page(app: Sphinx, document: str, source: list[str]) -> None:
 
 def docstring(*arguments: list[str]) -> None:
     """Make what reads well in a source file reStructuredText: an empty line before a list, citations as text."""
+
+    def one_line(found: re.Match[str]) -> str:
+        return re.sub(r"\n *", " ", found[1])
+
     lines = arguments[-1]
     text = re.sub(r"\[(\w+\d{4}\w?)\]_", r"[\1]", "\n".join(lines))
-    text = re.sub(
-        r"^\.\. (\[\w+\].*(?:\n +.*)*)", lambda found: re.sub(r"\n +", " ", found[1]) + "\n", text, flags=re.M
-    )
+    text = re.sub(r"^\.\. (\[\w+\].*(?:\n +.*)*\n?)", lambda found: one_line(found) + "\n\n", text, flags=re.M)
+    text = re.sub(r"^(\d\d?\. .*(?:\n(?!\d\d?\. ) *\S.*)+)", one_line, text, flags=re.M)
     lines[:] = re.sub(r"(?<!\n)\n(1\. )", r"\n\n\1", text).split("\n")
 
 

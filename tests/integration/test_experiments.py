@@ -48,7 +48,7 @@ def test_every_stage_builds(recipe, tmp_path, monkeypatch, url):
     _, stages, _ = read_recipe(recipe, output=str(out), variables={k: v for k, v in variables.items() if k in own})
     kinds = {(stage.command, stage.config["model"]["class_path"]): stage for stage in stages}
     made = {f"{stage.directory}/network": stage.config["model"]["init_args"].get("student") for stage in stages}
-    for path in set(re.findall(rf"{out}/[\w-]+/network", str([stage.config for stage in kinds.values()]))):
+    for path in set(re.findall(rf"{out}/[\w.-]+/network", str([stage.config for stage in kinds.values()]))):
         save_network(TransposedGenerator(width=4) if "/generator" in path else _network(made.get(path)), path)
     for number, stage in enumerate(kinds.values()):
         file = tmp_path / f"{number}.yaml"

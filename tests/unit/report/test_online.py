@@ -90,11 +90,15 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
         online.publish_page("digits")
 
 
-def test_without_a_key_it_says_how_to_get_in(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))  # the real client
-    with pytest.raises(ReportError, match=r"let us in .*wandb login.*WANDB_API_KEY"):
+def test_without_a_key_it_says_how_to_get_in(service, monkeypatch):
+    import wandb
+
+    def refuse():
+        assert not sys.stdin.isatty()
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    with pytest.raises(ReportError, match=r"let us in \(No API key configured.\).*wandb login.*WANDB_API_KEY"):
         online.publish_page("digits", "me")
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from kdlightning import cli
 from kdlightning.callbacks import ConfusionMatrix, RunResult
 from kdlightning.methods import DB3KD, KD, MEKD, Supervised
+from kdlightning.networks import LeNet5
 from kdlightning.teachers import SoftLabelTeacher
 from kdlightning.tracking import describe_run, label_runs, log_record, paper_of
 
@@ -38,8 +39,8 @@ def test_a_run_on_a_transfer_set_says_what_that_has_cost(tmp_path):
 
 @pytest.mark.parametrize(("budget", "told"), [(500, "500"), (None, "unlimited")])
 def test_a_run_that_asks_says_what_it_may(budget, told):
-    facts = describe_run(KD(TinyNet(), SoftLabelTeacher(TinyNet(), budget=budget)), Stub())
-    assert (facts["paper"], facts["teacher"], facts["access"]) == ("Hinton2015", "TinyNet", "soft")
+    facts = describe_run(KD(SoftLabelTeacher(LeNet5(), budget=budget), TinyNet()), Stub())
+    assert (facts["paper"], facts["teacher"], facts["access"]) == ("Hinton2015", "LeNet5", "soft")
     assert facts["budget"] == told
 
 
@@ -143,6 +144,7 @@ def test_the_command_line_does_all_of_it(monkeypatch, tmp_path):
     monkeypatch.setattr("wandb.init", lambda **settings: told.append(settings) or init(**settings))
     arguments = [
         "fit", "--model", "Supervised", "--model.student", "LeNet5Fifth", "--data", "DigitsDataModule",
+        "--data.image_size", "28",
         "--data.num_samples", "64", "--data.num_val", "32", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
         "--trainer.logger", "WandbLogger", "--trainer.default_root_dir", "run", "--result.variant", "small",
         "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
