@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from kdlightning import __version__
 
@@ -18,7 +19,7 @@ _COMMANDS = {
         "compare finished runs: report.md, report.html, results.csv, results.json",
     ),
     "serve": ("kdlightning.serving.command", "put a saved network behind HTTP: the Open Inference Protocol"),
-    "ledger": ("kdlightning.teachers.command", "the answers that were paid for: show, verify or export a query ledger"),
+    "ledger": ("kdlightning.teachers.command", "the answers that were paid for: show, verify, export, replay"),
     "networks": ("kdlightning.networks.command", "list the networks with their parameters and MACs"),
 }
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         sys.stderr.write(f"kdlightning: no command '{name}'{hint}\n\n{usage()}")
         return 2
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
     module = importlib.import_module(_COMMANDS[name][0])
     rest = arguments if _COMMANDS[name][0] == "kdlightning.cli" else arguments[1:]
     return int(module.main(rest) or 0)
