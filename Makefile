@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlserver demo test test-slow lint types format check bench docs clean
+.PHONY: help install mlserver demo test test-slow lint types format check bench results docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: lint types test ## everything that has to pass before a change lands
 
 bench: install ## speed and query efficiency against named baselines
 	$(BIN)/python benchmarks/boundary.py
+
+results: install ## rewrite docs/results.md from the records under results/
+	$(BIN)/python experiments/results.py
 
 docs: $(VENV)/.docs ## build the documentation into site/; any warning is an error
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -c docs -d build/doctrees . site
