@@ -128,7 +128,7 @@ class ShaderDataModule(CollectedDataModule):
             if world > 1:
                 gather = trainer.strategy.all_gather
                 made, kept, origin = (gather(each).flatten(0, 1) for each in (made, kept, origin))
-            made, origin = made[kept].cpu(), origin[kept].cpu()
+            made, origin = (each[kept].cpu()[: len(self.train_set)] for each in (made, origin))
             rows = (self.renewed + torch.arange(len(made))) % len(self.train_set)
             self._pool()[rows], self._origin[rows] = made, origin
             self._next += world
@@ -144,14 +144,16 @@ class ShaderDataModule(CollectedDataModule):
         return {"next": self._next, "owed": self._owed, "renewed": self.renewed, "origin": self._origin}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Render them again."""
+        """Render them again, on the device that trains: another one may round otherwise."""
+        self._ready = False  # the pool may have moved on in this process
         self.setup()
+        device = self.trainer.strategy.root_device  # type: ignore[union-attr]
         self._next, self._owed, self.renewed = state["next"], state["owed"], state["renewed"]
         self._origin = state["origin"].clone()
         for number in self._origin[:, 0].unique().tolist():
             if number >= 0:
                 rows = (self._origin[:, 0] == number).nonzero()[:, 0]
-                made = self._images(self._program(number), number, None, "cpu")
+                made = self._images(self._program(number), number, None, device).cpu()
                 self._pool()[rows] = made[self._origin[rows, 1]]
 
     def _pool(self) -> Tensor:

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,13 +122,13 @@ def test_new_images_have_another_target_than_their_class():
     assert images.targets[2] != 1
 
 
-def online(tmp_path, folder, epochs, resume=None):
+def online(tmp_path, folder, epochs, resume=None, **options):
     torch.manual_seed(1)
     data = ShaderDataModule(
         ToyDataModule(seed=3), size=48, per_program=4, cache=str(tmp_path), online=True, renewal=0.25
     )
     module = shaderkd(epsilon=60, step=4, threshold=1.0)
-    run = trainer(tmp_path / folder, max_epochs=epochs)
+    run = trainer(Path(tmp_path) / folder, max_epochs=epochs, **options)
     run.fit(module, datamodule=data, ckpt_path=resume)
     return module, data, run
 
@@ -148,6 +151,34 @@ def test_a_pool_that_is_online_has_no_end_and_a_resumed_run_finds_it_as_it_was(t
     assert torch.equal(again.train_set.images, data.train_set.images)
     for mine, theirs in zip(resumed.student.parameters(), module.student.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+DISTRIBUTED = """
+import sys, torch
+sys.path[:0] = [{tests!r}, {here!r}]
+from test_shaderkd import online
+torch.set_num_threads(1)
+_, data, run = online({cache!r}, "two", 3, devices=2, strategy="ddp")
+torch.save((data.train_set.images, data.state_dict()), {cache!r} + f"/pool-{{run.global_rank}}.pt")
+"""
+
+
+@pytest.mark.timeout(300)  # two interpreters start: 20 s, more on a busy machine
+def test_two_processes_render_one_pool(tmp_path):
+    script = DISTRIBUTED.format(
+        tests=str(Path(__file__).parents[2]), here=str(Path(__file__).parent), cache=str(tmp_path)
+    )
+    (tmp_path / "run.py").write_text(script)
+    process = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    (images, state), (others, told) = (torch.load(tmp_path / f"pool-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(images, others)
+    assert torch.equal(state["origin"], told["origin"])
+    assert state["renewed"] == told["renewed"] >= 8  # 3 epochs of 2 steps, 8 images a step; two programs at a time
+    _, one, _ = online(tmp_path, "one", 3)  # twice as many steps of half the size
+    both = (state["origin"] == one.state_dict()["origin"]).all(1) & (state["origin"][:, 0] >= 0)
+    assert both.sum() >= 8
+    assert torch.equal(images[both], one.train_set.images[both])  # the same programs in the same order
 
 
 def test_what_is_shown_to_a_pool_online_is_never_of_its_target(tmp_path):

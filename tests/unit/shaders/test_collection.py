@@ -3,7 +3,6 @@ import torch
 
 from kdlightning.shaders import (
     MODES,
-    OpenGLRenderer,
     OpenGLUnavailableError,
     canvas,
     fragment_shader,
@@ -37,16 +36,6 @@ PROGRAMS = {
     "geekest_300": "for (float i = 0.; i < 4.; i++) o.xy += vec2(FC.x / r.x, t) / 4.;",
 }
 HANGS = "float x = 0.; for (int i = 0; i < i + 1; i++) { x += sin(x + FC.x + float(i)); } o = vec4(x);"
-
-
-@pytest.fixture(scope="module")
-def opengl():
-    try:
-        renderer = OpenGLRenderer()
-    except OpenGLUnavailableError as error:
-        pytest.skip(str(error))
-    with renderer:
-        yield renderer
 
 
 def collection(tmp_path, texts):

@@ -10,16 +10,6 @@ from kdlightning.shaders.graph import Colour, X, Y, constant
 HEAD = "#version 330 core\nuniform vec2 resolution;\nuniform float time;\nout vec4 colour;\n"
 
 
-@pytest.fixture(scope="module")
-def opengl():
-    try:
-        renderer = OpenGLRenderer()
-    except OpenGLUnavailableError as error:
-        pytest.skip(str(error))
-    with renderer:
-        yield renderer
-
-
 def test_both_back_ends_agree(opengl):
     """Within 2/255 on every pixel of at least 99 % of programs, each at another time, half with other numbers."""
     wrong = []
