@@ -74,7 +74,7 @@ def logits_and_statistics(network: nn.Module, images: Tensor) -> tuple[Tensor, T
         x = inputs[0].float()
         dims = [0, *range(2, x.ndim)]
         mean, variance = x.mean(dims), x.var(dims, correction=0)
-        distances.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
+        distances.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())  # Eq. (4)
 
     handles = [layer.register_forward_hook(compare) for layer in normalised_layers(network)]
     try:
@@ -120,8 +120,8 @@ def agreement(logits: Tensor, others: Tensor, temperature: float = 3.0) -> Tenso
     """
     p, q = (F.log_softmax(side.float() / temperature, 1) for side in (logits, others))
     middle = torch.logaddexp(p, q) - math.log(2)
-    divergence = sum(F.kl_div(middle, side, reduction="batchmean", log_target=True) for side in (p, q))
-    return 1 - torch.as_tensor(divergence) / 2
+    divergence = sum(F.kl_div(middle, side, reduction="batchmean", log_target=True) for side in (p, q))  # Eq. (9)
+    return 1 - torch.as_tensor(divergence) / 2  # Eq. (8)
 
 
 def inversion_terms(
