@@ -275,12 +275,11 @@ def draw_features(
             distances = {
                 kind: kernel_distance(features["original"], features[kind]) for kind in features if kind != "original"
             }
-            rounded = {kind: [[round(x, 3) for x in row] for row in rows.tolist()] for kind, rows in points.items()}
             numbers.append(
                 {
                     **case.facts(choice), "network": side, "class": name,
                     "images": original, "drawn": {kind: len(rows) for kind, rows in points.items()},
-                    "kernel_distance": distances, "points": rounded,
+                    "kernel_distance": distances,
                 }
             )  # fmt: skip
     panels[0].legend(frameon=False, fontsize=8, markerscale=3)

@@ -65,7 +65,7 @@ __all__ = [
 def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
     """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
 
-    Where generators were trained, also ``generators.json``. An earlier report in the same directory is replaced; each
+    Where generators were trained, also ``generators.json``; where there are transfer sets, ``transfer-sets.json``. An earlier report in the same directory is replaced; each
     file appears complete or not at all.
 
     Args:
@@ -118,6 +118,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     _replace(output / "results.json", _as_json([asdict(row) for row in rows]))
     if findings.generators:
         _replace(output / "generators.json", _as_json([run.record() for run in findings.generators]))
+    if findings.manifests:
+        _replace(output / "transfer-sets.json", _as_json(findings.manifests))
     _replace(output / "results.csv", _as_csv(rows).encode())
     _replace(output / "report.md", write_markdown(report).encode())
     _replace(output / "report.html", write_html(report).encode())

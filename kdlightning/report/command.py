@@ -19,6 +19,7 @@ files written into DIR (an earlier report there is replaced):
   report.md, report.html      the tables and figures; the HTML file is self-contained
   results.csv, results.json   one row per method, variant, role, data set, teacher, student and access
   generators.json             the runs that trained a generator, if there are any
+  transfer-sets.json          queries, rows and seconds of every transfer set, if there are any
   *.png                       the figures
 
 examples:

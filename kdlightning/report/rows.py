@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
@@ -131,6 +132,8 @@ class Findings:
         problems: every file that could not be read.
         generators: the readable runs that trained a generator, sorted by path.
         privacy: how near pools come to local images, sorted by path.
+        manifests: of every transfer set, what its manifest says in single numbers and words (queries, rows, seconds);
+            by its directory's name, or its path where two have the same name.
     """
 
     runs: tuple[Run, ...]
@@ -138,6 +141,7 @@ class Findings:
     problems: tuple[Problem, ...]
     generators: tuple[GeneratorRun, ...] = ()
     privacy: tuple[Privacy, ...] = ()
+    manifests: Mapping[str, Mapping[str, str | float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +248,13 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     generators: list[GeneratorRun] = []
     privacy: list[Privacy] = []
     problems: list[Problem] = []
+    manifests: dict[Path, dict[str, str | float | None]] = {}
     for path in sorted(found.values()):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if path.name == TRANSFER_SET_FILE and isinstance(content, dict):
+                single = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
+                manifests[path.parent] = single
             if path.name == PRIVACY_FILE:
                 privacy.append(parse_privacy(path, content))
             elif path.name == RUN_FILE and isinstance(content, dict) and content.get("role") == GENERATOR:
@@ -257,8 +265,15 @@ def read_runs(paths: Sequence[Path]) -> Findings:
                 transfer_sets.append(_parse_transfer_set(path.parent, content))
         except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
             problems.append(Problem(path, str(error)))
-    merged = merge_privacy(privacy)
-    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), tuple(merged))
+    names = Counter(path.name for path in manifests)
+    return Findings(
+        tuple(runs),
+        tuple(transfer_sets),
+        tuple(problems),
+        tuple(generators),
+        tuple(merge_privacy(privacy)),
+        {path.name if names[path.name] == 1 else str(path): content for path, content in manifests.items()},
+    )
 
 
 def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:

@@ -114,7 +114,7 @@ def test_a_table_and_its_names():
         (TABLE.replace('paper: "99.52"', 'accuracy: "99.52"'), "accuracy.*cannot be typed"),
         (TABLE + TABLE, "two rows are called 'sd'"),
         (TABLE + "{{ds.mean}}", "ds: neither the name of a row"),
-        (TABLE + "{{transfer-sets.nothing.rows}}", "no such entry"),
+        (TABLE + "{{digits-zsdb3kd-sets.nothing.rows}}", "no such entry"),
     ],
 )
 def test_complaints(template, complaint):

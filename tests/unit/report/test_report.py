@@ -49,6 +49,7 @@ def test_all_files_are_written_into_the_first_directory(runs):
         "report.md",
         "results.csv",
         "results.json",
+        "transfer-sets.json",
     ]
 
 

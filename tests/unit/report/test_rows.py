@@ -145,6 +145,16 @@ def test_manifests_without_distances_are_not_shown(workspace):
     path.write_text('{"class_names": ["a"], "dataset": "digits"}')
     findings = read_runs([workspace.root])
     assert (findings.transfer_sets, findings.problems) == ((), ())
+    assert findings.manifests == {"transfer": {"dataset": "digits"}}
+
+
+def test_a_manifests_single_values_are_kept_by_name_or_by_path(workspace):
+    paths = [workspace.transfer_set(name, rows=rows) for rows, name in enumerate(("labels", "a/images", "b/images"))]
+    manifests = read_runs([workspace.root]).manifests
+    assert list(manifests) == [str(paths[1].parent), str(paths[2].parent), "labels"]
+    assert [facts["rows"] for facts in manifests.values()] == [1, 2, 0]
+    assert manifests["labels"]["queries"] == 4321
+    assert not {"class_names", "mean_distance"} & manifests["labels"].keys()
 
 
 @pytest.mark.parametrize(
