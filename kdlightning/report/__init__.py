@@ -65,8 +65,8 @@ __all__ = [
 def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
     """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
 
-    Where generators were trained, also ``generators.json``; where there are transfer sets, ``transfer-sets.json``. An earlier report in the same directory is replaced; each
-    file appears complete or not at all.
+    Where generators were trained, also ``generators.json``; where there are transfer sets, ``transfer-sets.json``. An
+    earlier report in the same directory is replaced; each file appears complete or not at all.
 
     Args:
         runs: directories, searched recursively for ``result.json`` (a finished run), ``manifest.json`` (a transfer

@@ -265,14 +265,14 @@ def read_runs(paths: Sequence[Path]) -> Findings:
                 transfer_sets.append(_parse_transfer_set(path.parent, content))
         except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
             problems.append(Problem(path, str(error)))
-    names = Counter(path.name for path in manifests)
+    shared = Counter(path.name for path in manifests)
     return Findings(
         tuple(runs),
         tuple(transfer_sets),
         tuple(problems),
         tuple(generators),
         tuple(merge_privacy(privacy)),
-        {path.name if names[path.name] == 1 else str(path): content for path, content in manifests.items()},
+        {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()},
     )
 
 

@@ -1,15 +1,8 @@
 import numpy as np
 import pytest
 
-from kdlightning.report.figures import (
-    _short_names,
-    _spread,
-    distance_matrix,
-    draw_figures,
-    plot_accuracy,
-    plot_distance_curve,
-    plot_distances,
-)
+from kdlightning.report.accuracy import _aside, _short_names, _spread, plot_accuracy
+from kdlightning.report.figures import distance_matrix, draw_figures, plot_distance_curve, plot_distances
 from kdlightning.report.rows import read_runs, summarise
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -104,12 +97,42 @@ def test_without_a_student_that_asked_there_is_no_figure(workspace):
     assert draw_figures(rows_of(workspace), []) == []
 
 
-def test_names_that_find_no_place_go_into_a_legend(workspace):
+def test_names_that_find_no_place_are_numbers_and_a_list_best_first(workspace):
     for i in range(12):
-        workspace.run(method=f"A method with quite a long name, number {i}", accuracy=0.97)
+        workspace.run(method=f"A method with quite a long name, number {i}", variant=None, accuracy=0.97 + i / 10000)
+    workspace.teacher(accuracy=0.99)
     figure = plot_accuracy(rows_of(workspace))
-    assert figure.axes[0].texts[:] == []
-    assert len(figure.legends[0].get_texts()) == 12
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == [
+        "1  A method with quite a long name, number 11  97.11",
+        "2  A method with quite a long name, number 10  97.10",
+    ]
+    assert names[-1] == "teacher, LeNet5  99.00"
+    numbers = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert [numbers[str(i + 1)][1] for i in range(12)] == pytest.approx([97.11 - i / 100 for i in range(12)])
+    assert numbers["1"][0] == pytest.approx(1_000_000)  # the best one stands at its queries, others that hide it aside
+    assert figure.axes[0].get_yscale() == "linear"
+    (picture,) = draw_figures(rows_of(workspace), ())
+    assert picture.caption.endswith("Points that would hide others stand aside, with a line to their place.")
+
+
+def test_accuracies_that_are_far_apart_get_an_axis_that_opens_towards_100(workspace):
+    for i, accuracy in enumerate((1.0, 0.999, 0.99, 0.9, 0.5, 0.1, 0.0)):
+        for variant in "ab":
+            workspace.run(method=f"A method with quite a long name, number {i}", variant=variant, accuracy=accuracy)
+    axes = plot_accuracy(rows_of(workspace)).axes[0]
+    even = axes.transData.transform([(1e6, percent) for percent in (1, 50, 99)])[:, 1]
+    assert even[1] - even[0] == pytest.approx(even[2] - even[1])
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert (labels[0], labels[-1], len(set(labels))) == ("0.1", "99.99", 16)
+    bottom, top = axes.get_ylim()
+    assert all(bottom < y < top or y in (0, 100) for _, y in (text.get_position() for text in axes.texts))
+
+
+def test_points_stand_aside_only_where_they_would_hide_others():
+    assert _aside([(0, 0), (10, 0), (0, 10)], 10) == [(0, 0), (10, 0), (0, 10)]
+    assert _aside([(0, 0), (0, 0), (0, 0)], 10) == [(0, 0), (10, 0), (-10, 0)]
+    assert _aside([(0, 0), (3, 0)], 10) == [(0, 0), (10.5, 0)]
 
 
 def test_names_say_what_tells_rows_apart(workspace):
