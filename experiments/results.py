@@ -1,7 +1,7 @@
-"""docs/results.md, made of results/page.md and the records beside it; nothing is measured here.
+"""docs/results.md and its figures, made of results/page.md and the records beside it; nothing is measured here.
 
-    python experiments/results.py            # writes docs/results.md
-    python experiments/results.py --check    # 1 if it would be written differently
+    python experiments/results.py            # writes docs/results.md and docs/results-*.png
+    python experiments/results.py --check    # 1 if they would be written differently
 
 A record is the ``results.json`` of ``python -m kdlightning report``, kept as ``results/NAME.json``. What a report's
 rows do not hold (a pool's cost, a generator's quality) is in other JSON files there.
@@ -21,6 +21,15 @@ rows do not hold (a pool's cost, a generator's quality) is in other JSON files t
 (`MEASURED`), which cannot be typed, or else a text of the row's own, or the record's. Texts that start with "paper"
 are the papers' numbers.
 
+A figure of accuracy against queries is another block, of rows by the names that they were given, and what to call them
+there; a figure keeps a digest of what it shows, and is drawn again when that has changed::
+
+    ```figure
+    file: results-mnist.png
+    title: MNIST, all methods
+    rows: {sd: "DB3KD (SD)", teacher: teacher}
+    ```
+
 A number in the prose is ``{{sd.mean}}``, of the row that was called ``sd`` anywhere on the page; ``{{NAME.key.0}}`` is
 an entry of another JSON file (``mean``, ``min`` and ``max`` of a list). ``{{a.mean - b.mean}}`` is in points,
 ``{{a.queries / 10000}}`` a ratio, and several signs work from left to right. After a colon stands how it is written:
@@ -28,21 +37,29 @@ an entry of another JSON file (``mean``, ``min`` and ``max`` of a list). ``{{a.m
 """
 
 import argparse
+import hashlib
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kdlightning.report import Row, load_rows, text
+from kdlightning.report.accuracy import plot_accuracy
 
 ROOT = Path(__file__).parents[1]
 RECORDS, TEMPLATE, PAGE = ROOT / "results", ROOT / "results/page.md", ROOT / "docs/results.md"
 NOT_RUN = "not run"
+DIGEST = "rows"  # what a figure's file calls the digest of its rows
+BLOCK = r"^```{}\n(.*?)^```$"
 
 
 class PageError(ValueError):
@@ -94,6 +111,7 @@ class Page:
 
     Attributes:
         tables: the table blocks, parsed.
+        figures: file name → the rows to draw.
         shown: every row of a record that a table shows.
     """
 
@@ -102,9 +120,10 @@ class Page:
         self.shown: list[Row] = []
         self._files: dict[str, object] = {}
         self._named: dict[str, tuple[Row | None, dict[str, str]]] = {}
-        blocks = re.findall(r"^```table\n(.*?)^```$", template, re.MULTILINE | re.DOTALL)
-        self.tables: list[dict[str, Any]] = [yaml.safe_load(block) for block in blocks]
+        self.tables = _blocks("table", template)
         self._rendered = [self._table(table) for table in self.tables]
+        self._pictures = _blocks("figure", template)
+        self.figures: dict[str, list[Row]] = {entry["file"]: self._drawn(entry) for entry in self._pictures}
 
     @property
     def used(self) -> set[str]:
@@ -113,9 +132,8 @@ class Page:
 
     def write(self) -> str:
         """The page in Markdown."""
-        tables = iter(self._rendered)
-        filled = re.sub(r"^```table\n.*?^```$", lambda _: next(tables), self.template, flags=re.MULTILINE | re.DOTALL)
-        return self.fill(filled)
+        filled = _replace("table", self._rendered, self.template)
+        return self.fill(_replace("figure", ["![{title}]({file})".format(**entry) for entry in self._pictures], filled))
 
     def fill(self, prose: str) -> str:
         """Replace the placeholders of a text.
@@ -169,6 +187,13 @@ class Page:
         self.shown += [row for _, row in sources]
         return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *_origin(sources)])
 
+    def _drawn(self, entry: Mapping[str, Any]) -> list[Row]:
+        """The rows of a figure under the names that they have there."""
+        found = {name: self._named.get(name, (None, {}))[0] for name in entry["rows"]}
+        if missing := [name for name, row in found.items() if row is None]:
+            raise PageError(f"{entry['file']}: no row that was run is called {', '.join(missing)}")
+        return [replace(row, method=entry["rows"][name], variant=None) for name, row in found.items() if row]
+
     def _value(self, expression: str) -> str:
         body, _, form = (part.strip() for part in expression.partition(":"))
         terms = re.split(r"\s+([-/])\s+", body)
@@ -215,6 +240,44 @@ class Page:
         return content
 
 
+def digest(rows: list[Row]) -> str:
+    """What a figure of these rows shows, in 16 digits."""
+    shown = [
+        (row.label, row.role, row.student, row.access, row.accuracy_mean, row.accuracy_std, row.queries) for row in rows
+    ]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def is_drawn(path: Path, rows: list[Row]) -> bool:
+    """Whether a figure is there and shows these rows."""
+    return path.is_file() and Image.open(path).info.get(DIGEST) == digest(rows)
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """Accuracy against queries as a PNG of 64 colours.
+
+    Raises:
+        PageError: no student of these rows has asked anything.
+    """
+    figure = plot_accuracy(rows)
+    if figure is None:
+        raise PageError(f"{path.name}: no student of its rows has asked a teacher anything")
+    buffer, facts = io.BytesIO(), PngInfo()
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    facts.add_text(DIGEST, digest(rows))
+    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True, pnginfo=facts)
+
+
+def _blocks(kind: str, template: str) -> list[dict[str, Any]]:
+    found = re.findall(BLOCK.format(kind), template, re.MULTILINE | re.DOTALL)
+    return [yaml.safe_load(block) for block in found]
+
+
+def _replace(kind: str, texts: list[str], template: str) -> str:
+    remaining = iter(texts)
+    return re.sub(BLOCK.format(kind), lambda _: next(remaining), template, flags=re.MULTILINE | re.DOTALL)
+
+
 def _entry(content: object, part: str) -> object:
     if isinstance(content, dict):
         return content[part]
@@ -253,10 +316,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="docs/results.md out of results/page.md and the records.")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not up to date")
     arguments = parser.parse_args(argv)
-    page = Page(TEMPLATE.read_text()).write()
+    page = Page(TEMPLATE.read_text())
+    content = page.write()
+    old = {
+        PAGE.with_name(name): rows for name, rows in page.figures.items() if not is_drawn(PAGE.with_name(name), rows)
+    }
     if arguments.check:
-        return int(page != PAGE.read_text())
-    PAGE.write_text(page)
+        return int(bool(old) or content != PAGE.read_text())
+    for path, rows in old.items():
+        draw(path, rows)
+    PAGE.write_text(content)
     return 0
 
 

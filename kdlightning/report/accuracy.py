@@ -173,7 +173,7 @@ def _draw_points(axes: "Axes", rows: Sequence[Row], points: Sequence[float]) -> 
 def _short_names(rows: Sequence[Row], *, always: Sequence[str] = ()) -> list[str]:
     """Method and variant, with the student where there are several, teacher and access where rows need them."""
     names = [row.label for row in rows]
-    for key in ("student", "teacher", "access"):
+    for key in dict.fromkeys(("student", *always, "teacher", "access")):
         needed = key in ("student", *always) or len(set(names)) < len(names)
         if needed and len({getattr(row, key) for row in rows}) > 1:
             names = [f"{name}, {getattr(row, key) or 'none'}" for name, row in zip(names, rows, strict=True)]

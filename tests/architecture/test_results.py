@@ -1,5 +1,6 @@
 """Numbers of ours in the documents are those of the records under results/."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -27,6 +28,11 @@ def page():
 
 def test_the_page_is_what_the_records_make(page):
     assert results.PAGE.read_text() == page.write(), "run `python experiments/results.py`"
+
+
+def test_the_pages_figures_show_the_records(page):
+    for name, rows in page.figures.items():
+        assert results.is_drawn(results.PAGE.with_name(name), rows), "run `python experiments/results.py`"
 
 
 def test_every_record_and_every_row_is_shown(page):
@@ -59,7 +65,9 @@ def test_numbers_in_tables_come_from_records(page):
 
 
 def test_prose_types_no_accuracy(page):
-    prose = re.sub(r"^```table\n.*?^```$|`[^`]*`|\{\{.*?\}\}", "", page.template, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(
+        r"^```(?:table|figure)\n.*?^```$|`[^`]*`|\{\{.*?\}\}", "", page.template, flags=re.MULTILINE | re.DOTALL
+    )
     assert re.findall(r"\b\d\d\.\d+\b", prose) == []
 
 
@@ -103,6 +111,27 @@ def test_a_table_and_its_names():
     assert lines[-1] == "99.15 2,500.0 99 0.00"
 
 
+FIGURE = """```figure
+file: results-digits.png
+title: Digits
+rows: {sd: DB3KD on samples}
+```
+"""
+
+
+def test_a_figure_is_drawn_again_when_its_rows_change(tmp_path):
+    page = results.Page(TABLE + FIGURE)
+    assert page.write().splitlines()[-1] == "![Digits](results-digits.png)"
+    ((name, rows),) = page.figures.items()
+    assert [(row.label, row.queries) for row in rows] == [("DB3KD on samples", 10_000)]
+    assert not results.is_drawn(tmp_path / name, rows)
+    results.draw(tmp_path / name, rows)
+    assert results.is_drawn(tmp_path / name, rows)
+    assert not results.is_drawn(tmp_path / name, [dataclasses.replace(rows[0], queries=10_001)])
+    with pytest.raises(results.PageError, match=r"no student of its rows has asked a teacher anything"):
+        results.draw(tmp_path / name, [dataclasses.replace(rows[0], queries=0)])
+
+
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
@@ -114,6 +143,7 @@ def test_a_table_and_its_names():
         (TABLE.replace('paper: "99.52"', 'accuracy: "99.52"'), "accuracy.*cannot be typed"),
         (TABLE + TABLE, "two rows are called 'sd'"),
         (TABLE + "{{ds.mean}}", "ds: neither the name of a row"),
+        (TABLE + FIGURE.replace("sd:", "ds:"), "results-digits.png: no row that was run is called ds"),
         (TABLE + "{{digits-zsdb3kd-sets.nothing.rows}}", "no such entry"),
     ],
 )
