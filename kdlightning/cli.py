@@ -159,19 +159,35 @@ class KDLightningCLI(LightningCLI):
         self._check_budget()
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's
-        """Train. Where the teacher's answers end, stop without a traceback and say how to go on."""
+        """Train. Where the teacher's answers end, or the user stops it, say how to go on."""
         try:
             self.trainer.fit(**kwargs)
         except (QueryBudgetExceededError, RemoteTeacherError) as error:
-            checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
-            lines = [f"kdlightning: stopped: {error}"]
-            if (checkpoints / STOPPED).exists():
-                lines.append(f"the state at this moment: {checkpoints / STOPPED}")
-            last = (checkpoints / "last.ckpt").exists()
-            again = f"--ckpt_path {checkpoints / 'last.ckpt'}" if last else "--restart true"
-            lines.append(f"to go on from the end of the last whole epoch: {again}" if last else f"to go on: {again}")
-            sys.stderr.write("\n  -> ".join(lines) + "\n")
+            self._say_how_to_go_on(f"stopped: {error}")
             raise SystemExit(2) from error
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends the process where it catches Ctrl-C
+                self._say_how_to_go_on("stopped")
+            raise
+
+    def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.predict's
+        """Label, or predict. If the user stops it, say how to go on."""
+        try:
+            self.trainer.predict(**kwargs)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt) and isinstance(self.model, LabellingModule):
+                sys.stderr.write("kdlightning: stopped\n  -> to go on: the same command; nothing is asked twice\n")
+            raise
+
+    def _say_how_to_go_on(self, reason: str) -> None:
+        checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
+        lines = [f"kdlightning: {reason}"]
+        if (checkpoints / STOPPED).exists():
+            lines.append(f"the state at this moment: {checkpoints / STOPPED}")
+        last = (checkpoints / "last.ckpt").exists()
+        again = f"--ckpt_path {checkpoints / 'last.ckpt'}" if last else "--restart true"
+        lines.append(f"to go on from the end of the last whole epoch: {again}" if last else f"to go on: {again}")
+        sys.stderr.write("\n  -> ".join(lines) + "\n")
 
     def _check_budget(self) -> None:
         config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
@@ -224,8 +240,10 @@ class KDLightningCLI(LightningCLI):
 
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None or config.restart
-        valuable = ("result.json", "queries.meter", "checkpoints/last.ckpt")
-        if any((root / name).exists() for name in valuable) and not resuming and not config.overwrite:
+        meter = root / "queries.meter"
+        valuable = any((root / name).exists() for name in ("result.json", "checkpoints/last.ckpt"))
+        valuable |= meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
+        if valuable and not resuming and not config.overwrite:
             last = root / "checkpoints" / "last.ckpt"
             again = f"--ckpt_path {last}" if last.exists() else "--restart true"
             resume = "" if (root / "result.json").exists() and not last.exists() else f"{again} to go on with it, "
@@ -272,6 +290,7 @@ def quiet() -> None:
     for message in (
         "LightningCLI's args parameter",  # ours to give: subcommands are dispatched before Lightning is imported
         "`isinstance(treespec, LeafSpec)` is deprecated",
+        "`tensorboardX` has been removed",  # without a logger of one's own Lightning writes CSV files, which will do
         "predict returned None",  # a labelling predict writes its rows itself
         "You passed in a `val_dataloader` but have no `validation_step`",  # a generator has no accuracy
         "module(s) in eval mode at the start of training",  # a frozen teacher, which stays so

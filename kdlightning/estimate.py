@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import re
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from kdlightning import cli
 from kdlightning.costs import Forecast, foresee, span, terms_of
-from kdlightning.hints import public_class
+from kdlightning.hints import public_class, without_noise
 from kdlightning.methods import LabellingModule
 from kdlightning.recipes import RecipeError, Stage, assignment, read_recipe
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher
@@ -159,7 +158,9 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
         if clauses and not forecast.may_stop:
             console.print(f"  {word}: needs {' and '.join(clauses)}")
     if dry.absent:
-        console.print(f"  by its settings alone, since the teacher is not there: {dry.absent}", soft_wrap=True)
+        console.print(
+            f"  by its settings alone, since the teacher is not there: {dry.absent}", soft_wrap=True, markup=False
+        )
 
 
 def _probe(module: Any, data: Any, number: int) -> float | None:  # noqa: ANN401
@@ -237,6 +238,6 @@ def _put_absent(part: Namespace) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What is wrong: jsonargparse lists it among the types that would have been right."""
-    found = re.search(r"^ +- (?!Expected|Not a |Problem|a )(.+)", str(error), re.MULTILINE)
-    return found[1] if found else str(error)
+    """What is wrong, in a line: jsonargparse lists it, below where it stands."""
+    lines = [line for line in without_noise(str(error)).splitlines() if not line.lstrip().startswith("Given value")]
+    return lines[-1].strip().removeprefix("- ") if lines else str(error)

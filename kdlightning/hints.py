@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as L
@@ -23,9 +24,24 @@ def explain(message: str, parser: ArgumentParser) -> str:
         message: what jsonargparse says.
         parser: whose options are known.
     """
-    noise = r"\n\s*(?:- Expected a <class 'NoneType'>|Given value(?: type)?: .*|- Expected a path but .*)"
     hints = list(dict.fromkeys(_hints(message, parser)))
-    return "\n".join([re.sub(noise, "", message).rstrip(), *(f"  -> {hint}" for hint in hints)])
+    return "\n".join([without_noise(message), *(f"  -> {hint}" for hint in hints)])
+
+
+def without_noise(message: str) -> str:
+    """A message of jsonargparse without the types that were tried, and without long values.
+
+    Args:
+        message: what jsonargparse says.
+    """
+    lines = (
+        r"(?:- )?Does not validate against any of the Union subtypes\n\s*Subtypes: .*\n\s*Errors:",
+        r"- Expected a <class 'NoneType'>",
+        r"- Expected a path but .*",
+        r"Given value type: .*",
+        r"Given value: (?:.{41,}|None)",
+    )
+    return re.sub(rf"(?:^|\n)\s*(?:{'|'.join(lines)})(?=\n|$)", "", message).strip().removeprefix("- ")
 
 
 def public_class(name: str) -> Any:  # noqa: ANN401 - a class, if there is one
@@ -45,6 +61,8 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
             yield _nearest(found[1], set(inspect.signature(owner).parameters) if owner else set(), "argument")
         if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
             yield _wanted(owner, key, next(filter(None, found.groups())))
+        if found := re.search(r"No module named '([\w.]+)'", line):
+            yield f"modules are looked for in {Path.cwd()} and among the installed packages"
         if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
             names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
             subparsers = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
@@ -71,7 +89,9 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
     known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
     fitting = {name for name, cls in known.items() if issubclass(cls, tuple(bases)) and not inspect.isabstract(cls)}
     kinds = " or ".join(base.__name__ for base in bases)
-    near = get_close_matches(given, fitting, n=1, cutoff=0.0)
+    # a class of the wrong kind is no misspelling: what is asked for is nearer than the nearest letters
+    own = sorted({base.__name__ for base in bases} & fitting) if given in known else []
+    near = own or get_close_matches(given, fitting, n=1, cutoff=0.0)
     known_as = f"'{given}' is a {known[given].__mro__[1].__name__}" if given in known else f"'{given}' is none"
     return f"{place} takes a {kinds}; {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
 
@@ -83,4 +103,7 @@ def _nearest(given: str, names: set[str], kind: str) -> str:
 
 def _import(class_path: str) -> Any:  # noqa: ANN401 - a class, or a function that makes one
     module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name, None)
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception:  # noqa: BLE001 - whatever a user's file does when it is imported, the message has it already
+        return None

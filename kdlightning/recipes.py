@@ -88,7 +88,7 @@ def read_recipe(
     """
     path = Path(path)
     if not path.is_file():
-        raise RecipeError(f"{path} does not exist; a recipe is a YAML file such as experiments/demo.yaml")
+        raise RecipeError(f"{path} does not exist; a recipe is a YAML file of stages, see docs/tutorial-method.md")
     recipe = yaml.safe_load(path.read_text())
     _check_keys(recipe, {"output", "stages"}, {"variables", "report"}, str(path))
     own = recipe.get("variables") or {}

@@ -47,7 +47,8 @@ class TransferSetWriter:
         self.header = {"schema": SCHEMA, **header}
         if (self.path / "manifest.json").exists():
             raise FileExistsError(
-                f"{self.path} already holds a finished transfer set; choose another output, or delete it"
+                f"{self.path} already holds a finished transfer set: there is nothing left to ask. Train on it "
+                "(TransferSetDataModule), or choose another output"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         begun = self.path / "header.json"

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from kdlightning.data.base import ImageDataModule
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -55,6 +56,31 @@ def prepare_for_two_optimizers(trainer: L.Trainer) -> None:
     """Let DDP cope with two optimisers: each backward pass reaches a part of the parameters only."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+
+def check_student(student: nn.Module, data: ImageDataModule) -> None:
+    """Show a student one black image of the data set's size.
+
+    Raises:
+        ValueError: it does not take it, or answers another number of classes.
+    """
+    name, training = type(student).__name__, student.training
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    weight = next(student.parameters(), image)
+    try:
+        with torch.no_grad():
+            classes = student.eval()(image.to(weight.device, weight.dtype)).shape[1]
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the student does not take images of {data.name}, {tuple(image.shape[1:])}: {error}"
+        ) from error
+    finally:
+        student.train(training)
+    if classes != data.num_classes:
+        raise ValueError(
+            f"the student {name} answers {classes} classes, {data.name} has {data.num_classes}: "
+            f"set the student's num_classes to {data.num_classes}"
+        )
 
 
 class TaughtModule(L.LightningModule, ABC):
@@ -194,6 +220,17 @@ class DistillationModule(TaughtModule):
         Args:
             batch: see :class:`kdlightning.types.Batch`; pixels are float in [0, 1] and on the module's device.
         """
+
+    def setup(self, stage: str) -> None:
+        """Refuse a student that does not fit the data, before anything is asked.
+
+        Raises:
+            ValueError: it does not take images of that shape, or answers another number of classes.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, ImageDataModule):
+            check_student(self.student, data)
 
     def forward(self, images: Tensor) -> Tensor:
         """The student's logits ``(N, K)``."""

@@ -71,14 +71,21 @@ class LabellingModule(L.LightningModule, ABC):
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
 
     def check_classes(self) -> None:
-        """Refuse a teacher of other classes than the data set has, before anything is asked or written.
+        """Refuse a teacher, or a setting, of other classes than the data set has, before anything is asked or written.
 
         Raises:
             ValueError: naming both sides.
         """
-        data, known = getattr(self.trainer, "datamodule", None), getattr(self.teacher, "num_classes", None)
-        if data is not None and known is not None and known != data.num_classes:
-            raise ValueError(f"the teacher has {known} classes, but the data set {data.name} has {data.num_classes}")
+        data = getattr(self.trainer, "datamodule", None)
+        said = {
+            "the teacher": getattr(self.teacher, "num_classes", None),
+            "num_classes": self.hparams.get("num_classes"),
+        }
+        for who, known in said.items():
+            if data is not None and known is not None and known != data.num_classes:
+                verb = "is" if who == "num_classes" else "has"
+                noun = "" if who == "num_classes" else " classes"
+                raise ValueError(f"{who} {verb} {known}{noun}, but the data set {data.name} has {data.num_classes}")
 
     def on_predict_start(self) -> None:
         """Open or resume the transfer set.
@@ -90,6 +97,7 @@ class LabellingModule(L.LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
+        self.check_classes()
         identity = self.teacher.identity
         self.writer = TransferSetWriter(
             self.output,

@@ -273,7 +273,7 @@ class Adapter(_External):
             raise TypeError(
                 f"{type(self.network).__name__} has no {name}; methods that read features need"
                 " forward_features(x), forward_head(features, pre_logits=False) and get_classifier(),"
-                " as timm's networks have them"
+                " as timm's networks have them; a torchvision network gets them from TorchvisionNetwork"
             )
         return method
 
@@ -288,7 +288,7 @@ def _timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ImportError("TimmNetwork needs timm: pip install kdlightning[timm]") from error
+        raise ImportError("TimmNetwork needs timm: pip install 'kdlightning[timm]'") from error
 
 
 def _split(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:

@@ -260,6 +260,11 @@ def _locate(source: str | Path, revision: str | None) -> Path:
             raise ValueError(f"{source} is a local directory, which has no revision {revision}")
         return path
     is_repository = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+    if path.is_file():
+        raise FileNotFoundError(
+            f"{source} is a file; expected a directory that save_network has written. Weights of a network of your own "
+            "(.pt, .pth) are put into one by Adapter and save_network: docs/tutorial-teacher.md"
+        )
     if not is_repository or (revision is None and path.parent.is_dir()):
         raise FileNotFoundError(
             f"there is no saved network at {source} (working directory {Path.cwd()}); "
@@ -322,6 +327,7 @@ def _constructor(class_path: str) -> Callable[..., nn.Module]:
     if inspect.isfunction(constructor):
         made = typing.get_type_hints(constructor).get("return")
     if not (inspect.isclass(made) and issubclass(made, nn.Module)):
-        raise TypeError(f"{class_path} is neither a torch.nn.Module nor a function annotated to return one")
+        remedy = f"; write `def {name}(...) -> torch.nn.Module:`" if inspect.isfunction(constructor) else ""
+        raise TypeError(f"{class_path} is neither a torch.nn.Module nor a function annotated to return one{remedy}")
     found: Callable[..., nn.Module] = constructor
     return found

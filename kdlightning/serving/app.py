@@ -42,7 +42,7 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
         from starlette.responses import JSONResponse
         from starlette.routing import Route
     except ImportError as error:
-        raise ImportError("serving needs starlette and uvicorn: pip install kdlightning[serve]") from error
+        raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
 
     def fixed(value: dict[str, Any]) -> "_Endpoint":
         async def endpoint(request: "Request") -> "Response":

@@ -47,7 +47,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ImportError as error:
-        raise ImportError("serving needs starlette and uvicorn: pip install kdlightning[serve]") from error
+        raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
     from kdlightning.networks import load_network
     from kdlightning.serving import ServedModel, create_app
     from kdlightning.teachers.credentials import read_secret

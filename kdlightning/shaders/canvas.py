@@ -75,7 +75,7 @@ def create_context() -> moderngl.Context:
 
 def _missing(error: Exception) -> str:
     return (
-        f"OpenGL is not available ({error}). It needs moderngl, `pip install kdlightning[shaders]`, and EGL with a"
+        f"OpenGL is not available ({error}). It needs moderngl, `pip install 'kdlightning[shaders]'`, and EGL with a"
         " driver: on Debian or Ubuntu `apt-get install --no-install-recommends libegl1 libgl1 libgl1-mesa-dri`."
         " The torch back end (Program.render, render_pool) needs none of them"
     )

@@ -135,7 +135,7 @@ class Connection:
             import tenacity  # noqa: F401 - used later; its absence is told now
         except ImportError as error:
             raise ImportError(
-                f"a teacher behind a connection needs {error.name}: pip install kdlightning[remote]"
+                f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
             ) from error
         self.patience = patience
         self.stopped = threading.Event()  # set: no attempt is begun any more

@@ -10,6 +10,7 @@ import yaml
 
 from kdlightning import cli
 from kdlightning.__main__ import main
+from kdlightning.methods import KD, TeacherAnswers
 from kdlightning.networks import LeNet5Fifth, load_network, save_network
 
 SMALL = [
@@ -156,10 +157,11 @@ def test_a_resume_keeps_the_command_lines_word(tmp_path):
         (["--model", "DB3KD", *STUDENT, "--model.temperatur", "3"], ["'temperatur'", "did you mean 'temperature'?"]),
         (["--model", "DB3KDD", *STUDENT], ["'DB3KDD' is none", "did you mean 'DB3KD'?"]),
         (["--model", "Supervised", "--model.student", "LeNet6"], ["'LeNet6' is none", "did you mean 'LeNet5'?"]),
+        (["--model", "nowhere.MyKD", *STUDENT], ["No module named 'nowhere'", "modules are looked for in"]),
         (["--model", "Supervised", *STUDENT, "--trainer.max_epoch", "3"], ["did you mean 'trainer.max_epochs'?"]),
         (
             ["--model", "KD", "--model.teacher", "HardLabelTeacher", "--model.teacher.network", "x", *STUDENT],
-            ["'teacher' of KD takes a SoftLabelTeacher", "'HardLabelTeacher' is a BlackBoxTeacher"],
+            ["takes a SoftLabelTeacher; 'HardLabelTeacher' is a BlackBoxTeacher; did you mean 'SoftLabelTeacher'?"],
         ),
         (
             ["--model", "KD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", "nowhere", *STUDENT],
@@ -174,7 +176,39 @@ def test_mistakes_are_named_with_what_was_expected(arguments, texts, capsys, tmp
     error = capsys.readouterr().err
     for text in texts:
         assert text in error
+    assert "Union subtypes" not in error
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_student_that_does_not_fit_is_refused_before_the_teacher_is_asked(tmp_path, teacher, capsys):
+    start = ("--model", "KD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", teacher)
+    start += ("--trainer.default_root_dir", "run", "--model.student", "LeNet5Fifth", "--model.student.image_size")
+    for student, text in (
+        (("32", "--model.student.num_classes", "7"), "the student LeNet5Fifth answers 7 classes, digits has 10: set"),
+        (("28",), "does not take images of digits, (1, 32, 32): LeNet5Fifth was built for images of 28 x 28 pixels"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            fit(*start, *student)
+        assert (stopped.value.code, text in capsys.readouterr().err) == (2, True)
+    assert fit(*start, "32") == 0  # the refused runs hold nothing that would be lost
+    assert json.loads((tmp_path / "run/result.json").read_text())["queries"] == 64
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_ctrl_c_says_how_to_go_on(command, tmp_path, teacher, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    method, step = {"fit": (KD, "training_step"), "predict": (TeacherAnswers, "predict_step")}[command]
+    monkeypatch.setattr(method, step, stop)
+    options = STUDENT if command == "fit" else ["--model.output", "run"]
+    with pytest.raises(SystemExit):
+        main([
+            command, "--model", method.__name__, "--model.teacher", "SoftLabelTeacher",
+            "--model.teacher.network", teacher, *options, "--trainer.default_root_dir", "run", *SMALL,
+        ])  # fmt: skip
+    way = {"fit": "to go on: --restart true", "predict": "to go on: the same command; nothing is asked twice"}[command]
+    assert f"kdlightning: stopped\n  -> {way}\n" in capsys.readouterr().err
 
 
 def test_the_wrong_access_in_a_file_is_an_error_when_it_is_parsed(tmp_path, teacher, capsys):

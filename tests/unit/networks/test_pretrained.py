@@ -229,7 +229,7 @@ def edit(path, **changes):
         ({"class_path": "LeNet5"}, ValueError, "unknown network class"),
         ({"class_path": "os.system"}, TypeError, "neither a torch.nn.Module nor"),
         ({"class_path": "pathlib.Path"}, TypeError, "neither a torch.nn.Module nor"),
-        ({"class_path": "user_networks.anything"}, TypeError, "neither a torch.nn.Module nor"),
+        ({"class_path": "user_networks.anything"}, TypeError, r"write `def anything\(\.\.\.\) -> torch\.nn\.Module:`"),
         ({"class_path": None}, ValueError, "has no class_path"),
         ({"fingerprint": None}, ValueError, "has no fingerprint"),
         ({"depth": 3}, ValueError, "cannot be built from .*depth"),
@@ -248,6 +248,9 @@ def test_missing_files_are_named(lenet, tmp_path):
     _, path = lenet
     with pytest.raises(FileNotFoundError, match="run the `fit` that writes it first"):
         load_network(tmp_path / "missing")
+    (tmp_path / "mine.pth").touch()
+    with pytest.raises(FileNotFoundError, match=r"mine\.pth is a file; expected a directory.* by Adapter"):
+        load_network(tmp_path / "mine.pth")
     (path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         load_network(path)
