@@ -108,6 +108,13 @@ def test_sd_costs_one_query_an_image_or_none_with_ground_truth(tmp_path):
     assert float(by_truth.column("distance")[row, n]) == pytest.approx(float(nearest), abs=1e-4)
 
 
+def test_another_number_of_classes_is_refused_before_anything_is_paid(tmp_path):
+    net = Counted()
+    with pytest.raises(ValueError, match="num_classes is 10, but the data set toy has 3"):
+        label(tmp_path, net=net, num_classes=10)
+    assert (net.seen, (tmp_path / "set").exists()) == (0, False)
+
+
 def test_noise_is_a_control_that_depends_on_the_image_alone(tmp_path):
     one = label(tmp_path, "one", robustness="noise")
     other = label(tmp_path, "other", robustness="noise", data=ToyDataModule(eval_batch_size=7))
@@ -117,7 +124,9 @@ def test_noise_is_a_control_that_depends_on_the_image_alone(tmp_path):
 
 
 def test_a_class_that_is_never_answered_is_reported_not_searched(tmp_path):
-    made = label(tmp_path, net=network(classes=4), num_classes=4)
+    data = ToyDataModule()
+    data.num_classes = 4
+    made = label(tmp_path, net=network(classes=4), data=data, num_classes=4)
     assert torch.isinf(made.column("distance")[:, 3]).all()
     assert (made.column("activation")[:, 3] == 0).all()
     assert made.manifest["pairs_not_found"] == 60
