@@ -79,10 +79,20 @@ class ImageFileDataset(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """One batch, decoded image by image."""
-        rows = torch.as_tensor(positions)
-        images = torch.stack([self.read(int(index)) for index in self.index[rows]])
-        return Batch(images, self.index[rows], None if self.labels is None else self.labels[rows])
+        """One batch, decoded image by image.
+
+        Raises:
+            ValueError: some cannot be decoded; all of the batch are named.
+        """
+        rows, images, broken = torch.as_tensor(positions), [], []
+        for index in self.index[rows].tolist():
+            try:
+                images.append(self.read(index))
+            except ValueError as error:
+                broken.append(str(error))
+        if broken:
+            raise ValueError("\n".join(broken))
+        return Batch(torch.stack(images), self.index[rows], None if self.labels is None else self.labels[rows])
 
     def withheld(self) -> "ImageFileDataset":
         """The same images without labels."""

@@ -387,6 +387,17 @@ def test_the_name_is_the_users_or_the_files(tmp_path, monkeypatch):
     assert ImageFolderDataModule(".", 8).name == "pets.v2"
 
 
+def test_all_broken_images_of_a_chunk_are_named(tmp_path):
+    broken = dict.fromkeys(("train/cat/0001.png", "train/dog/0003.png"), b"no image")
+    data = ImageFolderDataModule(str(write(tmp_path, "folder", members() | broken)), 8, num_val=0)
+    with pytest.raises(ValueError, match="repair or remove it") as error:
+        data.setup()
+    assert [line.split(" cannot")[0].rpartition("train/")[2] for line in str(error.value).splitlines()] == [
+        "cat/0001.png",
+        "dog/0003.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "num_workers"),
     [(kind, content, 0) for kind in ("folder", "zip") for content in (b"no image", "truncated", b"")]
