@@ -78,14 +78,12 @@ class LabellingModule(L.LightningModule, ABC):
         """
         data = getattr(self.trainer, "datamodule", None)
         said = {
-            "the teacher": getattr(self.teacher, "num_classes", None),
-            "num_classes": self.hparams.get("num_classes"),
+            "the teacher has {} classes": getattr(self.teacher, "num_classes", None),
+            "num_classes is {}": self.hparams.get("num_classes"),
         }
-        for who, known in said.items():
+        for clause, known in said.items():
             if data is not None and known is not None and known != data.num_classes:
-                verb = "is" if who == "num_classes" else "has"
-                noun = "" if who == "num_classes" else " classes"
-                raise ValueError(f"{who} {verb} {known}{noun}, but the data set {data.name} has {data.num_classes}")
+                raise ValueError(f"{clause.format(known)}, but the data set {data.name} has {data.num_classes}")
 
     def on_predict_start(self) -> None:
         """Open or resume the transfer set.

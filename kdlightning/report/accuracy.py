@@ -75,8 +75,8 @@ def _plot_numbered(students: Sequence[Row], lines: Sequence[Row]) -> "Figure":
     names = [f"{i}  {name}" for i, name in enumerate(_short_names(students, always=("access",)), 1)]
     names += [f"{'teacher' if row.role == 'teacher' else row.label}, {row.student}" for row in lines]
     entries = [f"{name}  {100 * row.accuracy_mean:.2f}" for name, row in zip(names, (*students, *lines), strict=True)]
-    style = {"frameon": False, "fontsize": 8, "labelspacing": 0.35, "handletextpad": 0.3}
-    legend = figure.legend(handles, entries, loc="outside right upper", **style)
+    look = {"frameon": False, "fontsize": 8, "labelspacing": 0.35, "handletextpad": 0.3}
+    legend = figure.legend(handles, entries, loc="outside right upper", **look)
     figure.draw_without_rendering()
     figure.set_figwidth(6.2 + legend.get_window_extent().width / figure.dpi)
     figure.draw_without_rendering()
