@@ -72,7 +72,7 @@ class _External(Network):
 
 
 class TimmNetwork(_External):
-    """A classifier of timm (``pip install kdlightning[timm]``) with its own normalisation and input size.
+    """A classifier of timm (``pip install 'kdlightning[timm]'``) with its own normalisation and input size.
 
     Args:
         name: timm's name, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``.

@@ -131,6 +131,7 @@ def test_only_a_fitted_run_has_one(tmp_path):
 
 def test_many_classes_are_left_out(tmp_path):
     fitting, data, model = trainer(tmp_path, ConfusionMatrix()), ToyDataModule(), Supervised(TinyNet(201))
+    data.num_classes = 201
     fitting.fit(model, datamodule=data)
     fitting.test(model, datamodule=data, verbose=False)
     assert not (tmp_path / "confusion.json").exists()

@@ -71,7 +71,7 @@ def test_a_pool_by_opengl_is_the_same(opengl):
 
 
 def check_message(error):
-    for word in ("libegl1", "libgl1", "libgl1-mesa-dri", "pip install kdlightning[shaders]", "torch back end"):
+    for word in ("libegl1", "libgl1", "libgl1-mesa-dri", "pip install 'kdlightning[shaders]'", "torch back end"):
         assert word in str(error.value)
 
 
