@@ -25,10 +25,11 @@ from released import ReleasedSearch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.accounting import AnswerJournal
 from kdlightning.data import DigitsDataModule, MNISTDataModule
 from kdlightning.functional import boundary
 from kdlightning.networks import LeNet5
-from kdlightning.teachers import AnswerJournal, HardLabelTeacher
+from kdlightning.teachers import HardLabelTeacher
 
 
 def train_teacher(images: Tensor, labels: Tensor, size: int, epochs: int = 12) -> nn.Module:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlightning.teachers.ledger import Answer, Cost, QueryLedger
+from kdlightning.accounting.ledger import Answer, Cost, QueryLedger
 
 TEACHER = {"url": "http://127.0.0.1:8000/v2/models/benchmark", "version": "1", "access": "soft"}
 

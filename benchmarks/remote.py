@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from kdlightning.networks import LeNet5, Network, ResNet18, save_network
-from kdlightning.teachers import RemoteSoftLabelTeacher, SoftLabelTeacher
+from kdlightning.remote import RemoteSoftLabelTeacher
+from kdlightning.teachers import SoftLabelTeacher
 
 BATCHES = (1, 32, 256)
 # name, network, requests in flight, images in a turn by batch: some tenths of a second, and whole rounds in flight

@@ -8,19 +8,19 @@ from pathlib import Path
 from kdlightning import __version__
 
 _COMMANDS = {
-    "fit": ("kdlightning.cli", "train a method, a teacher or a generator; tests the last weights at the end"),
-    "validate": ("kdlightning.cli", "measure on the validation images"),
-    "test": ("kdlightning.cli", "measure on the test images"),
-    "predict": ("kdlightning.cli", "label or synthesise: writes a transfer set, resumes where it was stopped"),
-    "estimate": ("kdlightning.estimate", "what a run or a recipe will ask, send and pay, before the first question"),
-    "run": ("kdlightning.recipes", "run a recipe: several stages, finished ones are skipped"),
-    "report": (
-        "kdlightning.report.command",
-        "compare finished runs: report.md, report.html, results.csv, results.json",
+    "fit": ("cli", "train a method, a teacher or a generator; tests the last weights at the end"),
+    "validate": ("cli", "measure on the validation images"),
+    "test": ("cli", "measure on the test images"),
+    "predict": ("cli", "label or synthesise: writes a transfer set, resumes where it was stopped"),
+    "estimate": (
+        "estimate",
+        "what a run or a recipe will ask, send and pay, before the first question",
     ),
-    "serve": ("kdlightning.serving.command", "put a saved network behind HTTP: the Open Inference Protocol"),
-    "ledger": ("kdlightning.teachers.command", "the answers that were paid for: show, verify, export, replay"),
-    "networks": ("kdlightning.networks.command", "list the networks with their parameters and MACs"),
+    "run": ("recipes", "run a recipe: several stages, finished ones are skipped"),
+    "report": ("report", "compare finished runs: report.md, report.html, results.csv, results.json"),
+    "serve": ("serve", "put a saved network behind HTTP: the Open Inference Protocol"),
+    "ledger": ("ledger", "the answers that were paid for: show, verify, export, replay"),
+    "networks": ("networks", "list the networks with their parameters and MACs"),
 }
 
 
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
-    module = importlib.import_module(_COMMANDS[name][0])
-    rest = arguments if _COMMANDS[name][0] == "kdlightning.cli" else arguments[1:]
+    module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
+    rest = arguments if _COMMANDS[name][0] == "cli" else arguments[1:]
     return int(module.main(rest) or 0)
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from kdlightning.methods.base import DistillationModule
+from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
 MOST_CLASSES = 200  # beyond, the file is large and nobody reads the matrix

@@ -14,7 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid, save_image
 
-from kdlightning.methods.generator import GeneratorModule
+from kdlightning.modules.generator import GeneratorModule
 from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 

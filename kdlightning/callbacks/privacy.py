@@ -19,7 +19,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.data.transferset import TransferSet
 from kdlightning.functional.neighbours import LEVEL, compare, nearest
-from kdlightning.methods.labelling import LabellingModule
+from kdlightning.modules.labelling import LabellingModule
 from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 

@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.progress import ProgressColumn as _Column
 from rich.text import Text
 
-from kdlightning.methods.labelling import LabellingModule
+from kdlightning.modules.labelling import LabellingModule
 
 
 class _Queries(_Column):

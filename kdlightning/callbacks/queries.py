@@ -6,8 +6,10 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
-from kdlightning.methods import LabellingModule
-from kdlightning.teachers import BlackBoxTeacher, QueryBudgetExceededError, RemoteTeacherError
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.modules import LabellingModule
+from kdlightning.remote import RemoteTeacherError
+from kdlightning.teachers import BlackBoxTeacher
 
 STOPPED = "stopped.ckpt"
 

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
-from kdlightning.methods.base import DistillationModule, TaughtModule
-from kdlightning.methods.generator import GeneratorModule
+from kdlightning.modules.base import DistillationModule, TaughtModule
+from kdlightning.modules.generator import GeneratorModule
 from kdlightning.networks.pretrained import save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 from kdlightning.types import Answers

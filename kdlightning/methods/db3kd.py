@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from kdlightning.data.base import ImageDataModule
 from kdlightning.functional import boundary
 from kdlightning.functional.divergence import kd_divergence
-from kdlightning.methods.base import DistillationModule
-from kdlightning.methods.labelling import LabellingModule, Predict
+from kdlightning.modules.base import DistillationModule
+from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import HardLabelTeacher
 from kdlightning.types import Batch
 

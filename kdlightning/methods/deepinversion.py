@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional.inversion import InversionWeights, Norm, invert, normalised_layers
-from kdlightning.methods.labelling import LabellingModule, Predict
+from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.networks.pretrained import fingerprint
 from kdlightning.teachers import WhiteBoxTeacher
 from kdlightning.types import Batch

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.divergence import kd_divergence, log_softened
-from kdlightning.methods.answered import AnsweredModule
-from kdlightning.methods.base import DistillationModule
-from kdlightning.methods.schedule import schedule
+from kdlightning.modules.answered import AnsweredModule
+from kdlightning.modules.base import DistillationModule
+from kdlightning.modules.schedule import schedule
 from kdlightning.teachers import SoftLabelTeacher
 from kdlightning.types import Batch, Estimate
 

@@ -49,8 +49,8 @@ from kdlightning.functional.selection import (
     select,
     student_share,
 )
-from kdlightning.methods.base import run_seed
-from kdlightning.methods.pool import SelectingModule
+from kdlightning.modules.base import run_seed
+from kdlightning.modules.selecting import SelectingModule
 from kdlightning.networks.shared import Features, SharedClassifierNetwork
 from kdlightning.teachers import WhiteBoxTeacher
 from kdlightning.types import Batch

@@ -33,15 +33,16 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdlightning.accounting import AnswerJournal
+from kdlightning.accounting.journal import recorded_answers
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence, log_softened
-from kdlightning.methods.answered import AnsweredModule
-from kdlightning.methods.generator import GeneratorModule
-from kdlightning.methods.schedule import schedule
+from kdlightning.modules.answered import AnsweredModule
+from kdlightning.modules.generator import GeneratorModule
+from kdlightning.modules.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
-from kdlightning.teachers import AnswerJournal, BlackBoxTeacher, WhiteBoxTeacher
-from kdlightning.teachers.journal import recorded_answers
+from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch, Estimate
 
 

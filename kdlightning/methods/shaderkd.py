@@ -32,7 +32,7 @@ from kdlightning.data.base import ImageSet
 from kdlightning.functional.adversarial import border_attack, deeper_attack
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.functional.selection import assign_targets
-from kdlightning.methods.pool import SelectingModule
+from kdlightning.modules.selecting import SelectingModule
 from kdlightning.teachers import WhiteBoxTeacher
 from kdlightning.types import Batch
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from kdlightning.methods.base import DistillationModule
+from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
 

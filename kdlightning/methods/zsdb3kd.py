@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional import boundary
-from kdlightning.methods.labelling import LabellingModule, Predict
+from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import HardLabelTeacher
 from kdlightning.types import Batch
 

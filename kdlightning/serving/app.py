@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kdlightning import __version__
+from kdlightning.remote.protocol import BINARY_EXTENSION, HEADER_LENGTH, ProtocolError
 from kdlightning.serving.model import ServedModel
 from kdlightning.serving.openapi import document
-from kdlightning.teachers.protocol import BINARY_EXTENSION, HEADER_LENGTH, ProtocolError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdlightning.networks import fingerprint
+from kdlightning.remote.protocol import Array, ProtocolError, read, shorten, write
 from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
-from kdlightning.teachers.protocol import Array, ProtocolError, read, shorten, write
 
 Response = Literal["soft", "hard", "logits"]
 INPUT = "images"

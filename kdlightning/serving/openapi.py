@@ -3,8 +3,8 @@
 from typing import Any
 
 from kdlightning import __version__
+from kdlightning.remote.protocol import HEADER_LENGTH
 from kdlightning.serving.model import INPUT, ServedModel
-from kdlightning.teachers.protocol import HEADER_LENGTH
 
 _Schema = dict[str, Any]
 

@@ -1,27 +1,13 @@
-"""Teachers as their clients see them: access is a type."""
+"""Teachers as a method sees them: access is a type. Those behind a connection are in :mod:`kdlightning.remote`."""
 
+from kdlightning.moved import names_of
 from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
-from kdlightning.teachers.connection import Patience, RemoteTeacherError
-from kdlightning.teachers.description import Tensors
-from kdlightning.teachers.http import HTTPHardLabelTeacher, HTTPSoftLabelTeacher
-from kdlightning.teachers.journal import AnswerJournal
-from kdlightning.teachers.meter import QueryBudgetExceededError, QueryMeter
-from kdlightning.teachers.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher
 from kdlightning.teachers.whitebox import WhiteBoxTeacher
 
 __all__ = [
-    "AnswerJournal",
     "BlackBoxTeacher",
-    "HTTPHardLabelTeacher",
-    "HTTPSoftLabelTeacher",
     "HardLabelTeacher",
-    "Patience",
-    "QueryBudgetExceededError",
-    "QueryMeter",
-    "RemoteHardLabelTeacher",
-    "RemoteSoftLabelTeacher",
-    "RemoteTeacherError",
     "SoftLabelTeacher",
-    "Tensors",
     "WhiteBoxTeacher",
 ]
+__getattr__ = names_of(__name__)

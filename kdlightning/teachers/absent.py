@@ -5,11 +5,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdlightning.teachers.accounts import Limits
+from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.meter import QueryMeter
+from kdlightning.accounting.terms import Terms
 from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
-from kdlightning.teachers.connection import RemoteTeacherError
-from kdlightning.teachers.meter import QueryMeter
-from kdlightning.teachers.terms import Terms
 
 
 class AbsentTeacher(BlackBoxTeacher):
@@ -45,7 +44,7 @@ class AbsentTeacher(BlackBoxTeacher):
         return terms._replace(bytes_up=None, bytes_down=None) if self._remote else terms
 
     def _answer(self, images: Tensor) -> Tensor:
-        raise RemoteTeacherError("this teacher only stands in for one that is not there: it answers nothing")
+        raise RuntimeError("this teacher only stands in for one that is not there: it answers nothing")
 
 
 class AbsentSoftLabelTeacher(AbsentTeacher, SoftLabelTeacher):

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.meter import QueryMeter
+from kdlightning.accounting.terms import Terms
 from kdlightning.networks.pretrained import fingerprint, load_network
-from kdlightning.teachers.accounts import Limits
-from kdlightning.teachers.meter import QueryMeter
-from kdlightning.teachers.terms import Terms
 from kdlightning.types import Answers, Bounds
 
 

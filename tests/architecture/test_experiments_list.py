@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlightning.recipes import assignment
+from kdlightning.commands.recipes import assignment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 README = (EXPERIMENTS / "README.md").read_text()

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from kdlightning import cli
 from kdlightning.__main__ import main
+from kdlightning.commands import cli
 from kdlightning.methods import KD, TeacherAnswers
 from kdlightning.networks import LeNet5Fifth, load_network, save_network
 

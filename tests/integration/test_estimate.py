@@ -10,7 +10,9 @@ from helpers import Linear, TinyNet, ToyDataModule, trainer
 from servers import serving
 
 from kdlightning.__main__ import main
-from kdlightning.costs import batches_done, foresee
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting.ledger import QueryLedger
+from kdlightning.commands.costs import batches_done, foresee
 from kdlightning.data import DigitsDataModule, GeneratedDataModule, NoiseDataModule, TransferSet
 from kdlightning.functional.boundary import boundary_distance, most_boundary_queries, nearest_candidates
 from kdlightning.methods import (
@@ -26,9 +28,9 @@ from kdlightning.methods import (
 from kdlightning.methods.baselines import ActiveMixup
 from kdlightning.networks import LeNet5Fifth, load_network, save_network
 from kdlightning.networks.gan import DCGANCritic, TransposedGenerator
+from kdlightning.remote import RemoteSoftLabelTeacher
 from kdlightning.serving import ServedModel
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError, RemoteSoftLabelTeacher, SoftLabelTeacher
-from kdlightning.teachers.ledger import QueryLedger
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 from kdlightning.types import Estimate
 
 

@@ -10,9 +10,10 @@ from lightning.pytorch.cli import LightningCLI
 from PIL import Image
 from servers import serving
 
-from kdlightning import cli, networks
+from kdlightning import networks
+from kdlightning.commands import cli
+from kdlightning.commands.recipes import read_recipe
 from kdlightning.networks import LeNet5, TransposedGenerator, save_network
-from kdlightning.recipes import read_recipe
 from kdlightning.serving import ServedModel
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

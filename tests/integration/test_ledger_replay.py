@@ -9,11 +9,11 @@ import yaml
 from servers import serving
 
 from kdlightning.__main__ import main
+from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.data import TransferSet
 from kdlightning.networks import LeNet5Fifth, load_network
+from kdlightning.remote.replay import offline
 from kdlightning.serving import ServedModel
-from kdlightning.teachers.ledger import QueryLedger
-from kdlightning.teachers.replay import offline
 
 STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
 DATA = {"class_path": "DigitsDataModule", "init_args": {"num_samples": 48, "num_val": 32, "batch_size": 16}}

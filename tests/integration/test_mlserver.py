@@ -19,9 +19,9 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from kdlightning.__main__ import main
+from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.data import DigitsDataModule, TransferSet
-from kdlightning.teachers import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, Tensors
-from kdlightning.teachers.ledger import QueryLedger
+from kdlightning.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, Tensors
 
 RUNTIME = """
 import numpy as np

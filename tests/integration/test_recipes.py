@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from kdlightning.__main__ import main
-from kdlightning.recipes import RecipeError, read_recipe
+from kdlightning.commands.recipes import RecipeError, read_recipe
 
 STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
 TRAINER = {

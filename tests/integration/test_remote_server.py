@@ -19,18 +19,13 @@ from helpers import Linear, ToyDataModule, trainer
 from servers import FAULTS, Spoiler, answering, serving
 
 from kdlightning.__main__ import main
+from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.data import TransferSet
 from kdlightning.methods import DB3KDLabels
 from kdlightning.networks import LeNet5Fifth
+from kdlightning.remote import Patience, RemoteHardLabelTeacher, RemoteSoftLabelTeacher
 from kdlightning.serving import ServedModel, create_app
-from kdlightning.teachers import (
-    HardLabelTeacher,
-    Patience,
-    RemoteHardLabelTeacher,
-    RemoteSoftLabelTeacher,
-    SoftLabelTeacher,
-)
-from kdlightning.teachers.ledger import QueryLedger
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 
 SHAPE = (1, 8, 8)
 STUBBORN = Patience(

@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from kdlightning import cli
+from kdlightning.commands import cli
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))

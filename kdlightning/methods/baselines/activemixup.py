@@ -25,14 +25,14 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from kdlightning.methods.baselines.selection import SelectionModule
+from kdlightning.modules.rounds import RoundsModule
 from kdlightning.teachers import BlackBoxTeacher
 
 
-class ActiveMixup(SelectionModule):
+class ActiveMixup(RoundsModule):
     """Asks all images of the datamodule, then mixes of two of them, ``queries`` in all.
 
-    Columns of the transfer set besides those of :class:`SelectionModule`: ``first`` and ``second`` (the datamodule's
+    Columns of the transfer set besides those of :class:`RoundsModule`: ``first`` and ``second`` (the datamodule's
     indices of the two images, equal for a real image) and ``weight`` (λ, of the first). ``index`` just counts.
 
     Args:
@@ -45,11 +45,11 @@ class ActiveMixup(SelectionModule):
         lowest: smallest λ.
         highest: largest λ.
         num_weights: how many values of λ, evenly spaced.
-        epochs: see :class:`SelectionModule`.
-        batch_size: see :class:`SelectionModule`.
+        epochs: see :class:`RoundsModule`.
+        batch_size: see :class:`RoundsModule`.
         at_budget: see :class:`kdlightning.methods.TeacherAnswers`.
-        optimizer: see :class:`SelectionModule`.
-        seed: see :class:`SelectionModule`.
+        optimizer: see :class:`RoundsModule`.
+        seed: see :class:`RoundsModule`.
 
     Raises:
         ValueError: a number below 1, or weights that are no convex combination.

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence
-from kdlightning.methods.baselines.adversarial import AdversarialModule, Discriminator, known_classes
+from kdlightning.modules.alternating import AdversarialModule, Discriminator, known_classes
 from kdlightning.types import Batch
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional import gan
-from kdlightning.methods.baselines.adversarial import AdversarialModule, Discriminator, known_classes
+from kdlightning.modules.alternating import AdversarialModule, Discriminator, known_classes
 from kdlightning.types import Batch
 
 

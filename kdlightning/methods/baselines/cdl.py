@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.divergence import centred_log_probabilities
-from kdlightning.methods.answered import AnsweredModule
+from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
 
 

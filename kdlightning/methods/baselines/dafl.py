@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.divergence import kd_divergence
-from kdlightning.methods.baselines.twoplayer import TwoPlayerModule
+from kdlightning.modules.alternating import TwoPlayerModule
 from kdlightning.networks.gan import Generator
 from kdlightning.teachers import WhiteBoxTeacher
 from kdlightning.types import Batch

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional.divergence import kd_divergence, log_softened
-from kdlightning.methods.baselines.adversarial import known_classes
-from kdlightning.methods.pool import SelectingModule
-from kdlightning.methods.schedule import schedule
+from kdlightning.modules.alternating import known_classes
+from kdlightning.modules.schedule import schedule
+from kdlightning.modules.selecting import SelectingModule
 from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch, Estimate
 

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.functional.divergence import decoupled_divergence, log_softened
-from kdlightning.methods.answered import AnsweredModule
+from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
 
 

@@ -28,7 +28,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.methods.baselines.selection import SelectionModule
+from kdlightning.modules.rounds import RoundsModule
 from kdlightning.teachers import BlackBoxTeacher
 
 Reward = Literal["certainty", "diversity", "loss"]
@@ -36,7 +36,7 @@ Reward = Literal["certainty", "diversity", "loss"]
 _SIDE = 16  # k-means sees images of at most this many pixels a side
 
 
-class KnockoffSelection(SelectionModule):
+class KnockoffSelection(RoundsModule):
     """Asks ``queries`` images of the pool once.
 
     The transfer set's ``index`` is the image's index in the datamodule; ``group`` (int64, adaptive only) is the action
@@ -53,11 +53,11 @@ class KnockoffSelection(SelectionModule):
         round_size: images drawn before the policy is updated.
         step_size: α of the policy's update; None for 1 / N(z), the number of times that a group has been drawn.
         window: Δ, the past images that rewards are compared with.
-        epochs: see :class:`SelectionModule`.
-        batch_size: see :class:`SelectionModule`.
+        epochs: see :class:`RoundsModule`.
+        batch_size: see :class:`RoundsModule`.
         at_budget: see :class:`kdlightning.methods.TeacherAnswers`.
-        optimizer: see :class:`SelectionModule`.
-        seed: see :class:`SelectionModule`.
+        optimizer: see :class:`RoundsModule`.
+        seed: see :class:`RoundsModule`.
 
     Raises:
         ValueError: no reward, the ``loss`` reward without a student, or a number below 1.

@@ -16,7 +16,7 @@ Differences from the paper (P) and the code of MEKD (C):
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlightning.methods.answered import AnsweredModule
+from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
 
 

@@ -4,7 +4,7 @@ from helpers import TinyNet, ToyDataModule, trainer
 from torch import nn
 
 from kdlightning.data import GeneratedDataModule, NoiseDataModule, TransferSet, TransferSetWriter
-from kdlightning.methods import LabellingModule
+from kdlightning.modules import LabellingModule
 from kdlightning.networks import DCGANGenerator, Generator, fingerprint, save_network
 from kdlightning.teachers import HardLabelTeacher
 from kdlightning.types import Answers

@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import Linear, ToyDataModule, trainer
 
+from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data import TransferSet
 from kdlightning.functional.boundary import activations
 from kdlightning.methods import DB3KDLabels
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError
+from kdlightning.teachers import HardLabelTeacher
 
 
 def network(classes=3):

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 
+from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data import GeneratedDataModule, TransferSetDataModule, TransferSetWriter
 from kdlightning.functional import gan
 from kdlightning.methods import MEKD, DB3KDLabels, MEKDGenerator, TeacherAnswers
@@ -26,7 +27,7 @@ from kdlightning.networks import (
     load_network,
     save_network,
 )
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError, SoftLabelTeacher, WhiteBoxTeacher
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch
 
 

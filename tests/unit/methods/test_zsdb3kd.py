@@ -10,9 +10,10 @@ import torch
 import yaml
 from helpers import Linear, ToyDataModule, trainer
 
+from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data import NoImagesDataModule, NoiseDataModule, SyntheticDataModule, TransferSet
 from kdlightning.methods import DB3KDLabels, ZSDB3KDImages
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError
+from kdlightning.teachers import HardLabelTeacher
 
 RECIPES = Path(__file__).parents[3] / "experiments"
 

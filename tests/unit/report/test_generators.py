@@ -4,8 +4,8 @@ import json
 import pytest
 from rich.console import Console
 
+from kdlightning.commands.report import main
 from kdlightning.report import ReportError, print_generators, read_runs, write_report
-from kdlightning.report.command import main
 from kdlightning.report.pages import GENERATOR_COLUMNS
 
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import kdlightning
+from kdlightning.commands.report import main
 from kdlightning.report import ReportError, print_table, read_runs, summarise, write_report
-from kdlightning.report.command import main
 from kdlightning.report.pages import COLUMNS
 
 KEYS = [
@@ -220,7 +220,7 @@ def test_a_report_needs_neither_torch_nor_wandb(runs):
     runs.generator()
     runs.privacy("transfer")
     code = (
-        "import sys; from kdlightning.report.command import main; code = main(sys.argv[1:]); "
+        "import sys; from kdlightning.commands.report import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'torch', 'lightning', 'wandb', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(kdlightning.__file__).parents[1])}

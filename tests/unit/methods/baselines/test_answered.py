@@ -14,9 +14,9 @@ from kdlightning.data import TransferSetDataModule
 from kdlightning.functional.divergence import decoupled_divergence, kd_divergence
 from kdlightning.methods import TeacherAnswers
 from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML
-from kdlightning.methods.baselines.adversarial import Discriminator
 from kdlightning.methods.baselines.cdl import class_distance, class_means
 from kdlightning.methods.baselines.dafl import activation_loss, information_entropy_loss, one_hot_loss
+from kdlightning.modules.alternating import Discriminator
 from kdlightning.networks import DCGANGenerator, LeNet5Fifth, save_network
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch

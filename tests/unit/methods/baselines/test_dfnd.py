@@ -7,8 +7,9 @@ from helpers import Linear, TinyNet, ToyDataModule, trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from kdlightning.methods import DFND, DistillationModule
+from kdlightning.methods import DFND
 from kdlightning.methods.baselines.dfnd import noisy_cross_entropy
+from kdlightning.modules import DistillationModule
 from kdlightning.networks import LeNet5Fifth, save_network
 from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch

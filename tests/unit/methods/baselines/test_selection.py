@@ -10,11 +10,12 @@ import torch
 from helpers import Linear, TinyNet, ToyDataModule, trainer
 from torch.nn import functional as F
 
+from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data import GeneratedDataModule, NoiseDataModule, TransferSet, TransferSetDataModule
-from kdlightning.methods import AnsweredModule
 from kdlightning.methods.baselines.activemixup import ActiveMixup, mix
 from kdlightning.methods.baselines.knockoff import KnockoffSelection, rescale, reward_terms, update_policy
-from kdlightning.teachers import HardLabelTeacher, QueryBudgetExceededError, SoftLabelTeacher
+from kdlightning.modules import AnsweredModule
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 
 Adam = partial(torch.optim.Adam, lr=0.01)
 

@@ -1,0 +1,174 @@
+"""What a query ledger counts: costs, limits and totals, and their rows in its file."""
+
+import json
+import math
+from collections.abc import Mapping
+from sqlite3 import Connection
+from typing import NamedTuple
+
+from kdlightning.accounting.meter import QueryBudgetExceededError
+
+_NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
+
+
+class Cost(NamedTuple):
+    """What a request costs.
+
+    Attributes:
+        bytes_up: bytes sent.
+        bytes_down: bytes received.
+        price: in any one currency.
+    """
+
+    bytes_up: int
+    bytes_down: int = 0
+    price: float = 0.0
+
+    def units(self) -> tuple[int, int, int]:
+        """As the file has it: bytes, and billionths of the currency.
+
+        Raises:
+            ValueError: negative or not finite.
+        """
+        if min(self) < 0 or not math.isfinite(self.price):
+            raise ValueError(f"expected finite costs >= 0, got {self}")
+        return int(self.bytes_up), int(self.bytes_down), round(self.price * _NANO)
+
+
+class Limits(NamedTuple):
+    """The most that may be paid: whichever comes first; None for no limit.
+
+    Attributes:
+        queries: images.
+        bytes: sent and received together.
+        price: in the currency of the costs.
+    """
+
+    queries: int | None = None
+    bytes: int | None = None
+    price: float | None = None
+
+
+class Totals(NamedTuple):
+    """What a ledger counts. ``repeated`` cost nothing; every image of the four other counts was paid for.
+
+    Attributes:
+        unique: images whose answer is kept.
+        repeated: images answered from the ledger, or by another copy in the same call.
+        twice: images answered although an answer had come meanwhile: two processes asked at the same time.
+        in_flight: images sent whose fate is unknown: on their way now, or their process died.
+        lost: images that may have been answered, but no usable answer came.
+        bytes_up: bytes sent.
+        bytes_down: bytes received.
+        price: paid, in the currency of the costs.
+    """
+
+    unique: int = 0
+    repeated: int = 0
+    twice: int = 0
+    in_flight: int = 0
+    lost: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    price: float = 0.0
+
+    @property
+    def paid(self) -> int:
+        """Images that count as paid for."""
+        return self.unique + self.twice + self.in_flight + self.lost
+
+
+def identity_text(teacher: Mapping[str, str]) -> str:
+    """A teacher's identity as the file has it: JSON with sorted keys."""
+    return json.dumps(dict(teacher), sort_keys=True)
+
+
+def teacher_number(connection: Connection, teacher: Mapping[str, str], *, create: bool = False) -> int:
+    """The number of a teacher's row; -1, which no row has, where there is none."""
+    identity = identity_text(teacher)
+    if create:
+        connection.execute("INSERT INTO teachers (identity) VALUES (?) ON CONFLICT DO NOTHING", (identity,))
+    row = connection.execute("SELECT id FROM teachers WHERE identity = ?", (identity,)).fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def add(connection: Connection, teacher: int, account: str, **amounts: int) -> None:
+    """Add to the totals of an account with a teacher; the price in billionths."""
+    columns = ", ".join(f'"{name}"' for name in Totals._fields)
+    sums = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in Totals._fields)
+    connection.execute(
+        f"INSERT INTO tallies (teacher, account, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        f"ON CONFLICT (teacher, account) DO UPDATE SET {sums}",
+        (teacher, account, *(amounts.get(name, 0) for name in Totals._fields)),
+    )
+
+
+def totals(connection: Connection, where: str, *values: int | str) -> Totals:
+    """The sum of the totals that an SQL condition selects."""
+    sums = ", ".join(f'coalesce(sum("{name}"), 0)' for name in Totals._fields)
+    found = Totals(*connection.execute(f"SELECT {sums} FROM tallies WHERE {where}", values).fetchone())
+    return found._replace(price=found.price / _NANO)
+
+
+def check_limits(
+    connection: Connection, account: str, limits: Limits, queries: int, cost: tuple[int, int, int]
+) -> None:
+    """Refuse what an account may not pay.
+
+    Args:
+        connection: within a transaction that adds the cost afterwards.
+        account: who pays.
+        limits: the most it may pay.
+        queries: images more.
+        cost: theirs, as the file has it.
+
+    Raises:
+        QueryBudgetExceededError: with what was spent, what was asked for and the limit.
+    """
+    spent = totals(connection, "account = ?", account)
+    paid = (spent.paid, spent.bytes_up + spent.bytes_down, round(spent.price * _NANO))
+    more = (queries, cost[0] + cost[1], cost[2])
+    most = (limits.queries, limits.bytes, None if limits.price is None else round(limits.price * _NANO))
+    units = (("queries", 1), ("bytes", 1), ("units of price", _NANO))
+    for (unit, scale), before, extra, limit in zip(units, paid, more, most, strict=True):
+        if limit is not None and before + extra > limit:
+            unknown = spent.in_flight + spent.lost
+            raise QueryBudgetExceededError(
+                f"{_text(before, scale)} {unit} have been spent"
+                + (f" (with {unknown:,} images in flight or lost)" if unknown else "")
+                + f" and {_text(extra, scale)} more were asked for, but the budget is {_text(limit, scale)}. What "
+                "was paid for is kept; raise the budget and run the same command to go on."
+            )
+
+
+def wrong_totals(connection: Connection) -> list[str]:
+    """The totals that are not the sums of their requests and answers, one line each."""
+    return [
+        f"totals: account '{account}' of teacher {teacher} does not have the sums of its rows"
+        for teacher, account in connection.execute(_WRONG_TOTALS)
+    ]
+
+
+def price_of(units: float) -> float:
+    """The price that billionths stand for."""
+    return units / _NANO
+
+
+def _text(value: int, scale: int) -> str:
+    return f"{value:,}" if scale == 1 else f"{value / scale:,.10g}"
+
+
+_WRONG_TOTALS = """
+SELECT teacher, account FROM tallies LEFT JOIN (
+    SELECT teacher, account, sum(bytes_up) AS up, sum(bytes_down) AS down, sum(price) AS cost,
+        sum(queries * (state = 'answered')) AS answered, sum(queries * (state = 'in flight')) AS flying,
+        sum(queries * (state = 'lost')) AS gone
+    FROM requests GROUP BY teacher, account
+) USING (teacher, account) LEFT JOIN (
+    SELECT requests.teacher, account, count(*) AS kept FROM answers JOIN requests ON requests.id = request
+    GROUP BY requests.teacher, account
+) USING (teacher, account)
+WHERE "unique" != coalesce(kept, 0) OR "unique" + twice != coalesce(answered, 0) OR in_flight != coalesce(flying, 0)
+    OR lost != coalesce(gone, 0) OR tallies.bytes_up != coalesce(up, 0) OR tallies.bytes_down != coalesce(down, 0)
+    OR tallies.price != coalesce(cost, 0)
+"""

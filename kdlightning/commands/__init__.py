@@ -1,0 +1,1 @@
+"""The program: one command, one file."""

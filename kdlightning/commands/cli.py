@@ -1,0 +1,358 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import lightning.pytorch as L
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting.accounts import Limits
+from kdlightning.callbacks import ConfusionMatrix, LabellingProgress, QueryLogger, RunResult
+from kdlightning.callbacks.queries import STOPPED
+from kdlightning.commands.costs import batches_done, foresee, terms_of
+from kdlightning.commands.hints import explain
+from kdlightning.commands.tracking import label_runs, log_record
+from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
+from kdlightning.remote import RemoteTeacherError
+from kdlightning.teachers import BlackBoxTeacher
+
+Built = TypeVar("Built", bound="KDLightningCLI")
+
+SWEEP = "WANDB_SWEEP_ID"  # `wandb agent` sets it, and WANDB_RUN_ID, for its trials
+
+_FIT = {
+    "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
+    "parameters": ("parameters", "{:,}"), "MACs": ("macs", "{:,}"), "queries": ("queries", "{:,}"),
+    "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
+_GENERATOR = {
+    "method": ("method", "{}"), "FID": ("fid", "{:.2f}"), "KID": ("kid", "{:.4f}"), "features": ("features", "{}"),
+    "class entropy": ("class_entropy", "{:.3f}"), "queries": ("queries", "{:,}"), "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
+_LABELS = {
+    "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
+    "per image": ("queries_per_image", "{:.1f}"), "shortfall": ("shortfall", "{:,}"),
+    "mean distance": ("mean_robustness", "{:.3f}"), "pairs not found": ("pairs_not_found", "{:,}"),
+    "seconds": ("seconds", "{:,.0f}"),
+}  # fmt: skip
+
+
+class _Parser(LightningArgumentParser):
+    """Errors without the pages of usage, with the nearest valid name."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's signature
+        if not self.exit_on_error:  # the parser of a nested class: the outer one reports
+            return super().error(message, *args, **kwargs)
+        sys.stderr.write(f"kdlightning: error: {explain(message, self)}\n")
+        raise SystemExit(2)
+
+
+class _RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's directory and into the logger; never over another run's."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write once, on the first process."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        self.already_saved = True
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, root / self.config_filename, skip_none=False, overwrite=True)
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(content, allow_val_change=True)
+
+
+class KDLightningCLI(LightningCLI):
+    """LightningCLI in subclass mode for model and data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``result.*``, ``overwrite``, ``restart`` and ``over_budget``."""
+        parser.add_lightning_class_args(RunResult, "result")
+        parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
+        parser.add_argument(
+            "--restart", type=bool, default=False,
+            help="Begin anew a run that was stopped before its first checkpoint: what it paid stays counted, and "
+            "recorded answers are not asked again.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--over_budget", type=Literal["refuse", "allow"], default="refuse",
+            help="A run that will ask more than its teacher's budget allows does not start; 'allow' lets it go as far "
+            "as the budget does. `kdlightning estimate` tells what a run will ask.",
+        )  # fmt: skip
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's hyper-parameters must not win over the command line's, nor replace the class."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose and guard the run's directory, and point every logger into it."""
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(default_directory(config))
+        root = Path(config.trainer.default_root_dir)
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self._guard(root, config)
+        if SWEEP not in os.environ:  # an agent waits for its trials' metrics
+            os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        for logger in _as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and "init_args" in logger and "save_dir" in logger.init_args:
+                if logger.init_args.save_dir in (None, "."):
+                    logger.init_args.save_dir = str(root)
+                if "name" in logger.init_args and logger.class_path.endswith("WandbLogger"):
+                    root.mkdir(parents=True, exist_ok=True)
+                    logger.init_args.name = logger.init_args.name or str(root)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, FileNotFoundError) as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401
+        """Add the callbacks that every run has, unless the configuration brings its own."""
+        root = Path(self.config_init[self.subcommand].trainer.default_root_dir)
+        mine: list[L.Callback] = [QueryLogger()]
+        if isinstance(self.model, LabellingModule):
+            mine.append(LabellingProgress())
+        else:
+            mine += [RichProgressBar(refresh_rate=20), ConfusionMatrix()]
+            mine.append(
+                ModelCheckpoint(root / "checkpoints", filename="last", enable_version_counter=False, verbose=False)
+            )
+        given = _as_list(self.config_init[self.subcommand].trainer.get("callbacks"))
+        bar = self.config_init[self.subcommand].trainer.get("enable_progress_bar") is not False
+        self.trainer_defaults["callbacks"] = [
+            callback
+            for callback in mine
+            if not any(isinstance(own, type(callback)) for own in given)
+            and (bar or not isinstance(callback, L.callbacks.ProgressBar))
+        ]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse what the budget will surely not allow; say in W&B what the run is."""
+        self._check_budget()
+        if isinstance(self.model, TaughtModule):
+            label_runs(self.trainer, self.model, self.datamodule)
+
+    def before_predict(self) -> None:
+        """Refuse what the budget will surely not allow."""
+        self._check_budget()
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's
+        """Train. Where the teacher's answers end, or the user stops it, say how to go on."""
+        try:
+            self.trainer.fit(**kwargs)
+        except (QueryBudgetExceededError, RemoteTeacherError) as error:
+            self._say_how_to_go_on(f"stopped: {error}")
+            raise SystemExit(2) from error
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends the process where it catches Ctrl-C
+                self._say_how_to_go_on("stopped")
+            raise
+
+    def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.predict's
+        """Label, or predict. If the user stops it, say how to go on."""
+        try:
+            self.trainer.predict(**kwargs)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt) and isinstance(self.model, LabellingModule):
+                sys.stderr.write("kdlightning: stopped\n  -> to go on: the same command; nothing is asked twice\n")
+            raise
+
+    def _say_how_to_go_on(self, reason: str) -> None:
+        checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
+        lines = [f"kdlightning: {reason}"]
+        if (checkpoints / STOPPED).exists():
+            lines.append(f"the state at this moment: {checkpoints / STOPPED}")
+        last = (checkpoints / "last.ckpt").exists()
+        again = f"--ckpt_path {checkpoints / 'last.ckpt'}" if last else "--restart true"
+        lines.append(f"to go on from the end of the last whole epoch: {again}" if last else f"to go on: {again}")
+        sys.stderr.write("\n  -> ".join(lines) + "\n")
+
+    def _check_budget(self) -> None:
+        config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
+        if config.over_budget == "allow" or not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
+            return
+        with suppress(ValueError):  # nobody knows: the budget itself will stop the run
+            if terms_of(self.trainer, self.model, self.datamodule).limits == Limits():
+                return
+            forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
+            if forecast is None or forecast.may_stop:
+                return
+            surely, perhaps = forecast.objections()
+            if perhaps:
+                sys.stderr.write(f"kdlightning: warning: {forecast.method} may need {' and '.join(perhaps)}\n")
+            if surely:
+                sys.stderr.write(
+                    f"kdlightning: error: {forecast.method} needs {' and '.join(surely)}. Raise the budget, ask less, "
+                    "or give --over_budget allow to go as far as it does: what is paid is kept. `kdlightning estimate` "
+                    "tells more.\n"
+                )
+                raise SystemExit(2)
+
+    def trained_batches(self) -> int:
+        """How many batches the checkpoint has seen that this run goes on with."""
+        path = self.config_init[self.subcommand].get("ckpt_path")
+        if path is None or not Path(path).is_file():
+            return 0
+        return batches_done(self.trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True))
+
+    def after_fit(self) -> None:
+        """Test the last weights, once; the record of the run is written from that."""
+        trainer, model = self.trainer, self.model
+        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if isinstance(model, DistillationModule) and not rehearsal and not trainer.interrupted:
+            trainer.test(model, datamodule=self.datamodule, verbose=False)
+            if trainer.is_global_zero:
+                root = Path(trainer.default_root_dir)
+                facts = json.loads((root / "result.json").read_text())
+                log_record(trainer, facts)
+                _print_summary(root, facts, _FIT)
+        if isinstance(model, GeneratorModule) and not rehearsal and trainer.is_global_zero:
+            root = Path(trainer.default_root_dir)
+            facts = json.loads((root / "result.json").read_text())
+            _print_summary(root, {**facts, **facts["quality"]}, _GENERATOR)
+
+    def after_predict(self) -> None:
+        """Say what was labelled and what it cost."""
+        if isinstance(self.model, LabellingModule) and self.model.finished is not None:
+            _print_summary(self.model.output, self.model.finished.manifest, _LABELS)
+
+    def _guard(self, root: Path, config: Namespace) -> None:
+        resuming = config.get("ckpt_path") is not None or config.restart
+        meter = root / "queries.meter"
+        valuable = any((root / name).exists() for name in ("result.json", "checkpoints/last.ckpt"))
+        valuable |= meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
+        if valuable and not resuming and not config.overwrite:
+            last = root / "checkpoints" / "last.ckpt"
+            again = f"--ckpt_path {last}" if last.exists() else "--restart true"
+            resume = "" if (root / "result.json").exists() and not last.exists() else f"{again} to go on with it, "
+            self.parser.error(
+                f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
+                "--overwrite true to replace it."
+            )
+        if config.overwrite and not resuming:
+            for leftover in ("result.json", "queries.meter"):
+                (root / leftover).unlink(missing_ok=True)
+            shutil.rmtree(root / "journal", ignore_errors=True)
+
+
+def default_directory(config: Namespace) -> Path:
+    """Where a run goes that was not told; every trial of a W&B sweep to a place of its own."""
+    if SWEEP in os.environ:
+        return Path("runs", f"sweep-{os.environ[SWEEP]}", os.environ.get("WANDB_RUN_ID", "trial"))
+    model = config.model.class_path.rsplit(".", 1)[-1].lower()
+    return Path("runs") / f"{model}-seed{config.seed_everything}"
+
+
+def _print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]]) -> None:
+    """One line of what a stage has made."""
+    table = Table(title=str(directory), title_justify="left", title_style="bold green", box=box.SIMPLE_HEAD)
+    cells = []
+    for heading, (key, form) in columns.items():
+        if facts.get(key) is not None:
+            table.add_column(heading, justify="right")
+            cells.append(form.format(facts[key]))
+    table.add_row(*cells)
+    Console(width=max(100, Console().width)).print(table)
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, many, a flag or none
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def quiet() -> None:
+    """Silence messages that no user of this program can act on."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
+    for message in (
+        "LightningCLI's args parameter",  # ours to give: subcommands are dispatched before Lightning is imported
+        "`isinstance(treespec, LeafSpec)` is deprecated",
+        "`tensorboardX` has been removed",  # without a logger of one's own Lightning writes CSV files, which will do
+        "predict returned None",  # a labelling predict writes its rows itself
+        "You passed in a `val_dataloader` but have no `validation_step`",  # a generator has no accuracy
+        "module(s) in eval mode at the start of training",  # a frozen teacher, which stays so
+        "The 'val_dataloader' does not have many workers",  # images in memory need none
+        "The 'train_dataloader' does not have many workers",
+        "The 'test_dataloader' does not have many workers",
+        "The 'predict_dataloader' does not have many workers",
+        "The number of training batches",  # shorter than log_every_n_steps: means are logged at the epoch's end
+    ):
+        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        args: the command line, subcommand first; None for the process's own.
+
+    Raises:
+        SystemExit: with status 2, after a message, when the package refuses what it was given.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    quiet()
+    try:
+        _run(arguments)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        if not _ours(error):
+            raise
+        sys.stderr.write(f"kdlightning: error: {error}\n")
+        raise SystemExit(2) from error
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish()  # else the next run in this process would log into this one
+    return 0
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether the package itself raised it, outside a training step: a message for the user, not a defect to trace."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = str(Path(__file__).parent)
+    steps = ("training_step", "validation_step", "test_step")
+    return frames[-1].f_code.co_filename.startswith(package) and not any(f.f_code.co_name in steps for f in frames)
+
+
+def _run(arguments: list[str]) -> None:
+    build(KDLightningCLI, arguments)
+
+
+def build(kind: type[Built], arguments: list[str]) -> Built:
+    """Parse a command line and do what ``kind`` does with it."""
+    return kind(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=_RunConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=_Parser,
+        parser_kwargs={"allow_abbrev": False},
+        trainer_defaults={"logger": True, "log_every_n_steps": 20},
+        args=arguments,
+    )

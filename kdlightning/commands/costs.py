@@ -1,0 +1,185 @@
+"""What a run will cost: what its method asks, on the terms of its teacher. Nothing here asks."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+
+from kdlightning.accounting.terms import Terms
+from kdlightning.methods import TeacherAnswers
+from kdlightning.modules import LabellingModule
+from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.types import Answers, Estimate
+
+_LEEWAY = 1e-9  # prices are sums of floats
+
+
+class Forecast(NamedTuple):
+    """What one run will cost.
+
+    Attributes:
+        method: class of the module.
+        estimate: what it asks.
+        terms: what its teacher takes for it.
+        may_stop: the run is told to make do with what the budget allows.
+    """
+
+    method: str
+    estimate: Estimate
+    terms: Terms
+    may_stop: bool = False
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """The fewest and the most questions still to come."""
+        return self.estimate.least - self.estimate.kept, self.estimate.most - self.estimate.kept
+
+    @property
+    def paid(self) -> tuple[int, int]:
+        """The fewest and the most images that will be paid: all, or those that the ledger does not know."""
+        (least, most), terms = self.asked, self.terms
+        if terms.offline:
+            return 0, 0
+        if terms.known is None:
+            return least, most
+        fewest, differing = self.estimate.distinct or (least, most)
+        return max(0, min(least, fewest) - terms.known), min(most, differing)
+
+    @property
+    def bytes_up(self) -> tuple[float, float] | None:
+        """The fewest and the most bytes sent; None where nobody knows what an image is sent as."""
+        if self.terms.bytes_up is None:
+            return None
+        fewest, longest = self.terms.bytes_up
+        return self.paid[0] * fewest, self.paid[1] * longest
+
+    @property
+    def bytes_down(self) -> tuple[float, float] | None:
+        """The fewest and the most bytes received; None where nobody knows what an answer takes."""
+        each = self.terms.bytes_down
+        return None if each is None else (self.paid[0] * each, self.paid[1] * each)
+
+    @property
+    def price(self) -> tuple[float, float]:
+        """The least and the most money."""
+        return self.paid[0] * self.terms.price, self.paid[1] * self.terms.price
+
+    def objections(self) -> tuple[list[str], list[str]]:
+        """Where the budget does not suffice: for sure, and perhaps; one clause for each unit of it."""
+        up, down = self.bytes_up or (0.0, 0.0), self.bytes_down or (0.0, 0.0)
+        needs = {
+            "queries": self.paid,
+            "bytes": (up[0], up[1] + down[1]),
+            "units of price": self.price,
+        }
+        surely: list[str] = []
+        perhaps: list[str] = []
+        for (unit, (least, most)), limit, spent in zip(needs.items(), self.terms.limits, self.terms.spent, strict=True):
+            if limit is None or (spent or 0) + most <= limit + _LEEWAY:
+                continue
+            sure = (spent or 0) + least > limit + _LEEWAY
+            need = least if sure else most
+            also = f", of which {_number(spent)} are spent" if spent else ""
+            bound = "" if least == most else "at least " if sure else "at most "
+            (surely if sure else perhaps).append(
+                f"{bound}{_number(need)} {unit}, but the budget is {_number(limit)}{also}"
+            )
+        return surely, perhaps
+
+    def lines(self, rate: float | None = None) -> list[tuple[str, str]]:
+        """What to print: names and values.
+
+        Args:
+            rate: images per second, if known.
+        """
+        known, kept, terms = self.terms.known, self.estimate.kept, self.terms
+        lines = [("queries", span(self.estimate.least, self.estimate.most))]
+        if kept:
+            lines += [("answered already", f"{kept:,}"), ("to ask", span(*self.asked))]
+        if known:
+            lines.append(("in the ledger", f"{known:,} answers of this teacher; what they answer costs nothing"))
+        if self.paid != self.asked:
+            lines.append(("to pay", span(*self.paid)))
+        lines.append(("bytes up", "nobody knows yet" if self.bytes_up is None else span(*self.bytes_up)))
+        lines.append(("bytes down", "nobody knows yet" if self.bytes_down is None else span(*self.bytes_down)))
+        lines.append(("price", span(*self.price) if terms.price else "none is set"))
+        if rate:
+            lines.append((f"time at {rate:,.4g} images/s", _duration(*(number / rate for number in self.paid))))
+        for unit, limit, spent in zip(("queries", "bytes", "price"), terms.limits, terms.spent, strict=True):
+            if limit is not None:
+                lines.append((f"budget of {unit}", f"{_number(limit)}, {_number(spent or 0)} spent"))
+        return lines
+
+
+def foresee(trainer: L.Trainer, module: L.LightningModule, data: Any, done: int = 0) -> Forecast | None:  # noqa: ANN401
+    """What a run will cost; sets the datamodule up, asks nothing.
+
+    Args:
+        trainer: not yet running.
+        module: the method.
+        data: its datamodule.
+        done: batches trained on already.
+
+    Returns:
+        None where no black box is asked.
+
+    Raises:
+        ValueError: nobody knows: the run has no end, or the method does not say.
+    """
+    teacher = getattr(module, "teacher", None)
+    if not isinstance(teacher, BlackBoxTeacher):
+        return None
+    labelling, name = isinstance(module, LabellingModule), type(module).__name__
+    data.prepare_data()
+    data.setup("predict" if labelling else "fit")
+    tell = getattr(module, "estimate", None)
+    estimate = None if tell is None else tell(trainer, data, done)
+    if estimate is None:
+        raise ValueError(f"{name} does not say how many images it asks: override `estimate` (or `questions`)")
+    may_stop = isinstance(module, TeacherAnswers) and module.at_budget == "finish"
+    return Forecast(name, estimate, terms_of(trainer, module, data), may_stop)
+
+
+def terms_of(trainer: L.Trainer, module: Any, data: Any) -> Terms:  # noqa: ANN401
+    """The terms of a module's black-box teacher for the images of a datamodule.
+
+    Raises:
+        ValueError: the datamodule does not say how large its images are.
+    """
+    if not hasattr(data, "image_size"):
+        raise ValueError(f"{type(data).__name__} does not say how large its images are: channels and image_size")
+    labelling = isinstance(module, LabellingModule)
+    directory = module.output if labelling else Path(trainer.default_root_dir)
+    terms: Terms = module.teacher.terms((data.channels, data.image_size, data.image_size), directory / "queries.meter")
+    earlier = Answers(0, 0, 0)
+    with suppress(FileNotFoundError):  # of a recipe's stage that has not been run
+        earlier = getattr(data, "paid", earlier) if labelling else earlier
+    return terms._replace(spent=terms.spent._replace(queries=max(terms.spent.queries or 0, earlier.queries)))
+
+
+def batches_done(checkpoint: Mapping[str, Any]) -> int:
+    """How many batches each process had trained on when Lightning wrote a checkpoint."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"])
+
+
+def span(least: float, most: float) -> str:
+    """Two bounds in words."""
+    if least == most:
+        return _number(most)
+    return f"at most {_number(most)}" + (f", at least {_number(least)}" if least else "")
+
+
+def _number(value: float | None) -> str:
+    value = value or 0
+    return f"{value:,.0f}" if value == int(value) or value > 10**6 else f"{value:,.10g}"
+
+
+def _duration(least: float, most: float) -> str:
+    def text(seconds: float) -> str:
+        units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+        size, unit = next((pair for pair in units if seconds >= 2 * pair[0]), units[-1])
+        return f"{seconds / size:,.1f} {unit}"
+
+    return text(most) if least == most else f"at most {text(most)}"

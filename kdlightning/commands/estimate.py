@@ -1,0 +1,243 @@
+"""``python -m kdlightning estimate``: queries, bytes, price and time of a run, before the teacher is asked anything."""
+
+import argparse
+import inspect
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.cli import LightningCLI
+from rich.console import Console
+from rich.table import Table
+
+from kdlightning.commands import cli
+from kdlightning.commands.costs import Forecast, foresee, span, terms_of
+from kdlightning.commands.hints import public_class, without_noise
+from kdlightning.commands.recipes import RecipeError, Stage, assignment, read_recipe
+from kdlightning.modules import LabellingModule
+from kdlightning.remote.networked import NetworkedTeacher
+from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher
+from kdlightning.teachers.absent import AbsentHardLabelTeacher, AbsentSoftLabelTeacher, AbsentTeacher
+
+_DESCRIPTION = """\
+Say what a run will ask its teacher: exactly where that is known beforehand, else at most. The teacher is not asked,
+unless --probe is given; of a teacher behind the Open Inference Protocol the metadata are read, which costs nothing.
+
+What an interrupted run has kept, and what the ledger knows, is not counted again."""
+
+_EPILOG = """\
+examples:
+  kdlightning estimate --config labels.yaml
+  kdlightning estimate --config exp.yaml --ckpt_path runs/exp/checkpoints/last.ckpt --rate 200
+  kdlightning estimate experiments/digits/mekd/recipe.yaml
+
+Everything else is an option of fit or of predict, whichever the model is for."""
+
+
+_REASONS = (ArgumentError, RecipeError, OSError, RuntimeError, TypeError, ValueError)
+
+
+class _Dry(cli.KDLightningCLI):
+    """Builds everything as a run does, writes nothing, and looks ahead instead of running."""
+
+    asked_for = 0  # images of a probe
+    forecast: Forecast | None = None
+    rate: float | None = None
+    absent = ""  # why the teacher is not there
+    asks = True
+
+    def before_instantiate_classes(self) -> None:
+        """No run's directory is guarded or made, nothing is logged, and no callback but those that may end a run."""
+        config = self.config[self.subcommand]
+        config.trainer.logger = False
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(cli.default_directory(config))
+        given = config.trainer.get("callbacks")
+        given = given if isinstance(given, list) else [given] if given else []
+        config.trainer.callbacks = [one for one in given if issubclass(_class_of(one), (EarlyStopping, Timer))]
+
+    def instantiate_classes(self) -> None:
+        """Build what a black box is asked by; in the place of a teacher that is not there, one with its settings."""
+        model = self.config[self.subcommand].model
+        self.asks = any(issubclass(_class_of(part), BlackBoxTeacher) for part in _parts(model))
+        if not self.asks:
+            return
+        try:
+            LightningCLI.instantiate_classes(self)
+        except (ArgumentError, OSError, RuntimeError, TypeError, ValueError) as error:
+            for part in _parts(model):
+                if issubclass(_class_of(part), BlackBoxTeacher):
+                    _put_absent(part)
+            self.absent = _reason(error)
+            LightningCLI.instantiate_classes(self)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self.asks:
+            return
+        self.forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
+        if self.forecast is not None and self.asked_for:
+            self.rate = _probe(self.model, self.datamodule, self.asked_for)
+            self.forecast = self.forecast._replace(terms=terms_of(self.trainer, self.model, self.datamodule))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what a run or a recipe will cost.
+
+    Args:
+        argv: the arguments after ``estimate``.
+
+    Returns:
+        Exit code: 0; 2 if nobody can know.
+    """
+    options, rest = _parser().parse_known_args(argv)
+    cli.quiet()
+    console = Console(highlight=False, width=max(100, Console().width))
+    try:
+        if rest and not rest[0].startswith("-") and rest[0] not in ("fit", "predict"):
+            return _recipe(options, rest, console)
+        command, rest = (rest[0], rest[1:]) if rest[:1] in (["fit"], ["predict"]) else (_command(rest), rest)
+        dry = _dry([command, *rest], options.probe)
+    except _REASONS as error:
+        sys.stderr.write(f"kdlightning estimate: {_reason(error)}\n")
+        return 2
+    _print(console, command, dry, options.rate)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdlightning estimate", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
+        usage="kdlightning estimate [--rate R] [--probe N] (RECIPE [--output DIR] [--set NAME=VALUE] | --config ...)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, metavar="R", help="images that the teacher answers in a second")
+    parser.add_argument(
+        "--probe", type=int, default=0, metavar="N", help="ask N of the images, which is paid, and measure the rate"
+    )
+    return parser
+
+
+def _dry(arguments: list[str], probe: int = 0) -> _Dry:
+    class Probing(_Dry):
+        asked_for = probe
+
+    return cli.build(Probing, arguments)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """``predict`` for a model that labels, else ``fit``."""
+    model: Any = None
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        value = value if equals else "".join(arguments[position + 1 : position + 2])
+        if option in ("--config", "-c"):
+            model = (yaml.safe_load(Path(value).read_text()) or {}).get("model", model)
+        elif option in ("--model", "--model.class_path"):
+            model = value
+    found = public_class(str(model.get("class_path") if isinstance(model, dict) else model))
+    return "predict" if isinstance(found, type) and issubclass(found, LabellingModule) else "fit"
+
+
+def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
+    forecast = dry.forecast
+    if forecast is None:
+        console.print(f"{title}: asks no black box", style="dim")
+        return
+    console.print(f"{title}: {forecast.method}", style="bold")
+    table = Table(box=None, show_header=False)
+    for name, value in forecast.lines(rate or dry.rate):
+        table.add_row(name, value)
+    console.print(table)
+    for word, clauses in zip(("refused", "may be stopped"), forecast.objections(), strict=True):
+        if clauses and not forecast.may_stop:
+            console.print(f"  {word}: needs {' and '.join(clauses)}")
+    if dry.absent:
+        console.print(
+            f"  by its settings alone, since the teacher is not there: {dry.absent}", soft_wrap=True, markup=False
+        )
+
+
+def _probe(module: Any, data: Any, number: int) -> float | None:  # noqa: ANN401
+    """Images per second of a real query; None where the ledger knew them all."""
+    images = data.candidate_pool(number).image.float().div(255)
+    before, began = module.teacher.paid.queries, time.monotonic()
+    module.teacher.query(images)
+    asked = module.teacher.paid.queries - before
+    return asked / (time.monotonic() - began) if asked else None
+
+
+def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Console) -> int:
+    """Stage by stage, and the sum."""
+    parser = argparse.ArgumentParser(prog="kdlightning estimate RECIPE", allow_abbrev=False)
+    parser.add_argument("recipe")
+    parser.add_argument("--output")
+    parser.add_argument("--set", action="append", default=[])
+    told = parser.parse_args(arguments)
+    if options.probe:
+        raise RecipeError("--probe is for a single run: estimate one stage's configuration")
+    variables = dict(assignment(text) for text in told.set)
+    _, stages, _ = read_recipe(told.recipe, output=told.output, variables=variables)
+    found, unknown = [], []
+    for stage in stages:
+        if stage.finished:
+            console.print(f"[dim]{stage.name}: finished already[/dim]")
+            continue
+        try:
+            dry = _stage(stage)
+        except _REASONS as error:
+            console.print(f"{stage.name}: nobody knows yet: {_reason(error)}", soft_wrap=True)
+            unknown.append(stage.name)
+            continue
+        _print(console, stage.name, dry, options.rate)
+        found += [] if dry.forecast is None else [dry.forecast]
+    least, most = (sum(forecast.paid[side] for forecast in found) for side in (0, 1))
+    price = [sum(forecast.price[side] for forecast in found) for side in (0, 1)]
+    without = f"; without {', '.join(unknown)}" if unknown else ""
+    console.print(f"[bold]all[/bold]: to pay {span(least, most)} images, price {span(*price)}{without}")
+    return 0
+
+
+def _stage(stage: Stage) -> _Dry:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "stage.yaml"
+        file.write_text(yaml.safe_dump(stage.config, sort_keys=False))
+        last = stage.directory / "checkpoints" / "last.ckpt"
+        resume = ["--ckpt_path", str(last)] if stage.command == "fit" and last.exists() else []
+        return _dry([stage.command, "--config", str(file), *resume])
+
+
+def _parts(config: Any) -> Iterator[Namespace]:  # noqa: ANN401 - anything in a configuration
+    """All places of a configuration that name a class."""
+    if isinstance(config, Namespace):
+        if "class_path" in config:
+            yield config
+        for value in vars(config).values():
+            yield from _parts(value)
+
+
+def _class_of(part: Namespace) -> type:
+    found = public_class(part.class_path)
+    return found if isinstance(found, type) else object
+
+
+def _put_absent(part: Namespace) -> None:
+    """Replace a teacher's configuration by one that can be built."""
+    real, given = _class_of(part), part.get("init_args") or {}
+    known = {name: given[name] for name in inspect.signature(AbsentTeacher).parameters if name in given}
+    soft = issubclass(real, SoftLabelTeacher)
+    kind: type[AbsentTeacher] = AbsentSoftLabelTeacher if soft else AbsentHardLabelTeacher
+    part.class_path = f"{kind.__module__}.{kind.__name__}"
+    settings = {**known, "remote": issubclass(real, NetworkedTeacher)}
+    part.init_args = Namespace(settings)  # type: ignore[no-untyped-call]
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong, in a line: jsonargparse lists it, below where it stands."""
+    lines = [line for line in without_noise(str(error)).splitlines() if not line.lstrip().startswith("Given value")]
+    return lines[-1].strip().removeprefix("- ") if lines else str(error)

@@ -1,0 +1,109 @@
+"""What the command line says about names it does not know: what was expected there, and the nearest valid name."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning.pytorch as L
+from jsonargparse import ArgumentParser
+
+# importing them also lets YAML and the command line use their short names
+from kdlightning import callbacks, data, methods, modules, networks, remote, teachers
+
+_PUBLIC = (methods, modules, data, networks, teachers, remote, callbacks)
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """A message of jsonargparse, with what was expected and the nearest valid name under it.
+
+    Args:
+        message: what jsonargparse says.
+        parser: whose options are known.
+    """
+    hints = list(dict.fromkeys(_hints(message, parser)))
+    return "\n".join([without_noise(message), *(f"  -> {hint}" for hint in hints)])
+
+
+def without_noise(message: str) -> str:
+    """A message of jsonargparse without the types that were tried, and without long values.
+
+    Args:
+        message: what jsonargparse says.
+    """
+    lines = (
+        r"(?:- )?Does not validate against any of the Union subtypes\n\s*Subtypes: .*\n\s*Errors:",
+        r"- Expected a <class 'NoneType'>",
+        r"- Expected a path but .*",
+        r"Given value type: .*",
+        r"Given value: (?:.{41,}|None)",
+    )
+    return re.sub(rf"(?:^|\n)\s*(?:{'|'.join(lines)})(?=\n|$)", "", message).strip().removeprefix("- ")
+
+
+def public_class(name: str) -> Any:  # noqa: ANN401 - a class, if there is one
+    """The class of a short name of this package's, or of an import path; None if there is none."""
+    short = next((vars(module)[name] for module in _PUBLIC if name in vars(module)), None)
+    return _import(name) if short is None and "." in name else short
+
+
+def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
+    owner, key = None, None
+    for line in message.splitlines():
+        if found := re.search(r"class_path '([\w.]+)'", line):
+            owner = _import(found[1])
+        if found := re.search(r'Parser key "([\w.]+)"', line):
+            key = found[1]
+        if found := re.search(r"Option '([\w.]+)' is not accepted", line):
+            yield _nearest(found[1], set(inspect.signature(owner).parameters) if owner else set(), "argument")
+        if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
+            yield _wanted(owner, key, next(filter(None, found.groups())))
+        if found := re.search(r"No module named '([\w.]+)'", line):
+            yield f"modules are looked for in {Path.cwd()} and among the installed packages"
+        if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
+            names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+            subparsers = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+            for choices in subparsers:
+                for sub in choices.values():
+                    names |= {option.lstrip("-") for one in sub._actions for option in one.option_strings}
+            for option in re.findall(r"--([\w.]+)", found[1]):
+                yield _nearest(option, names, "option")
+        if found := re.search(
+            r"[Kk]ey '?\"?([\w.]+)'?\"? is not (?:accepted|expected)|No action for key \"([\w.]+)\"", line
+        ):
+            names = {action.dest for action in parser._actions}
+            yield _nearest(found[1] or found[2], names, "key")
+
+
+def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
+    """What a parameter takes, and the nearest of those names."""
+    if owner is not None and key is not None and key in inspect.signature(owner).parameters:
+        annotation, place = inspect.signature(owner).parameters[key].annotation, f"'{key}' of {owner.__name__}"
+    else:
+        annotation = L.LightningDataModule if key == "data" else L.LightningModule
+        place = f"'{key}'"
+    bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
+    known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
+    fitting = {name for name, cls in known.items() if issubclass(cls, tuple(bases)) and not inspect.isabstract(cls)}
+    kinds = " or ".join(base.__name__ for base in bases)
+    # a class of the wrong kind is no misspelling: what is asked for is nearer than the nearest letters
+    own = sorted({base.__name__ for base in bases} & fitting) if given in known else []
+    near = own or get_close_matches(given, fitting, n=1, cutoff=0.0)
+    known_as = f"'{given}' is a {known[given].__mro__[1].__name__}" if given in known else f"'{given}' is none"
+    return f"{place} takes a {kinds}; {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _nearest(given: str, names: set[str], kind: str) -> str:
+    near = get_close_matches(given, names - {"self"}, n=1, cutoff=0.0)
+    return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _import(class_path: str) -> Any:  # noqa: ANN401 - a class, or a function that makes one
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception:  # noqa: BLE001 - whatever a user's file does when it is imported, the message has it already
+        return None

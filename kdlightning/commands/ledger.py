@@ -1,0 +1,207 @@
+"""``python -m kdlightning ledger``: look into a query ledger, check it, take its answers elsewhere."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdlightning.accounting.ledger import Entry, LedgerError, QueryLedger, Totals
+from kdlightning.remote.replay import replay
+
+_DESCRIPTION = """\
+A query ledger keeps every answer that was paid for. None of these commands asks a teacher or changes the ledger."""
+
+_EPILOG = """\
+examples:
+  kdlightning ledger show runs/ledger.sqlite
+  kdlightning ledger verify runs/ledger.sqlite
+  kdlightning ledger export runs/ledger.sqlite --output answers.parquet
+  kdlightning ledger replay runs/ledger.sqlite --config runs/kd/config.yaml --output runs/again"""
+
+_COLUMNS = ("teacher", "image", "time", "bytes_up", "bytes_down", "price", "dtype", "shape", "answer")
+_ROWS = 10_000  # of a Parquet row group
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the ledger's commands.
+
+    Args:
+        argv: the arguments after ``ledger``.
+
+    Returns:
+        Exit code: 0; 1 if ``verify`` found damage; 2 if the command could not do its work; a replay's own.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "replay":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if arguments.command == "replay":
+            return replay(arguments.file, arguments.config, arguments.output, rest)
+        with QueryLedger(arguments.file, readonly=True) as ledger:
+            if arguments.command == "export":
+                return _export(ledger, arguments.output)
+            return _show(ledger) if arguments.command == "show" else _verify(ledger)
+    except (LedgerError, OSError, ValueError, ImportError) as error:
+        sys.stderr.write(f"kdlightning ledger: {error}\n")
+        return 2
+
+
+def export(ledger: QueryLedger, output: str | Path) -> int:
+    """Write all answers to a table, in the order in which they were recorded.
+
+    Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price (shares of the request that
+    the answer came with), dtype, shape and answer (its values in row-major order; all as float64 in Parquet).
+
+    Args:
+        ledger: the ledger.
+        output: a new file, ``*.csv`` or ``*.parquet``.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        ValueError: another kind of file.
+        FileExistsError: there is such a file.
+        ImportError: Parquet without pyarrow.
+    """
+    output = Path(output)
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    if output.suffix not in writers:
+        raise ValueError(f"{output}: expected a name that ends in .csv or .parquet")
+    if output.exists():
+        raise FileExistsError(f"{output} exists; choose another output, or delete it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    try:
+        rows = writers[output.suffix](temporary, ledger.answers())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="kdlightning ledger", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=style
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in (
+        ("show", "print what was paid to each teacher, and how often an answer was free"),
+        ("verify", "check the file, every answer and the totals; list requests whose fate is unknown"),
+        ("export", "write all answers with their times and costs to a table"),
+        (
+            "replay",
+            "run a configuration once more from the ledger alone; further arguments are those of fit or predict",
+        ),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=name != "replay"
+        )
+        command.add_argument("file", metavar="FILE", type=Path, help="the ledger")
+        if name == "export":
+            command.add_argument(
+                "--output", metavar="TABLE", type=Path, required=True, help="a new .csv or .parquet file"
+            )
+        if name == "replay":
+            command.add_argument("--config", type=Path, required=True, help="of the run: config.yaml in its directory")
+            command.add_argument(
+                "--output", metavar="DIR", type=Path, help="new directory (default: the run's, -replay)"
+            )
+    return parser
+
+
+def _show(ledger: QueryLedger) -> int:
+    console = Console(width=max(100, Console().width))  # narrower, numbers would be broken up
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("Teacher", overflow="fold")
+    headings = ("Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for teacher in ledger.teachers():
+        table.add_row(Text(_name(teacher)), *_cells(ledger.totals(teacher)))
+    table.add_section()
+    table.add_row("all", *_cells(ledger.totals()), style="bold")
+    console.print(table)
+    totals, size = ledger.totals(), ledger.path.stat().st_size
+    sys.stdout.write(
+        f"\n{totals.paid:,} images paid for, {totals.repeated:,} answered for free; {size:,} bytes of file\n"
+    )
+    return 0
+
+
+def _verify(ledger: QueryLedger) -> int:
+    for line in ledger.in_flight():
+        sys.stdout.write(f"in flight: {line}; counted as paid\n")
+    wrong = ledger.verify()
+    for line in wrong:
+        sys.stdout.write(f"{line}\n")
+    if wrong:
+        sys.stderr.write(f"kdlightning ledger: {ledger.path}: {len(wrong)} faults\n")
+        return 1
+    sys.stdout.write(f"{ledger.path}: {ledger.totals().unique:,} answers as recorded, totals right\n")
+    return 0
+
+
+def _export(ledger: QueryLedger, output: Path) -> int:
+    rows = export(ledger, output)
+    sys.stdout.write(f"{output}: {rows:,} answers\n")
+    return 0
+
+
+def _name(teacher: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in teacher.items())
+
+
+def _cells(totals: Totals) -> list[str]:
+    return [f"{value:,}" for value in totals[:-1]] + [f"{totals.price:,.10g}"]
+
+
+def _write_csv(path: Path, entries: Iterable[Entry]) -> int:
+    rows = 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for rows, entry in enumerate(entries, start=1):  # noqa: B007 - the last number is the number of rows
+            teacher, image, time, *costs, dtype, shape, values = _row(entry)
+            writer.writerow((teacher, image, time.isoformat(), *costs, dtype, json.dumps(shape), json.dumps(values)))
+    return rows
+
+
+def _write_parquet(path: Path, entries: Iterable[Entry]) -> int:
+    try:
+        pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ImportError("Parquet needs pyarrow: pip install 'kdlightning[parquet]', or export to .csv") from error
+    types = (
+        pa.string(), pa.string(), pa.timestamp("us", tz="UTC"), pa.float64(), pa.float64(), pa.float64(), pa.string(),
+        pa.list_(pa.int64()), pa.list_(pa.float64()),
+    )  # fmt: skip
+    schema, rows = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
+    table = map(_row, entries)
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(table, _ROWS)):
+            columns = [pa.array(column, kind) for column, kind in zip(zip(*group, strict=True), types, strict=True)]
+            writer.write_table(pa.table(columns, schema=schema))
+            rows += len(group)
+    return rows
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    """An entry as the columns of a table."""
+    teacher, time = json.dumps(entry.teacher, sort_keys=True), datetime.fromtimestamp(entry.time, UTC)
+    costs, answer = (entry.bytes_up, entry.bytes_down, entry.price), entry.answer
+    return (teacher, entry.image.hex(), time, *costs, answer.dtype.str, list(answer.shape), answer.ravel().tolist())

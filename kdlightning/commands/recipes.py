@@ -1,0 +1,250 @@
+"""Recipes: several stages of ``fit`` and ``predict`` as one command, finished stages skipped.
+
+A recipe is one YAML file::
+
+    output: runs/demo
+    variables: {seeds: ...}            # optional: placeholders used below
+    stages:
+      - name: labels-{robustness}      # also the stage's directory below `output`
+        command: predict
+        matrix: {robustness: [bd, mbd]}  # one stage for every combination
+        config: {...}                  # the whole configuration, or the path of a file (relative to the recipe)
+        set: {model.init_args.output: "{output}/labels-{robustness}"}  # single values on top of it
+    report: true
+
+``{output}``, ``{data}``, the variables and the matrix's names are filled in wherever they stand in a string.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+_FINISHED = {"fit": "result.json", "predict": "manifest.json"}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run, with the place and what was expected."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a recipe.
+
+    Attributes:
+        name: unique within the recipe.
+        command: ``fit`` or ``predict``.
+        directory: where its results go.
+        config: its whole configuration.
+    """
+
+    name: str
+    command: str
+    directory: Path
+    config: dict[str, Any] = field(hash=False)
+
+    @property
+    def digest(self) -> str:
+        """Identifies the configuration: a finished stage is skipped only if this has not changed."""
+        return hashlib.sha256(json.dumps([self.command, self.config], sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def begun(self) -> bool:
+        """Whether its directory holds more than what its command was told: something to lose."""
+        told = {"stage.json", "stage.yaml", "config.yaml"}
+        return self.directory.is_dir() and any(file.name not in told for file in self.directory.iterdir())
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result lies in its directory."""
+        return (self.directory / _FINISHED[self.command]).exists()
+
+
+def read_recipe(
+    path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
+) -> tuple[Path, list[Stage], bool]:
+    """Read and check a recipe, before anything runs.
+
+    Args:
+        path: the YAML file.
+        output: replaces the recipe's own.
+        variables: replace the recipe's own of the same names.
+
+    Returns:
+        The output directory, the stages in order, and whether a report is wanted at the end.
+
+    Raises:
+        RecipeError: with what is wrong and where.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"{path} does not exist; a recipe is a YAML file of stages, see docs/tutorial-method.md")
+    recipe = yaml.safe_load(path.read_text())
+    _check_keys(recipe, {"output", "stages"}, {"variables", "report"}, str(path))
+    own = recipe.get("variables") or {}
+    unknown = set(variables or {}) - set(own)
+    if unknown:
+        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(own)}")
+    filled = {**own, **(variables or {})}
+    root = Path(output or _fill(recipe["output"], filled))
+    stages: list[Stage] = []
+    for number, entry in enumerate(recipe["stages"]):
+        where = f"{path}, stage {number + 1}"
+        _check_keys(entry, {"name", "command", "config"}, {"matrix", "set"}, where)
+        stages.extend(_expand(entry, {**filled, "output": str(root)}, path.parent, root, where))
+    names = [stage.name for stage in stages]
+    if len(set(names)) != len(names):
+        raise RecipeError(f"{path}: stages need names of their own; put the matrix's placeholders into {names}")
+    return root, stages, bool(recipe.get("report", True))
+
+
+def run_stage(stage: Stage, console: Console) -> None:
+    """Run one stage, or skip it if it is finished, or resume it if it was interrupted.
+
+    Raises:
+        RecipeError: the stage was begun or finished with other settings.
+        SystemExit: the command failed.
+    """
+    record = stage.directory / "stage.json"
+    if record.exists() and json.loads(record.read_text())["digest"] != stage.digest and stage.begun:
+        raise RecipeError(
+            f"{stage.directory} holds stage '{stage.name}' with other settings; choose another --output, or delete "
+            "that directory to run it anew"
+        )
+    if stage.finished:
+        console.print(f"[dim]{stage.name}: finished already, skipped[/dim]")
+        return
+    stage.directory.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"digest": stage.digest, "command": stage.command}) + "\n")
+    config = stage.directory / "stage.yaml"
+    config.write_text(yaml.safe_dump(stage.config, sort_keys=False))
+    arguments = [stage.command, "--config", str(config)]
+    last = stage.directory / "checkpoints" / "last.ckpt"
+    if stage.command == "fit":
+        arguments += ["--ckpt_path", str(last)] if last.exists() else ["--restart", "true"]
+    console.rule(f"[bold]{stage.name}")
+    if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
+        # a strategy that starts processes repeats the command line, which must then be the stage's own
+        subprocess.run([sys.executable, "-m", "kdlightning", *arguments], check=True)
+    else:
+        from kdlightning.commands import cli
+
+        cli.main(arguments)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``kdlightning run RECIPE``."""
+    parser = argparse.ArgumentParser(
+        prog="kdlightning run", description="Run the stages of a recipe in order; finished stages are skipped."
+    )
+    parser.add_argument("recipe", help="YAML file, such as experiments/demo.yaml")
+    parser.add_argument("--output", help="directory for everything, instead of the recipe's own")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the recipe")
+    parser.add_argument("--only", metavar="REGEX", help="run only the stages whose name matches, and no report")
+    parser.add_argument("--list", action="store_true", help="list the stages and stop")
+    options = parser.parse_args(argv)
+    console = Console(highlight=False)
+    try:
+        variables = dict(assignment(text) for text in options.set)
+        root, stages, wants_report = read_recipe(options.recipe, output=options.output, variables=variables)
+        if options.only:
+            stages = [stage for stage in stages if re.search(options.only, stage.name)]
+        if options.list:
+            for stage in stages:
+                console.print(f"{stage.name}: {stage.command}, {'finished' if stage.finished else 'to do'}")
+            return 0
+        for stage in stages:
+            run_stage(stage, console)
+    except RecipeError as error:
+        sys.stderr.write(f"kdlightning run: {error}\n")
+        return 2
+    if wants_report and not options.only:
+        from kdlightning.commands.report import main as report
+
+        return report([str(root), "--output", str(root / "report"), "--wandb"])
+    return 0
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Name and value of ``NAME=VALUE``, whose value is YAML.
+
+    Raises:
+        RecipeError: there is no ``=``.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--set takes NAME=VALUE, got '{text}'")
+    return name, yaml.safe_load(value)
+
+
+def _check_keys(mapping: Any, required: set[str], optional: set[str], where: str) -> None:  # noqa: ANN401 - from YAML
+    if not isinstance(mapping, dict):
+        raise RecipeError(
+            f"{where}: expected a mapping with {sorted(required | optional)}, got {type(mapping).__name__}"
+        )
+    missing, unknown = required - set(mapping), set(mapping) - required - optional
+    if missing or unknown:
+        raise RecipeError(
+            f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; expected {sorted(required)} and perhaps "
+            f"{sorted(optional)}"
+        )
+
+
+def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], base: Path, root: Path, where: str) -> Iterator[Stage]:
+    if entry["command"] not in _FINISHED:
+        raise RecipeError(f"{where}: command is one of {sorted(_FINISHED)}, got {entry['command']!r}")
+    matrix = {name: _fill(values, filled) for name, values in (entry.get("matrix") or {}).items()}
+    for values in itertools.product(*matrix.values()):
+        variables = {**filled, **dict(zip(matrix, values, strict=True))}
+        name = str(_fill(entry["name"], variables))
+        config = entry["config"]
+        if isinstance(config, str):
+            file = base / str(_fill(config, variables))
+            if not file.is_file():
+                raise RecipeError(f"{where}: {file} does not exist")
+            config = yaml.safe_load(file.read_text())
+        config = _fill(config, variables)
+        for key, value in (entry.get("set") or {}).items():
+            _assign(config, key, _fill(value, variables))
+        directory = root / name
+        config.setdefault("trainer", {})["default_root_dir"] = str(directory)
+        if entry["command"] == "predict":
+            config["model"]["init_args"]["output"] = str(directory)
+        yield Stage(name, entry["command"], directory, config)
+
+
+def _fill(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - anything that YAML holds
+    """Fill placeholders; a string that is nothing but one placeholder takes the variable's own type."""
+    if isinstance(value, dict):
+        return {key: _fill(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, variables) for item in value]
+    if not isinstance(value, str):
+        return value
+    if (whole := re.fullmatch(r"\{(\w+)\}", value)) and whole[1] in variables:
+        others = {name: item for name, item in variables.items() if name != whole[1]}
+        return _fill(variables[whole[1]], others)  # a variable may hold placeholders, but not its own
+
+    def replace(found: re.Match[str]) -> str:
+        if found[1] not in variables:
+            raise RecipeError(f"'{value}': no variable '{found[1]}', only {sorted(variables)}")
+        return str(variables[found[1]])
+
+    return re.sub(r"\{(\w+)\}", replace, value)
+
+
+def _assign(config: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 - anything that YAML holds
+    *path, last = dotted.split(".")
+    for key in path:
+        config = config.setdefault(key, {})
+    config[last] = value

@@ -1,0 +1,175 @@
+"""Two networks in one fit, the student and another one, each with an optimiser of its own: a game, step by step."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from kdlightning.modules.answered import AnsweredModule
+from kdlightning.modules.base import DistillationModule, prepare_for_two_optimizers
+from kdlightning.types import Batch
+
+
+class TwoPlayerModule(DistillationModule):
+    """Trains the student beside another network. The schedule is the student's, stepped every epoch.
+
+    A subclass sets ``automatic_optimization`` to False and ``_other_optimizer``, and overrides :attr:`other`,
+    ``losses`` and ``training_step``. ``max_steps`` counts the steps of both optimisers.
+    """
+
+    _other_optimizer: OptimizerCallable
+
+    @property
+    @abstractmethod
+    def other(self) -> nn.Module:
+        """The other network."""
+
+    def setup(self, stage: str) -> None:
+        """Let DDP cope with two optimisers."""
+        super().setup(stage)
+        prepare_for_two_optimizers(self.trainer)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
+        """The student's optimiser, then the other network's; the student's schedule.
+
+        Raises:
+            ValueError: a schedule that follows a metric.
+        """
+        optimizer = self._optimizer(self.student.parameters())
+        schedules = [] if self._lr_scheduler is None else [self._lr_scheduler(optimizer)]
+        if any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules):
+            raise ValueError(
+                f"lr_scheduler: {type(self).__name__} steps its schedule every epoch and knows no metric, so not "
+                "ReduceLROnPlateau; expected one such as CosineAnnealingLR"
+            )
+        return [optimizer, self._other_optimizer(self.other.parameters())], schedules
+
+    def update(self, optimizer: Any, terms: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401 - Lightning's wrapper
+        """One step on the sum of terms, which is returned."""
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss.detach()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's
+        """After an epoch's last batch, before it is validated and saved: where automatic optimisation has it too."""
+        if self.trainer.is_last_batch and self._lr_scheduler is not None:
+            cast(Any, self.lr_schedulers()).step()
+
+
+class Discriminator(nn.Module):
+    """Centred logits ``(N, K)`` → one logit ``(N,)``, high for the teacher's.
+
+    Args:
+        num_classes: K.
+        width: units of the second hidden layer; the first has twice as many.
+    """
+
+    def __init__(self, num_classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.body = nn.Sequential(
+            nn.Linear(num_classes, 2 * width), nn.LeakyReLU(0.2), nn.Linear(2 * width, width), nn.LeakyReLU(0.2)
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Centred logits ``(N, K)`` → one logit ``(N,)``."""
+        logit: Tensor = self.head(self.body(vectors)).squeeze(1)
+        return logit
+
+
+class AdversarialModule(AnsweredModule, TwoPlayerModule):
+    """Trains on given answers against a discriminator: every batch a step of the student, then one of its opponent.
+
+    A subclass overrides :meth:`losses`, the student's terms, which calls :meth:`pair`; and
+    :meth:`discriminator_losses`.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        discriminator: vectors ``(N, K)`` to one logit.
+        confidence: see :class:`AnsweredModule`.
+        floor: see :class:`AnsweredModule`.
+        optimizer: makes the optimiser of the student's parameters.
+        discriminator_optimizer: makes the discriminator's optimiser.
+        lr_scheduler: makes the schedule of the student's, stepped every epoch; None for a constant learning rate.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        discriminator: Discriminator,
+        confidence: float = 0.99,
+        floor: float = 1e-7,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        self.automatic_optimization = False
+        self.discriminator = discriminator
+        self._other_optimizer = discriminator_optimizer
+        self._pair: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def other(self) -> nn.Module:
+        """The discriminator."""
+        return self.discriminator
+
+    @abstractmethod
+    def discriminator_losses(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """The discriminator's named terms, already weighted.
+
+        Args:
+            student: the student's centred logits ``(N, K)``, without a graph.
+            teacher: the teacher's ``(N, K)``, row by row of the same images.
+        """
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Centred logits of student and teacher, both ``(N, K)``; kept for the discriminator's turn.
+
+        Raises:
+            ValueError: a batch without answers, or a student of another number of classes.
+        """
+        student, teacher = self.vectors(*self.responses(batch))
+        self._pair = student.detach(), teacher
+        return student, teacher
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The student's step, then the discriminator's on the same vectors."""
+        student_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
+        terms = self.losses(batch)
+        if self._pair is None:
+            raise RuntimeError(f"{type(self).__name__}.losses has to call pair, which the discriminator learns from")
+        loss = self.update(student_optimizer, terms)
+        opposed = self.discriminator_losses(*self._pair)  # its optimiser drops what the student's step has left there
+        self.update(discriminator_optimizer, opposed)
+        self._pair = None
+        self._accumulate({**terms, "loss": loss, **opposed})
+        return loss
+
+
+def known_classes(student: nn.Module, num_classes: int | None) -> int:
+    """The number of classes, which a discriminator is built for.
+
+    Args:
+        student: networks of this package, and timm's, have a ``num_classes``.
+        num_classes: for a student that has not.
+
+    Returns:
+        K.
+
+    Raises:
+        ValueError: neither says it, or they differ.
+    """
+    own = getattr(student, "num_classes", None)
+    if own is None and num_classes is None:
+        raise ValueError(f"{type(student).__name__} has no attribute num_classes: give num_classes")
+    if own is not None and num_classes is not None and own != num_classes:
+        raise ValueError(f"num_classes is {num_classes}, but the student has {own} classes")
+    return int(own if num_classes is None else num_classes)  # type: ignore[arg-type]  # one of them is a number

@@ -1,0 +1,104 @@
+"""What every method shares that trains a student on given answers: a transfer set's, paid for once."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
+from kdlightning.modules.base import DistillationModule
+from kdlightning.types import Batch
+
+
+class AnsweredModule(DistillationModule):
+    """Trains on images whose answers lie in a transfer set (``TransferSetDataModule``, ``GeneratedDataModule``).
+
+    A subclass overrides :meth:`losses`, and narrows ``accepts`` if it cannot use both kinds of answers: ``"soft"``
+    probabilities and ``"hard"`` labels (which arrive as one-hot rows). Asking nothing, it takes the access of the set
+    for its own.
+
+    Args:
+        student: pixels in [0, 1] to logits ``(N, K)``.
+        confidence: probability of the label that a hard answer becomes; the other classes share the rest evenly.
+        floor: least probability of an answer: an API rounds, and log 0 is not finite.
+        optimizer: see :class:`DistillationModule`.
+        lr_scheduler: see :class:`DistillationModule`.
+    """
+
+    accepts: tuple[str, ...] = ("soft", "hard")
+
+    def __init__(
+        self,
+        student: nn.Module,
+        confidence: float = 0.99,
+        floor: float = 1e-7,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, optimizer, lr_scheduler)
+        self.confidence, self.floor = confidence, floor
+
+    def setup(self, stage: str) -> None:
+        """Check that data and method fit together, before a step is made.
+
+        Raises:
+            TypeError: the datamodule has no transfer set.
+            ValueError: it has no answers, or none of a kind that the method can use.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        manifest = getattr(getattr(data, "transfer_set", None), "manifest", None)
+        if manifest is None:
+            if stage != "fit":
+                return
+            raise TypeError(
+                f"{type(self).__name__} trains on given answers: use a TransferSetDataModule or a GeneratedDataModule "
+                f"with a path, got {type(data).__name__}"
+            )
+        if getattr(data, "column", None) is None and "answer" not in data.transfer_set.columns:
+            raise ValueError(
+                f"{type(self).__name__} needs the teacher's answers, but {manifest['method']} wrote a transfer set "
+                f"without them: {sorted(data.transfer_set.columns)}; make one with TeacherAnswers"
+            )
+        self.access = str(manifest["access"])
+        if ("soft" if self.access == "white" else self.access) not in self.accepts:  # a white box's are probabilities
+            raise ValueError(
+                f"{type(self).__name__} needs {' or '.join(self.accepts)} answers, but those of "
+                f"{manifest['method']} are {self.access}"
+            )
+
+    def answers(self, batch: Batch) -> Tensor:
+        """The teacher's probabilities ``(N, K)``; one-hot rows where it answers labels only.
+
+        Raises:
+            ValueError: the batch has none.
+        """
+        if batch.answer is None:
+            raise ValueError(
+                f"{type(self).__name__} trains on a transfer set, whose batches carry the teacher's answers"
+            )
+        return batch.answer
+
+    def probabilities(self, given: Tensor) -> Tensor:
+        """What is given ``(N, K)`` as probabilities, hard answers smoothed, not below ``floor``."""
+        answer = smoothed_labels(given, self.confidence) if self.access == "hard" else given
+        return answer.clamp_min(self.floor)
+
+    def responses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The student's logits and the teacher's probabilities, both ``(N, K)``.
+
+        Raises:
+            ValueError: a batch without answers, or a student of another number of classes.
+        """
+        answer = self.probabilities(self.answers(batch))
+        logits = self(batch.image)
+        if logits.shape != answer.shape:
+            raise ValueError(
+                f"the student answers {logits.shape[1]} classes, but the teacher's answers have {answer.shape[1]}"
+            )
+        return logits, answer
+
+    def vectors(self, logits: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides as centred logits ``(N, K)``: an API's probabilities hide the constant that centring removes."""
+        return centred(logits), centred_log_probabilities(answer, self.floor)

@@ -1,0 +1,152 @@
+"""One question per image: what an API is usually asked. The phase before every method that trains on given answers.
+
+Access: soft or hard labels. Phases: predict TeacherAnswers → fit, with a method that trains on a transfer set.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.data.base import ImageDataModule
+from kdlightning.modules.labelling import LabellingModule, Predict
+from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.types import Answers, Batch
+
+
+class TeacherAnswers(LabellingModule):
+    """Asks the teacher about every image of a datamodule once.
+
+    Columns of the transfer set: ``answer`` (probabilities ``(N, K)`` float32, or class indices ``(N,)`` int64),
+    ``queries``; of images that are made rather than collected (``GeneratedDataModule``, ``NoiseDataModule``) also
+    ``image``, uint8, exactly as it was asked.
+
+    The cost of an earlier phase (a generator's training) counts towards the teacher's budget.
+
+    Args:
+        teacher: who answers.
+        output: directory of the transfer set.
+        at_budget: when the budget is spent before all images are answered, either stop with an ``error`` (everything
+            is kept, a larger budget goes on), or ``finish`` the set with the images that are answered.
+    """
+
+    teacher: BlackBoxTeacher
+
+    def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
+        super().__init__(teacher, output)
+        self.at_budget = at_budget
+
+    def settings(self) -> dict[str, Any]:
+        """Nothing besides source and teacher: a set that a budget stopped can be finished either way."""
+        return {}
+
+    def setup(self, stage: str) -> None:
+        """Check that teacher and data set have the same classes, before anything is asked or written.
+
+        Raises:
+            ValueError: they have not.
+        """
+        self.check_classes()
+
+    def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
+        """One for each row, as far as the budget goes where a set may be finished without the rest."""
+        if self.at_budget == "finish" and self.teacher.budget is not None:
+            earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
+            rows = min(rows, max(0, self.teacher.budget - earlier.queries))
+        return rows, rows
+
+    def prepare(self, data: ImageDataModule) -> None:
+        """Remember what rows of this data set need."""
+        self.num_classes: int = data.num_classes
+        self.stopped = False  # by what the budget does not allow any more
+        self.keeps_images = bool(getattr(data, "generated", False))
+
+    def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
+        """The teacher's answer to each image.
+
+        Raises:
+            ValueError: the teacher answers about another number of classes than the data set has.
+        """
+        answer = predict(batch.image)
+        if answer.ndim == 2 and answer.shape[1] != self.num_classes:
+            raise ValueError(f"the teacher answers {answer.shape[1]} classes, but the data set has {self.num_classes}")
+        rows = {"answer": answer, "queries": torch.ones(len(answer), dtype=torch.int64)}
+        if self.keeps_images:
+            rows["image"] = (batch.image * 255).round().to(torch.uint8)
+        return rows
+
+    def write(self, batch: Batch) -> None:
+        """Ask as many of the images as the budget allows.
+
+        Raises:
+            QueryBudgetExceededError: with ``at_budget="error"``, when what it allows is written.
+        """
+        if not self.stopped and len(batch.index):
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        journal = self.journalled(self.journal_name(batch))
+        recorded = journal.pending  # answers that an interrupted run has paid for and not written
+        journal.close(delete=not recorded)
+        left = len(batch.index)
+        if recorded:
+            left = min(left, recorded)
+        elif self.teacher.budget is not None:
+            left = min(left, max(0, self.teacher.budget - self.teacher.paid.queries))
+        if left:
+            try:
+                super().write(Batch(batch.image[:left], batch.index[:left]))
+            except QueryBudgetExceededError as refusal:  # another process was faster, or it is bytes or price that end
+                self._write_some(Batch(batch.image[:left], batch.index[:left]), refusal)
+                self.write(Batch(batch.image[left:], batch.index[left:]))
+                return
+        if left == len(batch.index):
+            return
+        if recorded:
+            self.write(Batch(batch.image[left:], batch.index[left:]))
+            return
+        self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
+
+    def _write_some(self, batch: Batch, refusal: QueryBudgetExceededError) -> None:
+        """Ask by halves what could not be asked at once: what a ledger has of it by now, anywhere, costs nothing."""
+        half = len(batch.index) // 2
+        if not half:
+            self._stop(str(refusal))
+            return
+        for part in (slice(half), slice(half, None)):
+            self._write(Batch(batch.image[part], batch.index[part]))
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = True
+        if self.at_budget == "error":
+            raise QueryBudgetExceededError(
+                f"{reason}; {len(self.writer.done()):,} of {self.rows_total:,} images are answered and kept in "
+                f"{self.output}. Raise the budget and run the same command to go on, or give at_budget=finish to use "
+                "what there is."
+            )
+
+    def journal_name(self, batch: Batch) -> str:
+        """The first image's index: a budget may have let only the first images of a batch through."""
+        return str(int(batch.index[0]))
+
+    def on_predict_end(self) -> None:
+        """Where a budget has stopped one process, the set is finished without its rows."""
+        self.stopped = self.trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
+        super().on_predict_end()
+
+    def expected(self, data: ImageDataModule) -> Tensor:
+        """All images, or those that the budget of all processes allowed."""
+        spent = self.teacher.budget is not None and self.teacher.paid.queries >= self.teacher.budget
+        return self.writer.done() if (spent or self.stopped) and self.at_budget == "finish" else data.predict_indices()
+
+    def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
+        """Class histogram and confidence of the answers."""
+        answer = rows["answer"]
+        label = answer.argmax(1) if answer.ndim == 2 else answer
+        return {
+            "num_classes": self.num_classes,
+            "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
+            "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
+            "stopped_by_budget": len(answer) < self.rows_total,
+        }

@@ -1,0 +1,255 @@
+"""What every method that labels or synthesises shares: rows into a transfer set, nothing paid for twice."""
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdlightning.accounting import AnswerJournal
+from kdlightning.accounting.journal import recorded_answers
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
+from kdlightning.modules.base import keep_plain_hyperparameters
+from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.types import Answers, Batch, Estimate
+
+Predict = Callable[[Tensor], Tensor]
+
+
+class LabellingModule(L.LightningModule, ABC):
+    """A ``predict`` that writes a transfer set.
+
+    Rows that are written already are skipped; the answers to the batch in flight are journalled, so that after a kill
+    the same command goes on, asks nothing twice and ends with the same set. Processes write shards side by side and
+    share one budget. A subclass overrides :meth:`label`, and :meth:`facts` for what the manifest should say.
+
+    Args:
+        teacher: who answers; a white box, which is not asked but opened, has no count and no journal: a subclass that
+            takes one overrides :meth:`write`.
+        output: directory of the transfer set.
+    """
+
+    teacher: BlackBoxTeacher | WhiteBoxTeacher
+
+    def __init__(self, teacher: BlackBoxTeacher | WhiteBoxTeacher, output: str) -> None:
+        super().__init__()
+        keep_plain_hyperparameters(self)
+        self.teacher, self.output = teacher, Path(output)
+        self.finished: TransferSet | None = None
+        self._pools: list[Path] = []
+        self.rows_done = self.rows_total = 0
+
+    @abstractmethod
+    def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
+        """The rows of a batch.
+
+        Args:
+            batch: pixels ``(N, C, H, W)`` in [0, 1]; only images that have no row yet.
+            predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``; the only way to ask the teacher.
+
+        Returns:
+            Columns of length N, among them ``queries``: the images asked for each row, int64.
+        """
+
+    def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
+        """Plain statistics of the finished rows for the manifest."""
+        return {}
+
+    @property
+    def paid(self) -> Answers:
+        """What the teacher's answers have cost so far."""
+        return self.teacher.paid if isinstance(self.teacher, BlackBoxTeacher) else Answers(0, 0, 0)
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies the set besides its source and teacher: plain values, compared on resume."""
+        return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
+
+    def check_classes(self) -> None:
+        """Refuse a teacher, or a setting, of other classes than the data set has, before anything is asked or written.
+
+        Raises:
+            ValueError: naming both sides.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        said = {
+            "the teacher has {} classes": getattr(self.teacher, "num_classes", None),
+            "num_classes is {}": self.hparams.get("num_classes"),
+        }
+        for clause, known in said.items():
+            if data is not None and known is not None and known != data.num_classes:
+                raise ValueError(f"{clause.format(known)}, but the data set {data.name} has {data.num_classes}")
+
+    def on_predict_start(self) -> None:
+        """Open or resume the transfer set.
+
+        Raises:
+            FileExistsError: it is finished already, or was begun with other settings.
+            RuntimeError: no datamodule is attached.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
+        self.check_classes()
+        identity = self.teacher.identity
+        self.writer = TransferSetWriter(
+            self.output,
+            {
+                "method": type(self).__name__,
+                "access": self.teacher.access,
+                "teacher": {key: identity[key] for key in ("name", "fingerprint")},
+                "source": data.identity(),
+                "settings": self.settings(),
+            },
+        )
+        # what an earlier phase has paid counts towards the same budget
+        self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
+        if isinstance(self.teacher, BlackBoxTeacher):
+            self.teacher.share(self.output / "queries.meter")
+            self.teacher.load_state_dict(self.earlier._asdict())
+        self._done = self.writer.done().sort().values
+        self._began = time.monotonic()
+        self.rows_done = len(self._done)
+        self.rows_total = int(data.identity()["num_samples"])
+        self.prepare(data)
+
+    def questions(self, data: Any, rows: int) -> tuple[int, int] | None:  # noqa: ANN401 - a datamodule
+        """The fewest and the most images asked for so many rows, those of :meth:`prepare` included; asks nothing.
+
+        Args:
+            data: the datamodule, set up.
+            rows: all of them, or those that an interrupted run has left.
+
+        Returns:
+            None where nobody knows.
+        """
+        return None
+
+    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate | None:  # noqa: ANN401 - a datamodule
+        """What ``trainer.predict`` will ask, by :meth:`questions`, and what an interrupted run has kept of it."""
+        if (self.output / "manifest.json").exists():
+            told = TransferSet(self.output).manifest
+            asked = int(told["queries"]) - int(told.get("queries_before", 0))
+            return Estimate(asked, asked, asked)
+        total = len(data.predict_indices())
+        written, answered, pending = self._left_behind()
+        whole, rest = self.questions(data, total), self.questions(data, total - written)
+        if whole is None or rest is None:
+            return None
+        kept = answered + pending
+        limit = trainer.limit_predict_batches
+        least = max(kept, whole[0]) if limit == 1.0 and isinstance(limit, float) else kept
+        return Estimate(least, max(kept, min(whole[1], answered + rest[1])), kept)
+
+    def _left_behind(self) -> tuple[int, int, int]:
+        """Rows that an interrupted run has written, what was asked for them and the pool, answers not yet written."""
+        shards = [read_shard(file) for file in self.output.glob("shard-*.safetensors")]
+        asked = sum(int(shard["queries"].sum()) for shard in shards)
+        for file in self.output.glob("*.safetensors"):
+            if (columns := read_shard(file)).keys() == {"label"}:  # of label_pool
+                asked += len(columns["label"])
+        pending = sum(recorded_answers(file) for file in self.output.glob("journal-*"))
+        return sum(len(shard["index"]) for shard in shards), asked, pending
+
+    def prepare(self, data: ImageDataModule) -> None:
+        """What has to happen once before the first batch; called on every process."""
+
+    def journalled(self, name: str) -> AnswerJournal:
+        """A ``predict`` whose answers are on disk before they are used, under this name.
+
+        Raises:
+            TypeError: the teacher is a white box, whose answers cost nothing.
+        """
+        if not isinstance(self.teacher, BlackBoxTeacher):
+            raise TypeError(f"{type(self).__name__} asks a black-box teacher, got a {type(self.teacher).__name__}")
+        return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
+
+    def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
+        """The teacher's class indices ``(S,)`` of images ``(S, C, H, W)``: each asked once, in all processes together.
+
+        Kept in the transfer set's directory, chunk by chunk, until the set is finished; every process must call this.
+        """
+        rank, world = self.global_rank, self.trainer.world_size
+        chunks = images.split(batch_size)
+        files = [self.output / f"{name}-{number}.safetensors" for number in range(len(chunks))]
+        for number in range(rank, len(chunks), world):
+            if not files[number].exists():
+                journal = self.journalled(f"{name}-{number}")
+                labels = journal(chunks[number])
+                temporary = files[number].with_suffix(".tmp")
+                save_file({"label": labels.cpu()}, temporary)
+                temporary.replace(files[number])
+                journal.close(delete=True)
+        self.trainer.strategy.barrier(name)
+        self._pools += files
+        return torch.cat([read_shard(file)["label"] for file in files]).to(self.device)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Label what is not labelled yet."""
+        todo = ~torch.isin(batch.index.cpu(), self._done)
+        if not todo.any():
+            return
+        here = todo.to(batch.index.device)
+        label = None if batch.label is None else batch.label[here]
+        self.write(Batch(batch.image[here], batch.index[here], label))
+
+    def write(self, batch: Batch) -> None:
+        """Label images that have no row yet, journalled, and write their rows."""
+        journal = self.journalled(self.journal_name(batch))
+        rows = self.label(batch, journal)
+        self.writer.write({"index": batch.index, **rows})
+        journal.close(delete=True)
+        self.rows_done += len(batch.index) * self.trainer.world_size
+
+    def journal_name(self, batch: Batch) -> str:
+        """Under which name the answers to a batch are journalled: the same in a run that goes on."""
+        return hashlib.sha256(batch.index.cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def on_predict_end(self) -> None:
+        """Once every process is done, the first one writes the manifest."""
+        self.trainer.strategy.barrier("transfer set")
+        if self.trainer.is_global_zero and self.whole:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            rows = self.writer.rows()
+            if not rows:
+                raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
+            paid = self.paid
+            answered = int(rows["queries"].sum()) + self.preparation_queries() + self.earlier.queries
+            self.finished = self.writer.finish(
+                self.expected(data),
+                {
+                    "dataset": data.name,
+                    "class_names": list(data.class_names),
+                    "queries": answered,
+                    "queries_paid": paid.queries,
+                    "bytes_up": paid.bytes_up,
+                    "bytes_down": paid.bytes_down,
+                    "queries_before": self.earlier.queries,
+                    "teacher_identity": self.teacher.identity,
+                    "seconds": round(time.monotonic() - self._began, 3),
+                    **self.facts(rows),
+                },
+            )
+            for file in self._pools:
+                file.unlink(missing_ok=True)
+        self.trainer.strategy.barrier("manifest")
+
+    @property
+    def whole(self) -> bool:
+        """Whether this run sees all images: not with ``limit_predict_batches`` or ``fast_dev_run``."""
+        limit = self.trainer.limit_predict_batches
+        return isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
+
+    def expected(self, data: ImageDataModule) -> Tensor:
+        """Source indices ``(N,)`` of the rows without which the set is not finished."""
+        return data.predict_indices()
+
+    def preparation_queries(self) -> int:
+        """Queries of :meth:`prepare`, by all processes."""
+        return 0

@@ -1,0 +1,82 @@
+"""Whether what a server answered is what was agreed, and what it means."""
+
+import numpy as np
+import torch
+
+from kdlightning.remote.protocol import Array, ProtocolError
+
+
+def check_scores(scores: Array, outputs: str, number: int, classes: int | None) -> Array:
+    """Probabilities ``(N, K)``, float32, of what a soft-label server answered.
+
+    Args:
+        scores: as answered.
+        outputs: what they are declared to be, ``logits`` or ``probabilities``.
+        number: N.
+        classes: K; None where it is not known yet.
+
+    Raises:
+        ProtocolError: another shape or kind, values that are not finite, or probabilities that are none.
+    """
+    wanted = f"{outputs} of shape [{number}, {classes or 'K'}]"
+    if (
+        scores.ndim != 2
+        or not scores.size
+        or scores.shape != (number, classes or scores.shape[-1])
+        or scores.dtype.kind != "f"
+    ):
+        raise ProtocolError(f"expected {wanted}, got {scores.dtype} of shape {list(scores.shape)}")
+    if not np.isfinite(scores).all():
+        raise ProtocolError(f"expected {wanted}, got values that are not finite (NaN or infinite)")
+    if outputs == "logits":
+        logits = torch.from_numpy(np.array(scores, dtype=np.float32))
+        return logits.softmax(dim=1).numpy()
+    total = scores.sum(axis=1, dtype=np.float64)
+    if scores.min() < 0 or abs(total - 1).max() > 1e-3:
+        worst = total[abs(total - 1).argmax()]
+        raise ProtocolError(
+            f"expected {wanted}, none negative and each row's sum 1, got a least value of {scores.min():g} and a sum "
+            f"of {worst:g}; declare outputs=logits if that is what the server answers"
+        )
+    return np.array(scores, dtype=np.float32)
+
+
+def check_labels(values: Array, labels: dict[str, int] | None, number: int, classes: int | None) -> Array:
+    """Class indices ``(N,)``, int64, of what a hard-label server answered.
+
+    Args:
+        values: as answered: indices, or the texts that ``labels`` maps to indices.
+        labels: index of each text; None for indices.
+        number: N.
+        classes: K; None where it is not known.
+
+    Raises:
+        ProtocolError: another shape or kind, an unknown text, or no index of a class.
+    """
+    if values.shape not in ((number,), (number, 1)):
+        raise ProtocolError(f"expected one label for each of {number} images, got shape {list(values.shape)}")
+    values = values.reshape(number)
+    if labels is not None:
+        unknown = sorted({str(text) for text in values} - labels.keys())
+        if unknown:
+            raise ProtocolError(f"expected labels among {list(labels)[:20]}, got {unknown[:5]}")
+        return np.array([labels[str(text)] for text in values], dtype=np.int64)
+    if values.dtype.kind not in "iu":
+        raise ProtocolError(f"expected class indices, got {values.dtype}; declare outputs=text if they are label texts")
+    if int(values.min()) < 0 or (classes is not None and int(values.max()) >= classes):
+        raise ProtocolError(
+            f"expected class indices from 0 to {classes or 'K'} - 1, got {values.min()}..{values.max()}"
+        )
+    return values.astype(np.int64)
+
+
+def index_of(labels: list[str] | dict[str, int]) -> dict[str, int]:
+    """The class index of each label text.
+
+    Raises:
+        ValueError: a text that comes twice, or indices that leave out a class.
+    """
+    index = dict(labels) if isinstance(labels, dict) else {text: number for number, text in enumerate(labels)}
+    if len(index) < len(labels) or set(index.values()) != set(range(len(set(index.values())))) or not index:
+        raise ValueError(f"expected labels for the classes 0 to K - 1, each text once, got {labels}")
+    return index

@@ -1,0 +1,342 @@
+"""Requests that may fail: time-outs, retries with backoff and jitter, and what an attempt may have cost."""
+
+import contextlib
+import email.utils
+import logging
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from kdlightning.remote.credentials import bare
+from kdlightning.remote.protocol import ProtocolError, shorten
+
+if TYPE_CHECKING:
+    import httpx2
+    import tenacity
+
+_log = logging.getLogger(__name__)
+_LONGEST = 256 * 2**20  # bytes of an answer; no answer to images is longer, but an endless body is
+_REFUSED = (408, 425, 429)  # before the work: such an attempt is not paid, and worth another
+_T = TypeVar("_T")
+_Answer = TypeVar("_Answer", contravariant=True)
+
+
+class RemoteTeacherError(RuntimeError):
+    """The teacher cannot be asked, or does not answer what was agreed. Whatever it has answered is kept.
+
+    Attributes:
+        status: of the HTTP reply, where it is the reason.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for an answer, and how often to ask again.
+
+    Args:
+        connect_timeout: seconds until a connection has to be there.
+        read_timeout: seconds until a request has to be sent, and then its whole answer to be there.
+        attempts: the most times a request is sent.
+        total: seconds after which a request is not sent again; a longer Retry-After ends the patience, too.
+        backoff: seconds before the second attempt; doubled before every further one.
+        longest_backoff: seconds that it grows to.
+        jitter: up to so many seconds are added to every wait, drawn at random.
+        garbled: the most times a request is sent whose answers are not what was agreed: no JSON, a wrong shape, NaN.
+            An intermediary may be at fault, but such answers are paid.
+
+    Raises:
+        ValueError: a number that is not positive.
+    """
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    attempts: int = 10
+    total: float = 600.0
+    backoff: float = 0.5
+    longest_backoff: float = 30.0
+    jitter: float = 1.0
+    garbled: int = 3
+
+    def __post_init__(self) -> None:
+        wrong = [name for name, value in vars(self).items() if not value > 0 and name not in ("backoff", "jitter")]
+        if wrong:
+            raise ValueError(f"expected positive numbers of patience, got {wrong[0]} = {getattr(self, wrong[0])}")
+
+
+class Request(NamedTuple):
+    """What is sent."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+class Reply(NamedTuple):
+    """What came back, status 2xx. ``size``: bytes of the body as it was transferred."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    size: int
+
+
+class Booking(Protocol[_Answer]):
+    """Keeps account of one request's attempts. Each begins, and then has one of the three ends."""
+
+    def begin(self) -> None:
+        """Before the request is sent; may refuse."""
+
+    def answered(self, answer: _Answer, size: int) -> None:
+        """The answer is there, in a body of so many bytes."""
+
+    def lost(self) -> None:
+        """It may have been answered, but the answer is not there."""
+
+    def refused(self) -> None:
+        """It was surely not answered."""
+
+
+class _AttemptError(Exception):
+    """One attempt's failure. ``paid``: it may have been answered. ``wait``: what the server asked for."""
+
+    def __init__(
+        self, text: str, *, paid: bool, again: bool = True, wait: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.paid, self.again, self.wait, self.status = paid, again, wait, status
+
+
+class Connection:
+    """Sends requests to one server, from several threads if need be.
+
+    Args:
+        headers: of every request; they may hold secrets and never leave this object otherwise.
+        secrets: texts to black out of what the server says.
+        patience: when to give up.
+        at_once: connections kept open.
+
+    Raises:
+        ImportError: the extra ``remote`` is not installed.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], secrets: Sequence[str], patience: Patience, at_once: int = 1
+    ) -> None:
+        try:
+            import httpx2
+            import tenacity  # noqa: F401 - used later; its absence is told now
+        except ImportError as error:
+            raise ImportError(
+                f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
+            ) from error
+        self.patience = patience
+        self.stopped = threading.Event()  # set: no attempt is begun any more
+        self._secrets = sorted(secrets, key=len, reverse=True)
+        timeout = httpx2.Timeout(patience.read_timeout, connect=patience.connect_timeout)
+        limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
+
+        def open_client() -> httpx2.Client:
+            return httpx2.Client(headers=dict(headers), timeout=timeout, limits=limits, follow_redirects=False)
+
+        self._open = open_client
+        self._client, self._owner = open_client(), os.getpid()
+
+    def send(
+        self,
+        request: Request,
+        read: Callable[[Reply], _T],
+        booking: "Booking[_T] | None" = None,
+        attempts: int | None = None,
+    ) -> _T:
+        """Send a request until it is answered.
+
+        Args:
+            request: what to send.
+            read: makes the answer of a reply; raises `ProtocolError` where it is not what was agreed, and
+                `RemoteTeacherError` where asking again would not help.
+            booking: told of every attempt; None where nothing has to be paid.
+            attempts: fewer than patience has.
+
+        Raises:
+            RemoteTeacherError: patience has ended, or asking again would not help.
+        """
+        import tenacity
+
+        last: _AttemptError | None = None
+        garbled = 0
+
+        def attempt() -> _T:
+            nonlocal last, garbled
+            if self.stopped.is_set():
+                raise last or _AttemptError("stopped", paid=False, again=False)
+            try:
+                return self._attempt(request, read, booking)
+            except ProtocolError as error:
+                garbled += 1
+                last = _AttemptError(self._hide(str(error)), paid=True, again=garbled < self.patience.garbled)
+                raise last from error
+            except _AttemptError as fault:
+                last = fault
+                raise
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _AttemptError) and error.again),
+            stop=tenacity.stop_after_attempt(min(attempts or self.patience.attempts, self.patience.attempts))
+            | tenacity.stop_before_delay(self.patience.total)
+            | tenacity.stop_when_event_set(self.stopped),
+            wait=self._wait,
+            sleep=tenacity.sleep_using_event(self.stopped),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except _AttemptError as fault:
+            tries = retrying.statistics.get("attempt_number", 1)
+            asked = f" (asked {tries} times in {retrying.statistics.get('delay_since_first_attempt', 0):.0f} s)"
+            waiting = "" if fault.wait is None else f" It asks to be left alone for {fault.wait:.0f} s."
+            raise RemoteTeacherError(
+                f"{bare(request.url)}: {fault}{asked if tries > 1 else ''}.{waiting} What it has answered is kept: "
+                "once this is mended, run the same command to go on",
+                fault.status,
+            ) from fault
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _attempt(self, request: Request, read: Callable[[Reply], _T], booking: "Booking[_T] | None") -> _T:
+        """One attempt, booked. What goes wrong: a `_AttemptError`, a `ProtocolError` or a `RemoteTeacherError`."""
+        if booking is None:
+            return read(self._exchange(request))
+        booking.begin()
+        try:
+            reply = self._exchange(request)
+            answer = read(reply)
+        except BaseException as error:
+            if isinstance(error, _AttemptError) and not error.paid:
+                booking.refused()
+            else:
+                booking.lost()
+            raise
+        booking.answered(answer, reply.size)
+        return answer
+
+    def _exchange(self, request: Request) -> Reply:
+        """Send once and take the whole reply; no other status than 2xx comes back."""
+        import httpx2
+
+        if self._owner != os.getpid():  # a fork inherited the sockets of its parent
+            self._client, self._owner = self._open(), os.getpid()
+        ends = time.monotonic() + self.patience.connect_timeout + 2 * self.patience.read_timeout
+        try:
+            with self._client.stream(
+                request.method, request.url, headers=dict(request.headers), content=request.body
+            ) as response:
+                body = bytearray()
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > _LONGEST or time.monotonic() > ends:
+                        raise _AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
+            if _untrusted(error):
+                text = (
+                    f"its certificate cannot be verified ({error}); certificates are always verified: name the "
+                    "authority's certificate in the environment variable SSL_CERT_FILE"
+                )
+                raise _AttemptError(text, paid=False, again=False) from error
+            raise _AttemptError(f"no connection ({error or type(error).__name__})", paid=False) from error
+        except httpx2.TimeoutException as error:
+            raise _AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from error
+        except httpx2.DecodingError as error:
+            raise ProtocolError(f"expected a body in its announced encoding ({error})") from error
+        except httpx2.TransportError as error:
+            raise _AttemptError(f"the connection broke ({error or type(error).__name__})", paid=True) from error
+        self._check_status(response, body)
+        return Reply(response.headers, bytes(body), response.num_bytes_downloaded)
+
+    def _check_status(self, response: "httpx2.Response", body: bytes | bytearray) -> None:
+        status = response.status_code
+        if 200 <= status < 300:
+            return
+        said = self._hide(_said(bytes(body)))
+        wait = _retry_after(response.headers.get("retry-after"))
+        if status >= 500 or status in _REFUSED:
+            # a gateway's 502, 503 or 504 may follow an answer that it lost; who says when to come back has refused
+            refused = status in _REFUSED or (status == 503 and wait is not None)
+            raise _AttemptError(f"status {status}, {said}", paid=not refused, wait=wait, status=status)
+        advice = _ADVICE.get(status, "the request is not what this server takes; compare the configuration with it")
+        if 300 <= status < 400:
+            said = f"redirected to {bare(response.headers.get('location', ''))}"
+            advice = "redirects are not followed, because a key would travel with them; give the final address"
+        raise _AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False, status=status)
+
+    def _wait(self, state: "tenacity.RetryCallState") -> float:
+        """Exponential backoff with jitter; at least what the server asked for."""
+        import tenacity
+
+        patience, fault = self.patience, state.outcome.exception() if state.outcome else None
+        jitter = tenacity.wait_random(0, patience.jitter)(state)
+        backoff = tenacity.wait_exponential(multiplier=patience.backoff, max=patience.longest_backoff)(state)
+        asked = fault.wait if isinstance(fault, _AttemptError) and fault.wait is not None else 0.0
+        return max(backoff, asked) + jitter
+
+    def _tell(self, state: "tenacity.RetryCallState") -> None:
+        fault = state.outcome.exception() if state.outcome else None
+        _log.warning(
+            "teacher: %s; attempt %d in %.1f s", fault, state.attempt_number + 1, state.upcoming_sleep
+        )  # fmt: skip
+
+    def _hide(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+_ADVICE = {
+    401: "the key is missing or wrong; name its place with api_key_env or api_key_file",
+    403: "the key does not allow this",
+    404: "there is no such model or address; compare url, model and version with the server",
+    413: "the request is too long for this server; lower max_batch",
+}
+
+
+def _said(body: bytes) -> str:
+    """The server's own words: the text of a JSON error, else the beginning of the body."""
+    import json
+
+    with contextlib.suppress(ValueError, RecursionError):
+        message: Any = json.loads(body)
+        for key in ("error", "detail", "message"):
+            if isinstance(message, dict) and key in message:
+                return shorten(message[key], 300)
+    return shorten(body)
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds of a Retry-After header: a number of them, or a date."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        return seconds if 0 <= seconds < 1e9 else None
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate is what a connection failed at."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

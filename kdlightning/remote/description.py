@@ -1,0 +1,174 @@
+"""What a server of the Open Inference Protocol says of itself and its model, checked before anything is paid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+from kdlightning.remote.connection import Connection, RemoteTeacherError, Request
+from kdlightning.remote.credentials import bare
+from kdlightning.remote.protocol import BINARY_EXTENSION, FLOATS, INTEGERS, TEXT, parse_json, shorten
+
+_PIXELS = ("FP32", "FP64", "FP16", "UINT8")
+_DIMENSIONS = {"NCHW": 4, "NHWC": 4, "flat": 2}
+_ATTEMPTS = 3  # that a server is not there is told soon when a run starts
+_KINDS = {"logits": FLOATS, "probabilities": FLOATS, "index": INTEGERS, "text": (TEXT,)}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """How a server wants images. None: as its metadata says.
+
+    Args:
+        input: name of the input tensor.
+        output: name of the output tensor.
+        datatype: of the input.
+        layout: order of its dimensions; ``flat`` is ``(N, C * H * W)``.
+        scale: what a pixel of 1.0 is sent as.
+        binary: send and ask for values as bytes (the binary tensor data extension) instead of JSON.
+
+    Raises:
+        ValueError: a scale that is not positive.
+    """
+
+    input: str | None = None
+    output: str | None = None
+    datatype: Literal["FP16", "FP32", "FP64", "UINT8"] | None = None
+    layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
+    scale: float = 1.0
+    binary: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"expected a positive scale, got {self.scale}")
+
+
+class Description(NamedTuple):
+    """What is agreed with the server.
+
+    Attributes:
+        version: of the model; empty where the server has none.
+        input: name of the input tensor.
+        output: name of the output tensor; None where the metadata names none.
+        datatype: of the input.
+        shape: of one image as the server wants it, -1 for any side; None where it does not say.
+        classes: K; None where it does not say.
+        binary: whether values travel as bytes.
+        max_batch: the most images in a request; None where it does not say.
+    """
+
+    version: str
+    input: str
+    output: str | None
+    datatype: str
+    shape: tuple[int, ...] | None
+    classes: int | None
+    binary: bool
+    max_batch: int | None
+
+
+def describe(
+    connection: Connection, base: str, path: str, tensors: Tensors, outputs: str, version: str | None
+) -> Description:
+    """Read the metadata and check that the teacher's arguments fit it.
+
+    Args:
+        connection: to the server.
+        base: address of the server's metadata.
+        path: address of the model's metadata.
+        tensors: what the user says of the tensors.
+        outputs: what the user says the output is.
+        version: that the user wants; None for the server's choice.
+
+    Raises:
+        ValueError: something does not fit: what the server says and what to change.
+        RemoteTeacherError: the server cannot be asked, or does not describe itself by the protocol.
+    """
+
+    def ask(url: str) -> dict[str, Any]:
+        return connection.send(Request("GET", url, {}), lambda reply: parse_json(reply.body), attempts=_ATTEMPTS)
+
+    extensions = ask(base).get("extensions") or []
+    model = ask(path if version is None else f"{path}/versions/{version}")
+    where = bare(path)
+    one = _only(model, "inputs", tensors.input, where)
+    answer = _only(model, "outputs", tensors.output, where)
+    if one is None and (tensors.input is None or tensors.datatype is None):
+        raise ValueError(f"{where} does not describe its input; give tensors.input and tensors.datatype")
+    name, datatype = (str(tensors.input), str(tensors.datatype)) if one is None else (one["name"], one.get("datatype"))
+    shape = None if one is None else _image_shape(one, tensors, where)
+    if datatype not in _PIXELS or tensors.datatype not in (None, datatype):
+        raise ValueError(f"{where}: expected pixels of datatype {tensors.datatype or _PIXELS}, the server's {datatype}")
+    if datatype == "UINT8" and not 1 < tensors.scale <= 255:
+        raise ValueError(f"{where} takes whole numbers (UINT8): set tensors.scale to 255, got {tensors.scale:g}")
+    classes = None if answer is None else _classes(answer, outputs, where)
+    parameters = model.get("parameters")
+    most = parameters.get("max_batch") if isinstance(parameters, dict) else None
+    return Description(
+        version=version or _version(model, path, ask),
+        input=name,
+        output=tensors.output if answer is None else answer["name"],
+        datatype=datatype,
+        shape=shape,
+        classes=classes,
+        binary=BINARY_EXTENSION in extensions if tensors.binary is None else tensors.binary,
+        max_batch=most if isinstance(most, int) and most > 0 else None,
+    )
+
+
+def _only(model: dict[str, Any], part: str, name: str | None, where: str) -> dict[str, Any] | None:
+    """The one tensor of a part of the metadata; None if it lists none."""
+    found = model.get(part) or []
+    if not isinstance(found, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in found):
+        raise RemoteTeacherError(f"{where}: expected metadata with a list of {part}, got {shorten(found)}")
+    names = [tensor["name"] for tensor in found]
+    if part == "inputs" and len(found) > 1:
+        raise ValueError(f"{where}: expected a model of images alone, its inputs are {names}")
+    if name is not None and found and name not in names:
+        raise ValueError(f"{where}: expected '{name}' among its {part}, which are {names}")
+    if name is None and len(found) > 1:
+        raise ValueError(f"{where} has several outputs: set tensors.output to one of {names}")
+    return next((tensor for tensor in found if name in (None, tensor["name"])), None)
+
+
+def _image_shape(tensor: dict[str, Any], tensors: Tensors, where: str) -> tuple[int, ...]:
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(side, int) for side in shape):
+        raise RemoteTeacherError(f"{where}: expected a shape of input '{tensor['name']}', got {shorten(shape)}")
+    if len(shape) != _DIMENSIONS[tensors.layout]:
+        raise ValueError(
+            f"{where}: layout {tensors.layout} has {_DIMENSIONS[tensors.layout]} dimensions, the input's shape is "
+            f"{shape}; set tensors.layout"
+        )
+    return tuple(shape[1:])
+
+
+def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
+    """K by the output's own account, once its datatype fits."""
+    datatype, shape, parameters = tensor.get("datatype"), tensor.get("shape"), tensor.get("parameters")
+    if datatype not in _KINDS[outputs]:
+        raise ValueError(
+            f"{where}: outputs={outputs} needs a tensor of {' or '.join(_KINDS[outputs])}, the server's "
+            f"'{tensor['name']}' is {datatype}; correct `outputs`, or take the teacher class of the other access"
+        )
+    last = shape[-1] if isinstance(shape, list) and shape else None
+    if outputs in ("logits", "probabilities") and isinstance(last, int) and last > 0:
+        return last
+    told = parameters.get("num_classes") if isinstance(parameters, dict) else None
+    return told if isinstance(told, int) and told > 0 else None
+
+
+def _version(model: dict[str, Any], path: str, ask: Callable[[str], object]) -> str:
+    """The one version that the model has. MLServer lists versions of other things there; those it does not serve."""
+    versions = []
+    for version in model.get("versions") or []:
+        try:
+            ask(f"{path}/versions/{quote(str(version), safe='')}")
+        except RemoteTeacherError as error:
+            if error.status not in (400, 404):
+                raise
+        else:
+            versions.append(str(version))
+    if len(versions) > 1:
+        raise ValueError(f"{bare(path)} has several versions: set `version` to one of {versions}")
+    return versions[0] if versions else ""

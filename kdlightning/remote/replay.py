@@ -1,0 +1,114 @@
+"""A run once more, from the answers that a query ledger has kept: nobody is asked, nothing is paid."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlightning.accounting.ledger import QueryLedger
+
+Config = dict[str, Any]
+
+
+def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str]) -> int:
+    """Run a configuration offline, in a process of its own.
+
+    Args:
+        ledger: the answers.
+        config: of the run: ``config.yaml`` in its directory, or the file that it was started with.
+        output: directory of the new run; None for that of the old one with ``-replay`` appended.
+        rest: more arguments of ``fit`` or ``predict``, which win over the configuration's.
+
+    Returns:
+        Exit code of the run.
+
+    Raises:
+        FileNotFoundError: there is no such ledger or configuration.
+        ValueError: it is no configuration, or has no teacher behind a connection.
+    """
+    QueryLedger(ledger, readonly=True).close()
+    given = yaml.safe_load(config.read_text())
+    if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
+        raise ValueError(f"{config}: expected the configuration of a fit or a predict, such as runs/x/config.yaml")
+    command = "predict" if "output" in given["model"].get("init_args", {}) else "fit"
+    made, output = offline(given, command, ledger, output)
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "replay.yaml"
+    file.write_text(yaml.safe_dump(made, sort_keys=False))
+    arguments = [sys.executable, "-m", "kdlightning", command, "--config", str(file), *rest]
+    return subprocess.run(arguments, check=False).returncode
+
+
+def offline(config: Config, command: str, ledger: Path, output: Path | None) -> tuple[Config, Path]:
+    """A run's configuration, with teachers that answer from a ledger alone, and another directory.
+
+    Args:
+        config: as it was run.
+        command: ``fit`` or ``predict``.
+        ledger: the answers.
+        output: the new directory; None for the old one's name with ``-replay``.
+
+    Returns:
+        The configuration and the directory.
+
+    Raises:
+        ValueError: there is no teacher behind a connection in it.
+    """
+    made = copy.deepcopy(config)
+    trainer, model = made.setdefault("trainer", {}), made["model"].setdefault("init_args", {})
+    old = model["output"] if command == "predict" else trainer.get("default_root_dir") or "runs/run"
+    new = output or Path(f"{old}-replay")
+    made = _moved(made, str(old), str(new))
+    made["trainer"]["default_root_dir"] = str(new)
+    # a replay is a run from its beginning
+    made |= {key: value for key, value in {"ckpt_path": None, "restart": False}.items() if key in made}
+    teachers = list(_teachers(made))
+    if not teachers:
+        raise ValueError(
+            "expected a teacher behind a connection in the configuration: only such answers are in a ledger"
+        )
+    for arguments in teachers:
+        arguments |= {"offline": True, "ledger": str(ledger)}
+    return made, new
+
+
+def _moved(value: Any, old: str, new: str) -> Any:  # noqa: ANN401 - anything that YAML holds
+    """The same, with paths into the new directory where they led into the old one."""
+    if isinstance(value, dict):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in value]
+    if isinstance(value, str) and (value == old or value.startswith(old + os.sep)):
+        return new + value[len(old) :]
+    return value
+
+
+def _teachers(value: Any) -> Iterator[Config]:  # noqa: ANN401 - anything that YAML holds
+    """The arguments of all teachers behind a connection."""
+    if isinstance(value, dict):
+        if _is_networked(value.get("class_path")):
+            yield value.setdefault("init_args", {})
+        for item in value.values():
+            yield from _teachers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _teachers(item)
+
+
+def _is_networked(class_path: object) -> bool:
+    from kdlightning.remote.networked import NetworkedTeacher
+
+    if not isinstance(class_path, str):
+        return False
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(import_module(module or "kdlightning.remote"), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, NetworkedTeacher)

@@ -1,0 +1,197 @@
+import copy
+
+import pytest
+import torch
+from helpers import Linear, TinyNet, ToyDataModule, trainer
+from torch import nn
+from torch.nn import functional as F
+
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.callbacks import Agreement, QueryLogger
+from kdlightning.methods import DB3KD, KD, Supervised
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
+from kdlightning.types import Batch
+
+
+def student():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+
+def oracle():
+    """A linear teacher that is right on the toy images: it weighs the three thirds."""
+    weight = torch.zeros(3, 8, 8)
+    for k in range(3):
+        weight[k, :, 3 * k : 3 * k + 2] = 1.0
+    return Linear(weight.flatten(1))
+
+
+def batch(n=4):
+    generator = torch.Generator().manual_seed(3)
+    return Batch(
+        torch.rand(n, 1, 8, 8, generator=generator), torch.arange(n), torch.arange(n) % 3,
+        torch.rand(n, 3, generator=generator),
+    )  # fmt: skip
+
+
+def test_supervised_is_cross_entropy_and_needs_labels():
+    module, data = Supervised(student()), batch()
+    torch.testing.assert_close(module.losses(data)["ce"], F.cross_entropy(module(data.image), data.label))
+    with pytest.raises(ValueError, match="needs labels"):
+        module.losses(data._replace(label=None))
+
+
+def test_mixup_mixes_images_and_labels_alike():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ValueError, match="mixup needs to know the number of classes: give Sequential num_classes"):
+        Supervised(network, mixup=0.2)
+    with pytest.raises(ValueError, match=r"expected alpha .* got -1"):
+        Supervised(network, mixup=-1.0)
+    network.num_classes = 3
+    module, data = Supervised(network, mixup=0.2), batch()
+    seen = []
+    network.register_forward_hook(lambda _, images, logits: seen.append((images[0], logits)))
+    torch.manual_seed(5)
+    loss = module.losses(data)["ce"]
+    ((mixed, logits),) = seen
+    torch.manual_seed(5)
+    share = torch._sample_dirichlet(torch.tensor([0.2, 0.2]))[0]  # of the same draw as torchvision's
+    other = data.image.roll(1, 0)
+    torch.testing.assert_close(mixed, share * data.image + (1 - share) * other)
+    label = F.one_hot(data.label, 3).float()
+    expected = -((share * label + (1 - share) * label.roll(1, 0)) * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_kd_terms_by_hand():
+    module, data = KD(SoftLabelTeacher(oracle()), student(), temperature=4.0, kd_weight=0.5, ce_weight=2.0), batch()
+    terms = module.losses(data)
+    logits = module(data.image)
+    p, q = (oracle()(data.image) / 4).softmax(1), (logits / 4).softmax(1)
+    torch.testing.assert_close(terms["kd"], 0.5 * 16 * (p * (p / q).log()).sum(1).mean())
+    torch.testing.assert_close(terms["ce"], 2 * F.cross_entropy(logits, data.label))
+    assert set(module.losses(data._replace(label=None))) == {"kd"}
+
+
+def test_db3kd_terms_by_hand():
+    module, data = DB3KD(student(), temperature=0.3, kd_weight=2.0), batch()
+    terms, logits = module.losses(data), module(data.image)
+    p, q = (data.answer / 0.3).softmax(1), (logits / 0.3).softmax(1)
+    expected = (p * (p / q).log()).sum(1)
+    torch.testing.assert_close(terms["kd"], 2 * expected.mean())
+    torch.testing.assert_close(terms["ce"], F.cross_entropy(logits, data.label))
+    summed = DB3KD(module.student, temperature=20.0, reduction="sum").losses(data)["kd"]
+    mean = DB3KD(module.student, temperature=20.0).losses(data)["kd"]
+    torch.testing.assert_close(summed, 4 * mean)
+
+
+def test_db3kd_cross_entropy_choices():
+    data, net = batch(), student()
+    by_teacher = DB3KD(net, cross_entropy="teacher").losses(data._replace(label=None))["ce"]
+    torch.testing.assert_close(by_teacher, F.cross_entropy(net(data.image), data.answer.argmax(1)))
+    assert set(DB3KD(net).losses(data._replace(label=None))) == {"kd"}
+    assert set(DB3KD(net, cross_entropy="none").losses(data)) == {"kd"}
+    with pytest.raises(ValueError, match="TransferSetDataModule"):
+        DB3KD(net).losses(data._replace(answer=None))
+
+
+def test_the_loss_goes_down():
+    module, data = KD(SoftLabelTeacher(oracle()), student()), batch()
+    optimizer = torch.optim.Adam(module.student.parameters(), 1e-2)
+    values = []
+    for _ in range(20):
+        loss = sum(module.losses(data).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.8 * values[0]
+
+
+@pytest.mark.parametrize(("query_once", "queries"), [(False, 3 * 60), (True, 60)])
+def test_queries_of_kd_are_exact(tmp_path, query_once, queries):
+    module = KD(SoftLabelTeacher(oracle()), student(), query_once=query_once)
+    trainer(tmp_path, max_epochs=3).fit(module, datamodule=ToyDataModule())
+    assert module.teacher.paid.queries == queries
+
+
+def test_only_the_student_is_trained_and_only_it_is_saved(tmp_path):
+    teacher_network = TinyNet()
+    before = copy.deepcopy(teacher_network.state_dict())
+    module = KD(SoftLabelTeacher(teacher_network), TinyNet())
+    start = copy.deepcopy(module.student.state_dict())
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(module, datamodule=ToyDataModule())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    assert all(torch.equal(before[name], value) for name, value in teacher_network.state_dict().items())
+    assert not torch.equal(start["classifier.weight"], module.student.state_dict()["classifier.weight"])
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"student"}
+    assert checkpoint["teacher"]["queries"] == 120
+    assert checkpoint["hyper_parameters"]["temperature"] == 4.0
+    again = KD.load_from_checkpoint(tmp_path / "x.ckpt", teacher=SoftLabelTeacher(teacher_network), student=TinyNet())
+    x = batch().image
+    torch.testing.assert_close(again.eval()(x), module.eval()(x))
+    assert again.teacher.paid.queries == 120
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    def module():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(64, 3))
+        return KD(SoftLabelTeacher(oracle()), net)
+
+    def run(epochs, net, ckpt=None):
+        fit = trainer(tmp_path, max_epochs=epochs)
+        fit.fit(
+            net,
+            datamodule=ToyDataModule(augmentation=lambda x: (x + 0.1 * torch.rand_like(x)).clamp(0, 1)),
+            ckpt_path=ckpt,
+        )
+        return fit
+
+    whole = module()
+    run(4, whole)
+    half = module()
+    run(2, half).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module()
+    run(4, resumed, tmp_path / "half.ckpt")
+    assert torch.equal(whole.student[2].weight, resumed.student[2].weight)
+    assert whole.teacher.paid == resumed.teacher.paid
+
+
+def test_the_budget_stops_a_fit_and_the_checkpoint_before_it_is_usable(tmp_path):
+    module = KD(SoftLabelTeacher(oracle(), budget=130), student())
+    run = trainer(tmp_path, max_epochs=5, enable_checkpointing=True)
+    with pytest.raises(QueryBudgetExceededError, match="the budget is 130"):
+        run.fit(module, datamodule=ToyDataModule())
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["teacher"]["queries"] == 120
+    assert module.teacher.paid.queries <= 130
+
+
+def test_agreement_has_a_teacher_of_its_own(tmp_path):
+    module = KD(SoftLabelTeacher(oracle()), oracle())
+    own = HardLabelTeacher(oracle())
+    (metrics,) = trainer(tmp_path, callbacks=[Agreement(own)]).test(module, datamodule=ToyDataModule(), verbose=False)
+    assert metrics["test/agreement"] == 1
+    assert own.paid.queries == 30
+    assert module.teacher.paid.queries == 0
+    test = ToyDataModule().load()[2]
+    expected = oracle()(test.images / 255).argmax(1) == test.labels
+    assert metrics["test/accuracy"] == pytest.approx(float(expected.float().mean()))
+
+
+def test_metrics_are_means_and_queries_are_logged(tmp_path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    module = KD(SoftLabelTeacher(oracle()), student())
+    logger = CSVLogger(tmp_path)
+    run = trainer(tmp_path, logger=logger, callbacks=[QueryLogger()], log_every_n_steps=2)
+    run.fit(module, datamodule=ToyDataModule())
+    assert run.callback_metrics["teacher/queries"] == 60
+    assert run.callback_metrics["teacher/bytes_up"] == 60 * 64 * 4
+    assert run.callback_metrics["train/loss"] == pytest.approx(
+        float(run.callback_metrics["train/kd"] + run.callback_metrics["train/ce"]), rel=1e-5
+    )
+    assert (tmp_path / "queries.meter").stat().st_size == 24
