@@ -21,7 +21,8 @@ CONTENTS = {
     "Methods": [f"docs/method-{name}" for name in ("db3kd", "zsdb3kd", "mekd", "kd3", "shaderkd")],
     "Evidence": ["docs/results", "docs/fidelity", "experiments/README", "docs/boundary", "docs/decisions"],
     "Reference": [f"docs/api/{name}" for name in (
-        "methods", "modules", "data", "teachers", "remote", "accounting", "networks", "functional", "callbacks", "report"
+        "methods", "modules", "data", "teachers", "remote", "accounting", "networks", "functional", "callbacks",
+        "report",
     )],
     "Project": ["docs/alternatives", "docs/responsible-use", "CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip

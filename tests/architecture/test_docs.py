@@ -39,7 +39,8 @@ def test_every_page_is_in_the_sites_table_of_contents():
 
 def test_every_public_package_has_an_api_page():
     public = (
-        "accounting", "callbacks", "data", "functional", "methods", "modules", "networks", "remote", "report", "teachers",
+        "accounting", "callbacks", "data", "functional", "methods", "modules", "networks", "remote", "report",
+        "teachers",
     )  # fmt: skip
     documented = {file.stem: file.read_text() for file in (ROOT / "docs" / "api").glob("*.rst")}
     assert set(documented) == set(public)
