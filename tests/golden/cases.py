@@ -38,6 +38,7 @@ from kdlightning.data import (
     TransferSetDataModule,
     UnionDataModule,
 )
+from kdlightning.modules import GeneratorModule, SelectingModule
 from kdlightning.networks import (
     CIFARResNet,
     DCGANCritic,
@@ -232,7 +233,7 @@ def fit(module: L.LightningModule, data: L.LightningDataModule, **options: Any) 
 def recorded_choices(module: Any) -> Values:
     """Filled while a selecting module runs: the first scores of the pool, and the first images that it chose."""
     found: Values = {}
-    if isinstance(module, methods.SelectingModule):
+    if isinstance(module, SelectingModule):
         choose = module.choose
 
         def recording(scores: Tensor) -> Tensor:
@@ -361,7 +362,7 @@ CASES: dict[str, dict[str, Case]] = {
             methods.DB3KD(lenet(), cross_entropy="teacher", reduction="sum", optimizer=Adam), robust()
         ),
     },
-    "GeneratorModule": {"plain": lambda: fit(methods.GeneratorModule(generator(), critic()), digits())},
+    "GeneratorModule": {"plain": lambda: fit(GeneratorModule(generator(), critic()), digits())},
     "MEKDGenerator": {
         "soft": lambda: fit(methods.MEKDGenerator(generator(), critic(), teacher(), queries=100), digits()),
         "hard": lambda: fit(methods.MEKDGenerator(generator(), critic(), teacher(HardLabelTeacher)), digits()),

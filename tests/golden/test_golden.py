@@ -8,16 +8,16 @@ from golden.cases import CASES, CURVES, TOLERANCE, differences, run
 from lightning.pytorch import LightningModule
 
 from kdlightning import methods
+from kdlightning.modules import GeneratorModule
 
 
 def concrete():
     """Exported classes that can be trained or asked: nothing abstract, and a step of their own."""
-    for name in methods.__all__:
-        exported = getattr(methods, name)
+    for exported in (*(getattr(methods, name) for name in methods.__all__), GeneratorModule):
         steps = ("training_step", "predict_step")
         own = any(getattr(exported, step, None) is not getattr(LightningModule, step) for step in steps)
         if inspect.isclass(exported) and not inspect.isabstract(exported) and own:
-            yield name
+            yield exported.__name__
 
 
 def test_every_method_has_curves():
