@@ -118,7 +118,7 @@ class ZSDB3KDImages(LabellingModule):
                 "ZSDB3KDImages starts from noise and sees no image: give it a NoiseDataModule (its source may be a "
                 f"NoImagesDataModule), got {type(data).__name__}"
             )
-        self.check_classes()
+        super().setup(stage)
 
     def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
         """The noises; at most all mixtures, and for every image a start, all iterations and the last label."""

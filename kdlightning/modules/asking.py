@@ -41,14 +41,6 @@ class TeacherAnswers(LabellingModule):
         """Nothing besides source and teacher: a set that a budget stopped can be finished either way."""
         return {}
 
-    def setup(self, stage: str) -> None:
-        """Check that teacher and data set have the same classes, before anything is asked or written.
-
-        Raises:
-            ValueError: they have not.
-        """
-        self.check_classes()
-
     def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
         """One for each row, as far as the budget goes where a set may be finished without the rest."""
         if self.at_budget == "finish" and self.teacher.budget is not None:

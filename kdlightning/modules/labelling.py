@@ -71,7 +71,7 @@ class LabellingModule(L.LightningModule, ABC):
         """What identifies the set besides its source and teacher: plain values, compared on resume."""
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
 
-    def check_classes(self) -> None:
+    def setup(self, stage: str) -> None:
         """Refuse a teacher, or a setting, of other classes than the data set has, before anything is asked or written.
 
         Raises:
@@ -96,7 +96,6 @@ class LabellingModule(L.LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
-        self.check_classes()
         identity = self.teacher.identity
         self.writer = TransferSetWriter(
             self.output,
