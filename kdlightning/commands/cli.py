@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import kdlightning
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.callbacks import ConfusionMatrix, LabellingProgress, QueryLogger, RunResult
@@ -332,7 +333,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _ours(error: BaseException) -> bool:
     """Whether the package itself raised it, outside a training step: a message for the user, not a defect to trace."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    package = str(Path(__file__).parent)
+    package = str(Path(kdlightning.__file__).parent)
     steps = ("training_step", "validation_step", "test_step")
     return frames[-1].f_code.co_filename.startswith(package) and not any(f.f_code.co_name in steps for f in frames)
 

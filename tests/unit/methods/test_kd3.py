@@ -247,14 +247,14 @@ def test_two_processes_select_what_one_selects(tmp_path):
 
 
 def test_a_student_learns_the_toy_from_its_teacher(tmp_path):
-    teacher = lenet(1, 1.0)
+    teacher = resnet(1, 0.5)
     labelled = ToyDataModule(image_size=16)
     trainer(tmp_path / "teacher", max_epochs=12).fit(
         Supervised(teacher, lambda p: torch.optim.Adam(p, 5e-3)), datamodule=labelled
     )
-    module = kd3(lenet(), teacher, optimizer=lambda p: torch.optim.Adam(p, 1e-2), weighting="none")
+    module = kd3(resnet(0, 0.5), teacher, optimizer=lambda p: torch.optim.Adam(p, 5e-3), weighting="none")
     data = pool(200)
-    run = fit(module, tmp_path, 15, data=data)
+    run = fit(module, tmp_path, 16, data=data)
     assert run.test(module, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.9
 
 
