@@ -1,10 +1,14 @@
 """Links in the documents lead somewhere, and commands in the README exist."""
 
 import ast
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+
+from kdlightning import functional
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.md")]
@@ -45,5 +49,13 @@ def test_every_public_package_has_an_api_page():
     documented = {file.stem: file.read_text() for file in (ROOT / "docs" / "api").glob("*.rst")}
     assert set(documented) == set(public)
     assert all(f".. automodule:: kdlightning.{name}\n" in documented[name] for name in public if name != "functional")
-    modules = {path.stem for path in (ROOT / "kdlightning" / "functional").glob("*.py")} - {"__init__"}
+    modules = {module.name for module in pkgutil.iter_modules(functional.__path__)}
     assert modules == set(re.findall(r"automodule:: kdlightning\.functional\.(\w+)", documented["functional"]))
+
+
+@pytest.mark.parametrize("folder", [each.name for each in pkgutil.iter_modules(functional.__path__) if each.ispkg])
+def test_a_functional_folder_names_something_public_of_every_file(folder):
+    # its page shows what __all__ names
+    package = importlib.import_module(f"{functional.__name__}.{folder}")
+    shown = {getattr(getattr(package, name), "__module__", None) for name in package.__all__}
+    assert {f"{package.__name__}.{each.name}" for each in pkgutil.iter_modules(package.__path__)} <= shown

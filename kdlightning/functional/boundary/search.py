@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
+SLACK = 0.01  # relative improvement below which a candidate is not worth a search; 1e-4: about 7 queries more a winner
 
 
 class BoundaryPoints(NamedTuple):
@@ -82,15 +83,14 @@ def boundary_distance(
     candidate_index: Tensor,
     *,
     tolerance: float = 1e-5,
-    slack: float = 0.01,
     batch_size: int = 256,
 ) -> BoundaryPoints:
     """Boundary Distance: binary search towards each candidate, the nearest boundary point wins, Eq. 3 of [Wang2021]_.
 
-    A later candidate is rejected with one query when its point at (1 - ``slack``) times the best radius so far is not
-    in the target class; only winners are searched, to a relative width of ``slack``; the last winner is refined to
-    ``tolerance``. The returned distance is therefore exact along its direction to ``tolerance`` and at most a factor
-    1 / (1 - slack) above the minimum over the candidates; ``slack=1e-4`` costs about 7 queries more per winner.
+    A later candidate is rejected with one query when its point at 99 % of the best radius so far is not in the target
+    class; only winners are searched, to a relative width of 1 %; the last winner is refined to ``tolerance``. The
+    returned distance is therefore exact along its direction to ``tolerance`` and at most a factor 1 / 0.99 above the
+    minimum over the candidates.
 
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
@@ -99,33 +99,31 @@ def boundary_distance(
         candidates: pool ``(S, C, H, W)``.
         candidate_index: positions in the pool ``(P, S')``, each known to be in the pair's target class; -1 for none.
         tolerance: width of the last bracket, L2 pixel units (the paper's ε, 1e-5).
-        slack: relative improvement below which a candidate is not worth a search.
         batch_size: images per call of ``predict``.
 
     Returns:
         Boundary points; not found (inf, zero queries) for pairs without candidates.
     """
-    search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance, slack)
+    search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance)
     search.run(Asker(predict, images, batch_size))
     return BoundaryPoints(search.points().view_as(images), search.distance(), search.queries)
 
 
-def most_boundary_queries(candidates: int, values: int, tolerance: float = 1e-5, slack: float = 0.01) -> int:
+def most_boundary_queries(candidates: int, values: int, tolerance: float = 1e-5) -> int:
     """The most images that :func:`boundary_distance` asks for a pair.
 
-    A candidate costs a test and, if it wins, a search to the relative width ``slack``, which halves the radius that the
+    A candidate costs a test and, if it wins, a search to the relative width of 1 %, which halves the radius that the
     next one has to beat as often as it takes longer: these halvings are counted once.
 
     Args:
         candidates: for the pair.
         values: of an image, C * H * W: its square root is the longest distance in the pixel box.
         tolerance: see :func:`boundary_distance`.
-        slack: see :func:`boundary_distance`.
     """
     span = math.sqrt(values)
     halvings = math.log2(max(1.0, span / tolerance))
-    refining = math.log2(max(1.0, slack * span / tolerance))
-    return math.ceil(candidates * (2 - math.log2(slack)) + halvings + refining) + 2 if candidates else 0
+    refining = math.log2(max(1.0, SLACK * span / tolerance))
+    return math.ceil(candidates * (2 - math.log2(SLACK)) + halvings + refining) + 2 if candidates else 0
 
 
 class _CandidateSearch:
@@ -133,9 +131,8 @@ class _CandidateSearch:
 
     TEST, NARROW, REFINE = 0, 1, 2
 
-    def __init__(self, x0: Tensor, target: Tensor, pool: Tensor, index: Tensor, tolerance: float, slack: float) -> None:
-        self.x0, self.target, self.pool = x0, target, pool
-        self.tolerance, self.slack = tolerance, slack
+    def __init__(self, x0: Tensor, target: Tensor, pool: Tensor, index: Tensor, tolerance: float) -> None:
+        self.x0, self.target, self.pool, self.tolerance = x0, target, pool, tolerance
         self.number, self.index = (index >= 0).sum(1), index.clamp_min(0)
         self.length = torch.stack([(pool[column] - x0).norm(dim=1) for column in self.index.T], dim=1)
         self.queries = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
@@ -178,7 +175,7 @@ class _CandidateSearch:
 
     def _crown(self, rows: Tensor) -> None:
         """A bracket that is narrow enough makes its candidate the winner; the next one's turn comes."""
-        narrow = self.upper[rows] - self.lower[rows] <= (self.slack * self.upper[rows]).clamp_min(self.tolerance)
+        narrow = self.upper[rows] - self.lower[rows] <= (SLACK * self.upper[rows]).clamp_min(self.tolerance)
         won = rows[(self.mode[rows] == self.NARROW) & narrow]
         self.winner[won], self.best_lower[won], self.best_upper[won] = self.turn[won], self.lower[won], self.upper[won]
         self._advance(won)
@@ -190,7 +187,7 @@ class _CandidateSearch:
         self.mode[done], self.turn[done] = self.REFINE, self.winner[done]
         self.lower[done], self.upper[done] = self.best_lower[done], self.best_upper[done]
         self.turn[rows] += 1
-        length, to_beat = self.length[rows, self.turn[rows]], self.best_upper[rows] * (1 - self.slack)
+        length, to_beat = self.length[rows, self.turn[rows]], self.best_upper[rows] * (1 - SLACK)
         # a candidate nearer than the radius to beat is known to be inside: no test needed
         self.mode[rows] = torch.where(length < to_beat, self.NARROW, self.TEST)
         self.upper[rows] = torch.minimum(length, to_beat)
