@@ -105,7 +105,6 @@ def border_attack(
     grow: float = 1.1,
     shrink: float = 0.5,
     random_start: float = 0.0,
-    generator: torch.Generator | None = None,
 ) -> BorderPairs:
     """Just across the boundary into the target class: the first attack of [Frank2023]_, Sec. 3.3.
 
@@ -129,8 +128,8 @@ def border_attack(
         threshold: what the top probability of both images must be below; above 1 for no such condition.
         grow: factor of the step after one that did not cross.
         shrink: factor of the step after one that was taken back.
-        random_start: start at a uniform distance up to this in every pixel, within the ball (PGD [Madry2018]_).
-        generator: owner of the random start's draws, on any device.
+        random_start: start at a uniform distance up to this in every pixel, within the ball (PGD [Madry2018]_); drawn
+            from torch's global generator.
 
     Returns:
         The pairs, in the order of the images.
@@ -147,7 +146,7 @@ def border_attack(
         )
     images = images.detach()
     lower, upper = _box(images, epsilon)
-    x = _start(images, lower, upper, random_start, generator)
+    x = _start(images, lower, upper, random_start)
     none = torch.zeros_like(target)
     seen = _look(logits_of, x, target)
     pairs = BorderPairs(x.clone(), x.clone(), none.bool(), none, seen.logits.clone(), seen.logits.clone())
@@ -155,9 +154,7 @@ def border_attack(
     if len(outside) == 0:
         return pairs
     row, size = torch.arange(len(x), device=x.device), x.new_full((len(x), 1, 1, 1), step)
-    now = _Climb(row, target, lower, upper, size, x, seen.sign(), seen.logits, seen.confidence)
-    if len(outside) < len(x):
-        now = now.keep(outside)
+    now = _Climb(row, target, lower, upper, size, x, seen.sign(), seen.logits, seen.confidence).keep(outside)
     for turn in range(1, iterations + 1):
         new = torch.addcmul(now.x, now.sign, now.step, value=-1).clamp_(now.lower, now.upper)
         seen = _look(logits_of, new, now.target)
@@ -194,54 +191,6 @@ def _move(now: _Climb, seen: _Seen, back: Tensor, grow: float, shrink: float) ->
     return _Climb(now.row, now.target, now.lower, now.upper, size, *fields)
 
 
-def bim(
-    logits_of: Logits,
-    images: Tensor,
-    target: Tensor | None,
-    *,
-    epsilon: float,
-    step: float,
-    steps: int,
-    random_start: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Plain targeted L∞ BIM with a constant step [Kurakin2017]_: ``steps`` forwards and backwards, no judgement.
-
-    An image whose loss has underflowed to 0 has no gradient and stays where it is.
-
-    Args:
-        logits_of: pixels ``(M, C, H, W)`` to logits ``(M, K)``; a network in eval mode.
-        images: ``(N, C, H, W)`` in [0, 1], float32 or float64.
-        target: class indices to go towards ``(N,)``, int64; None for those that the classifier gives the images now
-            (after the random start, if any).
-        epsilon: radius of the L∞ ball around the images, in which and in [0, 1] pixels stay.
-        step: step size.
-        steps: number of steps.
-        random_start: start at a uniform distance up to this in every pixel, within the ball (PGD [Madry2018]_).
-        generator: owner of the random start's draws, on any device.
-
-    Returns:
-        ``(N, C, H, W)``, a new tensor.
-
-    Raises:
-        RuntimeError: under ``torch.inference_mode``.
-        ValueError: images, targets or settings that are not as above.
-    """
-    _require_attackable(images, target)
-    if step <= 0 or steps < 1:
-        raise ValueError(f"bim expected step > 0 and steps >= 1, got {step} and {steps}")
-    images = images.detach()
-    lower, upper = _box(images, epsilon)
-    x = _start(images, lower, upper, random_start, generator)
-    if len(images) == 0:
-        return x
-    for _ in range(steps):
-        seen = _look(logits_of, x, target)
-        target = seen.logits.argmax(1) if target is None else target
-        x = torch.add(x, seen.sign(), alpha=-step).clamp_(lower, upper)
-    return x
-
-
 def deeper_attack(
     logits_of: Logits,
     images: Tensor,
@@ -253,15 +202,17 @@ def deeper_attack(
 ) -> Tensor:
     """Deeper into the class an image is in, no threshold: the second attack of [Frank2023]_, Sec. 3.3.
 
-    :func:`bim` with its settings. For the pairs of :func:`border_attack`, one call on both members::
+    Plain targeted L∞ BIM with a constant step [Kurakin2017]_: ``steps`` forwards and backwards, no judgement. An image
+    whose loss has underflowed to 0 has no gradient and stays. For the pairs of :func:`border_attack`, one call::
 
         deeper_attack(logits_of, torch.cat([pairs.post, pairs.pre]), torch.cat([pairs.post_class, pairs.pre_class]))
 
     Args:
         logits_of: pixels ``(M, C, H, W)`` to logits ``(M, K)``; a network in eval mode.
         images: ``(N, C, H, W)`` in [0, 1], float32 or float64.
-        target: the classifier's classes of the images ``(N,)``, int64, where known; None asks, at no further cost.
-        epsilon: radius of the L∞ ball.
+        target: class indices to go towards ``(N,)``, int64; None for those that the classifier gives the images now, at
+            no further cost.
+        epsilon: radius of the L∞ ball around the images, in which and in [0, 1] pixels stay.
         step: step size.
         steps: number of steps.
 
@@ -272,7 +223,16 @@ def deeper_attack(
         RuntimeError: under ``torch.inference_mode``.
         ValueError: images, targets or settings that are not as above.
     """
-    return bim(logits_of, images, target, epsilon=epsilon, step=step, steps=steps)
+    _require_attackable(images, target)
+    if step <= 0 or steps < 1:
+        raise ValueError(f"deeper_attack expected step > 0 and steps >= 1, got {step} and {steps}")
+    lower, upper = _box(images.detach(), epsilon)
+    x = images.detach().clone()
+    for _ in range(steps if len(x) else 0):
+        seen = _look(logits_of, x, target)
+        target = seen.logits.argmax(1) if target is None else target
+        x = torch.add(x, seen.sign(), alpha=-step).clamp_(lower, upper)
+    return x
 
 
 def _look(logits_of: Logits, images: Tensor, target: Tensor | None) -> _Seen:
@@ -297,16 +257,13 @@ def _box(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
 
 
-def _start(
-    images: Tensor, lower: Tensor, upper: Tensor, random_start: float, generator: torch.Generator | None
-) -> Tensor:
+def _start(images: Tensor, lower: Tensor, upper: Tensor, random_start: float) -> Tensor:
     """A copy of the images, or a random point of the box near them."""
     if random_start < 0:
         raise ValueError(f"random_start: expected a distance, got {random_start}")
     if random_start == 0:
         return images.clone()
-    device = images.device if generator is None else generator.device
-    noise = torch.rand(images.shape, generator=generator, device=device, dtype=images.dtype).to(images.device)
+    noise = torch.rand(images.shape, device=images.device, dtype=images.dtype)
     return noise.mul_(2).sub_(1).mul_(random_start).add_(images).clamp_(lower, upper)
 
 

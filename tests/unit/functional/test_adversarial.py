@@ -7,7 +7,7 @@ import torch
 from helpers import Linear, TinyNet
 from torch import nn
 
-from kdlightning.functional.adversarial import bim, border_attack, deeper_attack
+from kdlightning.functional.adversarial import border_attack, deeper_attack
 
 SHAPE, PIXELS = (1, 6, 6), 36
 UNIT = 1 / 255
@@ -279,37 +279,40 @@ def test_deeper_goes_one_step_into_the_own_class():
     assert torch.equal(deeper_attack(LINE.teacher, x, torch.tensor([1, 0])), found)
     assert torch.equal(x, LINE.at(0.4, -1.3))
     close(deeper_attack(LINE.teacher, x, epsilon=2.5 * UNIT, steps=4), LINE.at(2.9, -3.8))
-    close(bim(LINE.teacher, x, torch.tensor([0, 0]), epsilon=9 * UNIT, step=UNIT, steps=3), LINE.at(-2.6, -4.3))
+    close(
+        deeper_attack(LINE.teacher, x, torch.tensor([0, 0]), epsilon=9 * UNIT, step=UNIT, steps=3), LINE.at(-2.6, -4.3)
+    )
 
 
 def test_deeper_keeps_the_class_it_started_in():
     teacher, x = five_classes(), images(50)
     own = teacher(x).argmax(1)
     found = deeper_attack(teacher, x, epsilon=0.2, step=0.05, steps=5)
-    assert torch.equal(found, bim(teacher, x, own, epsilon=0.2, step=0.05, steps=5))
+    assert torch.equal(found, deeper_attack(teacher, x, own, epsilon=0.2, step=0.05, steps=5))
     assert torch.equal(teacher(found).argmax(1), own)
     assert (teacher(found).softmax(1).amax(1) > teacher(x).softmax(1).amax(1)).all()
     assert (found - x).abs().max() <= 0.2 + 1e-12
 
 
-def test_plain_bim_is_foolboxs():
+def test_deeper_towards_a_class_is_foolboxs_bim():
     foolbox = pytest.importorskip("foolbox")
     net, x = network(torch.float32), images(40, spread=0.3, dtype=torch.float32)
     target = others(net, x, 3)
     attack = foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=0.01, steps=10, random_start=False)
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     theirs, *_ = attack(model, x, foolbox.criteria.TargetedMisclassification(target), epsilons=0.055)
-    ours = bim(net, x, target, epsilon=0.055, step=0.01, steps=10)
+    ours = deeper_attack(net, x, target, epsilon=0.055, step=0.01, steps=10)
     assert float((ours - x).abs().amax()) == pytest.approx(0.055, abs=1e-6)
     close(ours, theirs, 1e-6)
 
 
-def test_a_random_start_lies_in_the_ball_and_belongs_to_its_generator():
+def test_a_random_start_lies_in_the_ball_and_belongs_to_the_seed():
     x = LINE.at(*[-3.0] * 50)
 
     def run(seed, distance=10 * UNIT):
-        spy, generator = Spy(LINE.teacher), torch.Generator().manual_seed(seed)
-        return border_attack(spy, x, ones(50), random_start=distance, generator=generator), spy.shown[0]
+        spy = Spy(LINE.teacher)
+        torch.manual_seed(seed)
+        return border_attack(spy, x, ones(50), random_start=distance), spy.shown[0]
 
     found, start = run(0)
     assert torch.equal(found.post, run(0)[0].post)
@@ -346,4 +349,4 @@ def test_impossible_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         border_attack(LINE.teacher, **{"images": LINE.at(-1, -2), "target": ones(2), **arguments})
     with pytest.raises(ValueError, match="steps >= 1, got 1 and 0"):
-        bim(LINE.teacher, LINE.at(-1), ones(1), epsilon=1, step=1, steps=0)
+        deeper_attack(LINE.teacher, LINE.at(-1), ones(1), epsilon=1, step=1, steps=0)
