@@ -27,13 +27,18 @@ from kdlightning.functional.adversarial import BorderPairs, border_attack, deepe
 from kdlightning.functional.selection import assign_targets
 from kdlightning.methods.shaderkd import mix
 from kdlightning.networks import load_network
-from kdlightning.shaders import render_pool
+from kdlightning.shaders import Program
 
 
 def sheet(side: int = 16, size: int = 32, seed: int = 0) -> Tensor:
     """``side`` x ``side`` programs, one image each, as one picture ``(3, H, W)`` in [0, 1]."""
-    seeds = range(seed, seed + side * side)
-    return make_grid(render_pool(list(seeds), [2.0], size).float() / 255, nrow=side, padding=1)
+    return make_grid(shown(range(seed, seed + side * side), size), nrow=side, padding=1)
+
+
+def shown(seeds: range, size: int, channels: int = 3) -> Tensor:
+    """One image of each program ``(S, C, H, W)`` in [0, 1], of 256 levels."""
+    images = torch.cat([Program.from_seed(seed).render([2.0], size, channels=channels) for seed in seeds])
+    return images.mul(255).round() / 255
 
 
 class Pushed(NamedTuple):
@@ -49,7 +54,7 @@ def pushed(teacher: Path, epsilon: float, seed: int) -> Pushed:
     """One image each of 300 programs, assigned, mixed and attacked."""
     network = load_network(teacher).requires_grad_(False)
     channels, size = int(network.in_channels), int(network.image_size)
-    images = render_pool(list(range(seed, seed + 300)), [2.0], size, channels=channels).float() / 255
+    images = shown(range(seed, seed + 300), size, channels)
     with torch.no_grad():
         predicted = network(images).argmax(1)
     generator = torch.Generator().manual_seed(seed)

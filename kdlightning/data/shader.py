@@ -7,18 +7,20 @@
 import hashlib
 import json
 import os
+from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from kdlightning import shaders
 from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
 from kdlightning.data.collected import CollectedDataModule, Collection
-from kdlightning.shaders import OpenGLRenderer, Program
+from kdlightning.shaders import OpenGLRenderer, Program, ShaderError, program_files, render_file
 from kdlightning.shaders.program import quantised
 
 _SPAN = 10.0  # seconds of a program's time that images are taken from
@@ -31,6 +33,9 @@ class ShaderDataModule(CollectedDataModule):
     numbers. Images that are constant or simple are dropped, and others rendered in their place: those of which more
     than ``flat`` have one colour, or whose pixels have fewer than ``colours`` colours (both at 16 levels per channel).
 
+    With ``programs``, they are the user's own, in turn, at random times. A program that cannot be rendered, or whose
+    images in a turn are all simple, is named in a warning and left out.
+
     Args:
         source: the task's data set. Its training images are never used.
         size: number of images.
@@ -39,6 +44,9 @@ class ShaderDataModule(CollectedDataModule):
         render_seed: owner of the images.
         flat: the largest share of pixels of one colour.
         colours: the least number of colours.
+        programs: a folder with fragment shaders (``*.frag``, ``*.glsl``) in the place of the grammar; by OpenGL only. A
+            file has Shadertoy's ``mainImage``, or one of `kdlightning.shaders.dialects`, which its name then says:
+            ``waves.geekest.frag``.
         cache: where rendered images are kept, by a hash of everything that makes them.
         fraction: share of the images, see :class:`CollectedDataModule`.
         online: keep rendering while :class:`ShaderKD` trains: new images, of programs that the pool has not seen, take
@@ -50,7 +58,7 @@ class ShaderDataModule(CollectedDataModule):
         renewed: number of images that have been replaced so far.
 
     Raises:
-        ValueError: a number below 1, a share outside its range, or OpenGL while training.
+        ValueError: a number below 1, a share outside its range, OpenGL while training, or programs without OpenGL.
     """
 
     dropped: float
@@ -64,6 +72,7 @@ class ShaderDataModule(CollectedDataModule):
         render_seed: int = 0,
         flat: float = 0.9,
         colours: int = 4,
+        programs: str = "",
         cache: str = "cache",
         fraction: float = 1.0,
         online: bool = False,
@@ -81,6 +90,9 @@ class ShaderDataModule(CollectedDataModule):
             raise ValueError(
                 f"online: expected renderer: torch, which renders where the student trains, got {renderer}"
             )
+        if programs and renderer != "opengl":
+            raise ValueError(f"programs: expected renderer: opengl, which reads GLSL, got {renderer}")
+        self.programs = Path(programs).expanduser() if programs else None
         self.size, self.per_program, self.renderer, self.render_seed = size, per_program, renderer, render_seed
         self.flat, self.colours, self.cache = flat, colours, Path(cache).expanduser()
         self.online, self.renewal, self.renewed, self._owed = online, renewal, 0, 0.0
@@ -169,8 +181,10 @@ class ShaderDataModule(CollectedDataModule):
             self.channels, self.image_size, _SPAN,
         )  # fmt: skip
         digest = hashlib.sha256(repr(settings).encode())
-        for source in sorted(Path(shaders.__file__).parent.glob("*.py")):  # another version writes other programs
-            digest.update(source.read_bytes())
+        # another version writes other programs
+        sources = sorted(Path(shaders.__file__).parent.glob("*.py"))
+        for source in [*sources, *self._files()]:
+            digest.update(source.name.encode() + source.read_bytes())
         return digest.hexdigest()
 
     def _rendered(self) -> tuple[np.ndarray, dict[str, float]]:
@@ -185,34 +199,65 @@ class ShaderDataModule(CollectedDataModule):
         images = np.load(file, mmap_mode="c")
         return images, json.loads(file.with_suffix(".json").read_text())
 
+    def _files(self) -> list[Path]:
+        if self.programs is None:
+            return []
+        files = program_files(self.programs)
+        if not files:
+            raise ValueError(f"programs: expected a folder with *.frag or *.glsl files, got {self.programs}")
+        return files
+
     def _render(self) -> tuple[Tensor, dict[str, float]]:
         """The images; which share of all that were rendered was dropped, and how many programs there were."""
         images = torch.empty(self.size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         kept = number = dropped = 0
-        with OpenGLRenderer() if self.renderer == "opengl" else nullcontext() as opengl:
+        files = deque(self._files())
+        with OpenGLRenderer() if self.renderer == "opengl" and not files else nullcontext() as opengl:
             while kept < self.size:
                 if number > 20 + 20 * self.size:
                     raise RuntimeError(
                         f"{number} programs gave {kept} images of {self.size}: lower colours, or raise flat"
                     )
-                made = self._images(self._program(number), number, opengl)
+                if self.programs is None:
+                    made = self._images(self._program(number), number, opengl)
+                else:
+                    made = self._of_the_next(files, number)
                 left_out = simple(made, self.flat, self.colours)
                 made = made[~left_out][: self.size - kept]
                 images[kept : kept + len(made)] = made
                 kept, number, dropped = kept + len(made), number + 1, dropped + int(left_out.sum())
         return images, {"dropped": dropped / (number * self.per_program), "programs": number}
 
+    def _of_the_next(self, files: deque[Path], number: int) -> Tensor:
+        """Images of the user's program whose turn it is; those that give none lose their turn for good."""
+        while files:
+            file = files.popleft()
+            try:
+                made = render_file(file, self._times(number), self.image_size, channels=self.channels)
+            except ShaderError as error:
+                reason = str(error)
+            else:
+                if not simple(made, self.flat, self.colours).all():
+                    files.append(file)
+                    return made
+                reason = "its images are simple"
+            rank_zero_warn(f"programs: {file} is left out: {reason}")
+        raise RuntimeError(f"programs: nothing in {self.programs} can be used; a warning says why for every file")
+
+    def _times(self, number: int) -> list[float]:
+        generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)
+        times: list[float] = (_SPAN * torch.rand(self.per_program, generator=generator)).tolist()
+        return times
+
     def _images(
         self, program: Program, number: int, opengl: OpenGLRenderer | None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """All images of a program, uint8 on the device; the simple ones, too."""
-        generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)
-        times = (_SPAN * torch.rand(self.per_program, generator=generator)).tolist()
         variants = range(self.per_program)
         shape: dict[str, Any] = {"size": self.image_size, "channels": self.channels, "variants": variants}
         if opengl is not None:
-            return opengl.render(program, times, **shape)
-        return quantised(program.render(times, **shape, device=device))
+            return opengl.render(program, self._times(number), **shape)
+        return quantised(program.render(self._times(number), **shape, device=device))
 
 
 def simple(images: Tensor, flat: float = 0.9, colours: int = 4) -> Tensor:

@@ -1,16 +1,9 @@
 """Shader programs without limit: a grammar whose every seed is a program, rendered by torch or by OpenGL."""
 
-from kdlightning.shaders.canvas import OpenGLUnavailableError, ShaderCompileError
-from kdlightning.shaders.collection import (
-    ProgramFailure,
-    ProgramImages,
-    UserProgram,
-    load_programs,
-    render_programs,
-)
+from kdlightning.shaders.canvas import OpenGLUnavailableError, ShaderError
 from kdlightning.shaders.dialects import MODES, fragment_shader
+from kdlightning.shaders.files import program_files, render_file
 from kdlightning.shaders.opengl import OpenGLRenderer
-from kdlightning.shaders.pool import render_pool
 from kdlightning.shaders.program import Program
 
 __all__ = [
@@ -18,12 +11,8 @@ __all__ = [
     "OpenGLRenderer",
     "OpenGLUnavailableError",
     "Program",
-    "ProgramFailure",
-    "ProgramImages",
-    "ShaderCompileError",
-    "UserProgram",
+    "ShaderError",
     "fragment_shader",
-    "load_programs",
-    "render_pool",
-    "render_programs",
+    "program_files",
+    "render_file",
 ]

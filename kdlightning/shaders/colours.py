@@ -5,21 +5,7 @@ from collections.abc import Callable
 
 from kdlightning.shaders.coordinates import plus, times
 from kdlightning.shaders.draw import Draw
-from kdlightning.shaders.graph import (
-    Colour,
-    Node,
-    Point,
-    absolute,
-    cos,
-    maximum,
-    minimum,
-    mirror,
-    mix,
-    saturate,
-    sin,
-    smooth,
-    value_noise,
-)
+from kdlightning.shaders.graph import Colour, Node, Point, cos, mirror, mix, node, saturate, sin, smooth, value_noise
 
 Palette = Callable[[Draw, Node], Colour]
 
@@ -107,28 +93,21 @@ def palette(draw: Draw, value: Node) -> Colour:
     return draw.among(PALETTES)(draw, value)
 
 
+BLENDS: dict[Callable[[Node, Node], Node], float] = {
+    lambda _, above: above: 5,
+    lambda a, b: a + b - a * b: 1,  # screen
+    lambda a, b: a * (0.3 + b): 1,  # multiply
+    lambda a, b: abs(a - b): 0.8,
+    lambda a, b: a + 0.6 * (b - 0.3): 0.8,
+    lambda a, b: a + (2 * b - 1) * a * (1 - a) * 1.5: 0.8,  # light
+    lambda a, b: node("max", a, b): 0.6,
+    lambda a, b: node("min", a, b): 0.6,
+}
+
+
 def compose(draw: Draw, below: Colour, above: Colour, mask: Node) -> Colour:
     """One picture over another, where the mask in [0, 1] says so."""
-    how = draw.choice(
-        ("over", "screen", "multiply", "difference", "add", "light", "lighter", "darker"),
-        (5, 1, 1, 0.8, 0.8, 0.8, 0.6, 0.6),
-    )
-
-    def channel(a: Node, b: Node) -> Node:
-        if how == "screen":
-            return a + b - a * b
-        if how == "multiply":
-            return a * (0.3 + b)
-        if how == "difference":
-            return absolute(a - b)
-        if how == "add":
-            return a + 0.6 * (b - 0.3)
-        if how == "light":
-            return a + (2 * b - 1) * a * (1 - a) * 1.5
-        if how == "lighter":
-            return maximum(a, b)
-        return minimum(a, b) if how == "darker" else b
-
+    channel = draw.among(BLENDS)
     mixed = Colour(*(channel(saturate(a), saturate(b)) for a, b in zip(below, above, strict=True)))
     return blend(below, mixed, mask)
 

@@ -8,21 +8,7 @@ import math
 from collections.abc import Callable
 
 from kdlightning.shaders.draw import Draw
-from kdlightning.shaders.graph import (
-    Node,
-    Point,
-    absolute,
-    angle,
-    cos,
-    exp,
-    gradient_noise,
-    length,
-    log,
-    mirror,
-    sin,
-    stair,
-    value_noise,
-)
+from kdlightning.shaders.graph import Node, Point, angle, cos, exp, gradient_noise, log, mirror, sin, stair, value_noise
 
 Warp = Callable[[Draw, Point], Point]
 
@@ -99,21 +85,19 @@ def lens(draw: Draw, p: Point) -> Point:
 def ripple(draw: Draw, p: Point) -> Point:
     """Rings that push outwards and inwards."""
     q = plus(p, draw.sway(-0.7, 0.7), draw.sway(-0.7, 0.7))
-    return times(p, 1 + draw.scale(0.05, 0.3) * sin(draw.scale(4, 16) * length(q) + draw.phase()))
+    return times(p, 1 + draw.scale(0.05, 0.3) * sin(draw.scale(4, 16) * abs(q) + draw.phase()))
 
 
 def polar(draw: Draw, p: Point) -> Point:
     """Radius and mirrored angle as coordinates."""
     folds = draw.integer(1, 6)
-    return Point(
-        draw.scale(0.8, 3) * length(p) + draw.phase(), _sector(p, folds, draw.phase(0.3)) * draw.number(0.5, 3)
-    )
+    return Point(draw.scale(0.8, 3) * abs(p) + draw.phase(), _sector(p, folds, draw.phase(0.3)) * draw.number(0.5, 3))
 
 
 def tunnel(draw: Draw, p: Point) -> Point:
     """Depth and mirrored angle: looking down a pipe, or a spiral staircase."""
     p = plus(p, draw.sway(-0.4, 0.4), draw.sway(-0.4, 0.4))
-    r, folds = length(p), draw.integer(1, 6)
+    r, folds = abs(p), draw.integer(1, 6)
     depth = draw.scale(0.5, 1.5) / (r + 0.2) if draw.chance(0.5) else draw.scale(0.7, 2) * log(r + 0.08)
     across = _sector(p, folds, draw.phase(0.3) + (draw.number(-1, 1) * depth if draw.chance(0.5) else 0.0))
     return Point(depth + draw.phase(0.9), across * draw.number(0.5, 3))
@@ -122,7 +106,7 @@ def tunnel(draw: Draw, p: Point) -> Point:
 def kaleidoscope(draw: Draw, p: Point) -> Point:
     """One sector of the plane, mirrored round."""
     folds = draw.integer(2, 8)
-    r, theta = length(p), _sector(p, folds, draw.phase(0.3)) * (math.pi / folds)
+    r, theta = abs(p), _sector(p, folds, draw.phase(0.3)) * (math.pi / folds)
     return plus(Point(r * cos(theta), r * sin(theta)), draw.sway(-0.8, 0), draw.sway(-0.4, 0.4))
 
 
@@ -134,8 +118,8 @@ def _sector(p: Point, folds: int, phase: Node) -> Node:
 def fold(draw: Draw, p: Point) -> Point:
     """Mirrored in one or two lines."""
     p = turn(p, draw.phase(0.2))
-    y = absolute(p.y) if draw.chance(0.6) else p.y
-    return plus(Point(absolute(p.x), y), draw.sway(-0.8, 0.1), draw.sway(-0.5, 0.5))
+    y = abs(p.y) if draw.chance(0.6) else p.y
+    return plus(Point(abs(p.x), y), draw.sway(-0.8, 0.1), draw.sway(-0.5, 0.5))
 
 
 def folds(draw: Draw, p: Point) -> Point:
@@ -143,7 +127,7 @@ def folds(draw: Draw, p: Point) -> Point:
     by, growth = draw.phase(0.3), draw.number(1.15, 1.5)
     x, y = draw.sway(-0.7, -0.2), draw.sway(-0.7, -0.2)
     for _ in range(draw.integer(2, 4)):
-        p = times(turn(plus(Point(absolute(p.x), absolute(p.y)), x, y), by), growth)
+        p = times(turn(plus(Point(abs(p.x), abs(p.y)), x, y), by), growth)
     return p
 
 
@@ -171,7 +155,7 @@ def square(draw: Draw, p: Point) -> Point:
 def plane(draw: Draw, p: Point) -> Point:
     """A floor and a ceiling that run to a horizon."""
     p = plus(turn(p, draw.phase(0.2)), 0.0, draw.sway(-0.5, 0.5))
-    depth = 1 / (absolute(p.y) + draw.number(0.15, 0.4))
+    depth = 1 / (abs(p.y) + draw.number(0.15, 0.4))
     return Point(p.x * depth, depth + draw.phase(0.9))
 
 

@@ -27,6 +27,8 @@ of the same range, with other values. What `uniforms` says of mouse, sound and t
 import re
 from typing import Literal, get_args
 
+from kdlightning.shaders.canvas import ShaderError
+
 Mode = Literal["image", "classic", "geek", "geeker", "geekest", "classic_300", "geek_300", "geeker_300", "geekest_300"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -77,7 +79,7 @@ def fragment_shader(text: str, mode: Mode) -> str:
     """A program in one of the `MODES` as a complete fragment shader in GLSL 3.30.
 
     Raises:
-        ValueError: if the text declares no output in a mode where it has to.
+        ShaderError: if the text declares no output in a mode where it has to.
     """
     text = re.sub(r"^[ \t]*#[ \t]*(version|extension)\b.*$", "", text, flags=re.MULTILINE)
     head, result = "#version 330 core\n", "kdl_colour"
@@ -87,7 +89,7 @@ def fragment_shader(text: str, mode: Mode) -> str:
         elif (declared := _OUTPUT.search(text)) is not None:
             result = declared[1]
         else:
-            raise ValueError(f"expected a declaration `out vec4 name;`, as mode {mode} has it")
+            raise ShaderError(f"expected a declaration `out vec4 name;`, as mode {mode} has it")
     else:
         head += "out vec4 kdl_colour;\n#define texture2D texture\n"
         text = re.sub(r"\bgl_FragColor\b|\bgl_FragData\s*\[\s*0\s*\]", result, text)

@@ -8,7 +8,6 @@ from kdlightning.shaders.draw import Draw
 from kdlightning.shaders.graph import (
     Node,
     Point,
-    absolute,
     angle,
     cells,
     constant,
@@ -16,7 +15,6 @@ from kdlightning.shaders.graph import (
     exp,
     fractal_noise,
     gradient_noise,
-    length,
     log,
     maximum,
     minimum,
@@ -50,7 +48,7 @@ def wave(draw: Draw, a: Node) -> Node:
     if form == "steps":
         return edge(sin(a) + draw.number(-0.5, 0.5), draw.number(0.1, 0.4))
     if form == "lines":
-        return 1 - 2 * smooth(absolute(sin(a * 0.5)) / draw.number(0.2, 0.6))
+        return 1 - 2 * smooth(abs(sin(a * 0.5)) / draw.number(0.2, 0.6))
     return 0.6 * sin(a) + 0.4 * sin(3 * a + draw.phase())
 
 
@@ -99,17 +97,17 @@ def lattice(draw: Draw, p: Point) -> Node:
 def rings(draw: Draw, p: Point) -> Node:
     """Waves around one or two centres."""
     q = plus(p, draw.sway(-0.8, 0.8), draw.sway(-0.8, 0.8))
-    around = wave(draw, length(q) * draw.scale(3, 13) + draw.phase(0.8))
+    around = wave(draw, abs(q) * draw.scale(3, 13) + draw.phase(0.8))
     if draw.chance(0.6):
         return around
     q = plus(p, draw.sway(-0.8, 0.8), draw.sway(-0.8, 0.8))
-    return 0.6 * (around + sin(length(q) * draw.scale(3, 13) + draw.phase()))
+    return 0.6 * (around + sin(abs(q) * draw.scale(3, 13) + draw.phase()))
 
 
 def spiral(draw: Draw, p: Point) -> Node:
     """Arms from a centre."""
     q = plus(p, draw.sway(-0.5, 0.5), draw.sway(-0.5, 0.5))
-    r, arms = length(q), draw.integer(0, 9)
+    r, arms = abs(q), draw.integer(0, 9)
     turns = draw.scale(2, 8) * log(r + 0.05) if draw.chance(0.5) else draw.number(2, 14) * r
     return wave(draw, angle(q) * arms + turns + draw.phase(0.8))
 
@@ -147,7 +145,7 @@ def smoke(draw: Draw, p: Point) -> Node:
 
 def marble(draw: Draw, p: Point) -> Node:
     """Veins: a wave along a direction or a radius, disturbed by noise."""
-    along = turn(p, draw.phase(0.2)).x if draw.chance(0.6) else length(plus(p, draw.sway(-1, 1), draw.sway(-1, 1)))
+    along = turn(p, draw.phase(0.2)).x if draw.chance(0.6) else abs(plus(p, draw.sway(-1, 1), draw.sway(-1, 1)))
     rough = fractal_noise(times(p, draw.scale(1, 4)), draw.salt())
     return wave(draw, along * draw.scale(2, 9) + rough * draw.number(2, 6) + draw.phase())
 
@@ -185,9 +183,9 @@ def outline(draw: Draw, p: Point) -> Node:
     if how == "fill":
         return edge(-distance, draw.scale(0.015, 0.12))
     if how == "line":
-        return 1 - 2 * smooth(absolute(distance) / draw.scale(0.03, 0.15))
+        return 1 - 2 * smooth(abs(distance) / draw.scale(0.03, 0.15))
     if how == "glow":
-        return 2 * exp(-draw.scale(2, 9) * absolute(distance)) - 1
+        return 2 * exp(-draw.scale(2, 9) * abs(distance)) - 1
     if how == "rings":
         return wave(draw, distance * draw.scale(7, 25) + draw.phase(0.8))
     return minimum(maximum(-distance * draw.number(1.5, 4), -1.0), 1.0)
@@ -221,12 +219,12 @@ def orbits(draw: Draw, p: Point) -> Node:
     z, nearest = times(p, draw.number(0.8, 1.2)), constant(4)
     c = Point(draw.sway(-0.9, 0.4), draw.sway(-0.7, 0.7))
     trap = plus(z, draw.number(-0.5, 0.5), draw.number(-0.5, 0.5)) if draw.chance(0.2) else z
-    nearest = minimum(nearest, length(trap))
+    nearest = minimum(nearest, abs(trap))
     lines = draw.chance(0.4)
     for _ in range(draw.integer(2, 3)):
         x, y = z.x * z.x - z.y * z.y + c.x, 2 * z.x * z.y + c.y
         z = Point(minimum(maximum(x, -1.6), 1.6), minimum(maximum(y, -1.6), 1.6))
-        near = minimum(absolute(z.x), absolute(z.y)) if lines else length(z)
+        near = minimum(abs(z.x), abs(z.y)) if lines else abs(z)
         nearest = minimum(nearest, near)
     if draw.chance(0.5):
         return sin(log(nearest + 0.1) * draw.scale(1.5, 4) + draw.phase())
@@ -271,5 +269,5 @@ def field(draw: Draw, p: Point) -> Node:
     if how == "max":
         return node(draw.choice(("max", "min")), first, second)
     if how == "difference":
-        return 1.5 * absolute(first - second) - 1
+        return 1.5 * abs(first - second) - 1
     return first + draw.number(0.15, 0.5) * second

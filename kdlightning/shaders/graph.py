@@ -4,8 +4,9 @@ A graph is arithmetic on scalars: the leaves are the pixel's place, the time, nu
 and every inner node is one operation of `operations.OPERATIONS`. Points and colours are tuples of scalars.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 
@@ -51,12 +52,18 @@ class Node:
     def __neg__(self) -> "Node":
         return node("subtract", 0.0, self)
 
+    def __abs__(self) -> "Node":
+        return node("abs", self)
+
 
 class Point(NamedTuple):
-    """A place in the plane."""
+    """A place in the plane; ``abs`` is its distance from the origin, as for a complex number."""
 
     x: Node
     y: Node
+
+    def __abs__(self) -> Node:
+        return sqrt(self.x * self.x + self.y * self.y)
 
 
 class Colour(NamedTuple):
@@ -78,9 +85,10 @@ class Cells(NamedTuple):
 X, Y, TIME = Node("x"), Node("y"), Node("time")
 
 
-def node(operation: str, *arguments: Node | float) -> Node:
-    """An operation on nodes and numbers."""
-    return Node(operation, tuple(each if isinstance(each, Node) else constant(each) for each in arguments))
+def node(operation: str, *arguments: "Point | Node | float") -> Node:
+    """An operation on nodes and numbers; a point stands for its two coordinates."""
+    scalars = [scalar for each in arguments for scalar in (each if isinstance(each, Point) else (each,))]
+    return Node(operation, tuple(each if isinstance(each, Node) else constant(each) for each in scalars))
 
 
 def constant(value: float) -> Node:
@@ -88,64 +96,20 @@ def constant(value: float) -> Node:
     return Node("constant", value=float(value))
 
 
-def sin(a: Node) -> Node:
-    """Sine of radians."""
-    return node("sin", a)
-
-
-def cos(a: Node) -> Node:
-    """Cosine of radians."""
-    return node("cos", a)
-
-
-def sqrt(a: Node) -> Node:
-    """Square root; of what is below 0, 0."""
-    return node("sqrt", a)
-
-
-def exp(a: Node) -> Node:
-    """Exponential."""
-    return node("exp", a)
-
-
-def log(a: Node) -> Node:
-    """Natural logarithm of a positive number."""
-    return node("log", a)
-
-
-def absolute(a: Node) -> Node:
-    """Absolute value."""
-    return node("abs", a)
-
-
-def minimum(a: Node | float, b: Node | float) -> Node:
-    """The smaller of two."""
-    return node("min", a, b)
-
-
-def maximum(a: Node | float, b: Node | float) -> Node:
-    """The larger of two."""
-    return node("max", a, b)
-
-
-def saturate(a: Node) -> Node:
-    """Clamped to [0, 1]."""
-    return node("saturate", a)
-
-
-def smooth(a: Node) -> Node:
-    """From 0 to 1 in an S between a = 0 and a = 1, constant outside."""
-    return node("smooth", a)
-
-
-def mirror(a: Node) -> Node:
-    """A continuous zigzag in [0, 1]: 0 at even numbers, 1 at odd ones."""
-    return node("mirror", a)
-
-
-def stair(a: Node) -> Node:
-    """A staircase through the integers: flat, with steep but continuous steps."""
-    return node("stair", a)
+sin, cos, exp = partial(node, "sin"), partial(node, "cos"), partial(node, "exp")
+log = partial(node, "log")  # of a positive number
+sqrt = partial(node, "sqrt")  # of what is below 0, 0
+minimum, maximum = partial(node, "min"), partial(node, "max")  # of two
+saturate = partial(node, "saturate")  # clamped to [0, 1]
+smooth = partial(node, "smooth")  # from 0 to 1 in an S between a = 0 and a = 1, constant outside
+mirror = partial(node, "mirror")  # a continuous zigzag in [0, 1]: 0 at even numbers, 1 at odd ones
+stair = partial(node, "stair")  # through the integers: flat, with steep but continuous steps
+mix = partial(node, "mix")  # (a, b, t): from a at t = 0 to b at t = 1
+# of a point, and a salt in [0, 65536) that tells one noise from another
+value_noise = partial(node, "value_noise")  # random numbers in [0, 1) at integer places, smooth between them
+gradient_noise = partial(node, "gradient_noise")  # Perlin's: 0 at integer places, mostly in [-0.7, 0.7]
+fractal_noise = partial(node, "fractal_noise")  # four octaves of value noise (fbm), in [0, 1)
+ridged_noise = partial(node, "ridged_noise")  # four octaves of folded value noise, sharp along lines, in [0, 1]
 
 
 def angle(p: Point) -> Node:
@@ -157,53 +121,20 @@ def angle(p: Point) -> Node:
     return node("atan", p.y + 1e-4, p.x + 1e-4)
 
 
-def mix(a: Node | float, b: Node | float, t: Node | float) -> Node:
-    """From a at t = 0 to b at t = 1."""
-    return node("mix", a, b, t)
-
-
-def length(p: Point) -> Node:
-    """Distance from the origin."""
-    return sqrt(p.x * p.x + p.y * p.y)
-
-
-def value_noise(p: Point, salt: Node | float) -> Node:
-    """Random numbers in [0, 1) at integer places, smooth between them; every salt in [0, 65536) is another noise."""
-    return node("value_noise", p.x, p.y, salt)
-
-
-def gradient_noise(p: Point, salt: Node | float) -> Node:
-    """Perlin's noise: 0 at integer places, random slopes there; mostly in [-0.7, 0.7]."""
-    return node("gradient_noise", p.x, p.y, salt)
-
-
-def fractal_noise(p: Point, salt: Node | float) -> Node:
-    """Four octaves of value noise (fbm), in [0, 1)."""
-    return node("fractal_noise", p.x, p.y, salt)
-
-
-def ridged_noise(p: Point, salt: Node | float) -> Node:
-    """Four octaves of folded value noise, sharp along lines, in [0, 1]."""
-    return node("ridged_noise", p.x, p.y, salt)
-
-
-def cells(p: Point, salt: Node | float, jitter: Node | float = 0.8) -> Cells:
+def cells(p: Point, salt: Node | float, jitter: Node | float) -> Cells:
     """Worley's pattern: one centre per unit square, ``jitter`` in [0, 1] is how far from the square's middle."""
-    every = node("cells", p.x, p.y, salt, jitter)
+    every = node("cells", p, salt, jitter)
     return Cells(*(node(part, every) for part in ("first", "second", "third")))
 
 
 def schedule(roots: Iterable[Node]) -> list[Node]:
     """Every node that the roots need, once, after the nodes that it needs itself."""
     done: dict[Node, None] = {}
-    for root in roots:
-        stack: list[tuple[Node, Iterator[Node]]] = [(root, iter(root.arguments))]
-        while stack:
-            current, rest = stack[-1]
-            following = next((each for each in rest if each not in done), None)
-            if following is None:
-                done.setdefault(current)
-                stack.pop()
-            else:
-                stack.append((following, iter(following.arguments)))
+    stack = [*roots][::-1]
+    while stack:
+        following = next((each for each in stack[-1].arguments if each not in done), None)
+        if following is None:
+            done.setdefault(stack.pop())
+        else:
+            stack.append(following)
     return list(done)

@@ -121,16 +121,13 @@ class Program:
                 finished[reader].append(argument)
         return [(each, finished[each]) for each in self._nodes]
 
+    @cached_property
     def glsl(self) -> str:
         """A complete fragment shader (GLSL 3.30).
 
         Its uniforms are ``vec2 resolution`` (pixels, square), ``float time`` (seconds) and ``float parameters[P]``
         (a row of `parameters`), its result ``vec4 colour``.
         """
-        return self._shader
-
-    @cached_property
-    def _shader(self) -> str:
         declared = f"uniform float parameters[{len(self.ranges)}];\n" if self.ranges else ""
         lines: list[str] = []
         names: dict[Node, str] = {}

@@ -8,57 +8,43 @@ from collections.abc import Callable
 
 from kdlightning.shaders.coordinates import plus, times, turn
 from kdlightning.shaders.draw import Draw
-from kdlightning.shaders.graph import (
-    Node,
-    Point,
-    absolute,
-    angle,
-    constant,
-    cos,
-    length,
-    maximum,
-    minimum,
-    mirror,
-    mix,
-    saturate,
-    sin,
-)
+from kdlightning.shaders.graph import Node, Point, angle, constant, cos, maximum, minimum, mirror, mix, saturate, sin
 
 Shape = Callable[[Draw, Point], Node]
 
 
 def circle(p: Point, radius: Node | float) -> Node:
     """Distance to a disc around the origin."""
-    return length(p) - radius
+    return abs(p) - radius
 
 
 def box(p: Point, width: Node | float, height: Node | float) -> Node:
     """Distance to a rectangle around the origin; half its width and height are given."""
-    x, y = absolute(p.x) - width, absolute(p.y) - height
-    return length(Point(maximum(x, 0.0), maximum(y, 0.0))) + minimum(maximum(x, y), 0.0)
+    x, y = abs(p.x) - width, abs(p.y) - height
+    return abs(Point(maximum(x, 0.0), maximum(y, 0.0))) + minimum(maximum(x, y), 0.0)
 
 
 def polygon(p: Point, corners: int, radius: Node | float) -> Node:
     """Distance to the sides of a regular polygon whose inscribed circle has this radius."""
     folded = mirror(angle(p) * (corners / math.pi)) * (math.pi / corners)
-    return length(p) * cos(folded) - radius
+    return abs(p) * cos(folded) - radius
 
 
 def star(p: Point, points: int, radius: Node | float, depth: Node | float) -> Node:
     """A star with straight sides; ``depth`` in [0, 1] is how far the inner corners come in."""
     share = mirror(angle(p) * (points / math.pi))
-    return (length(p) - radius * (1 - depth * share)) * 0.7
+    return (abs(p) - radius * (1 - depth * share)) * 0.7
 
 
 def flower(p: Point, petals: int, radius: Node | float, depth: Node | float) -> Node:
     """A circle whose radius swings with the angle."""
-    return (length(p) - radius * (1 + depth * cos(angle(p) * petals))) * 0.7
+    return (abs(p) - radius * (1 + depth * cos(angle(p) * petals))) * 0.7
 
 
 def capsule(p: Point, half: Node | float, radius: Node | float) -> Node:
     """Distance to a thick line along x, from -half to half."""
-    along = maximum(absolute(p.x) - half, 0.0)
-    return length(Point(along, p.y)) - radius
+    along = maximum(abs(p.x) - half, 0.0)
+    return abs(Point(along, p.y)) - radius
 
 
 def moon(p: Point, radius: Node | float, offset: Node | float) -> Node:
@@ -72,47 +58,22 @@ def smooth_union(a: Node, b: Node, softness: Node | float) -> Node:
     return mix(b, a, share) - softness * share * (1 - share)
 
 
-def _circle(draw: Draw, p: Point) -> Node:
-    return circle(p, draw.number(0.2, 0.8))
-
-
-def _box(draw: Draw, p: Point) -> Node:
-    return box(p, draw.number(0.15, 0.7), draw.number(0.15, 0.7)) - draw.number(0, 0.15)
-
-
-def _polygon(draw: Draw, p: Point) -> Node:
-    return polygon(p, draw.integer(3, 7), draw.number(0.2, 0.7))
-
-
-def _star(draw: Draw, p: Point) -> Node:
-    return star(p, draw.integer(3, 9), draw.number(0.4, 0.9), draw.number(0.3, 0.7))
-
-
-def _flower(draw: Draw, p: Point) -> Node:
-    return flower(p, draw.integer(2, 9), draw.number(0.3, 0.7), draw.number(0.15, 0.5))
-
-
-def _capsule(draw: Draw, p: Point) -> Node:
-    return capsule(p, draw.number(0.2, 0.8), draw.number(0.05, 0.3))
-
-
 def _cross(draw: Draw, p: Point) -> Node:
     half, width = draw.number(0.4, 0.8), draw.number(0.08, 0.25)
     return minimum(box(p, half, width), box(p, width, half))
 
 
-def _moon(draw: Draw, p: Point) -> Node:
-    return moon(p, draw.number(0.4, 0.8), draw.number(0.15, 0.5))
-
-
-def _wave(draw: Draw, p: Point) -> Node:
-    return (p.y + draw.number(0.1, 0.4) * sin(p.x * draw.scale(2, 7) + draw.phase())) * 0.8
-
-
 SHAPES: dict[Shape, float] = {
-    _circle: 1.2, _box: 1.2, _polygon: 1.0, _star: 1.0, _flower: 0.9, _capsule: 0.8, _cross: 0.7, _moon: 0.6,
-    _wave: 0.6,
-}  # fmt: skip
+    lambda draw, p: circle(p, draw.number(0.2, 0.8)): 1.2,
+    lambda draw, p: box(p, draw.number(0.15, 0.7), draw.number(0.15, 0.7)) - draw.number(0, 0.15): 1.2,
+    lambda draw, p: polygon(p, draw.integer(3, 7), draw.number(0.2, 0.7)): 1.0,
+    lambda draw, p: star(p, draw.integer(3, 9), draw.number(0.4, 0.9), draw.number(0.3, 0.7)): 1.0,
+    lambda draw, p: flower(p, draw.integer(2, 9), draw.number(0.3, 0.7), draw.number(0.15, 0.5)): 0.9,
+    lambda draw, p: capsule(p, draw.number(0.2, 0.8), draw.number(0.05, 0.3)): 0.8,
+    _cross: 0.7,
+    lambda draw, p: moon(p, draw.number(0.4, 0.8), draw.number(0.15, 0.5)): 0.6,
+    lambda draw, p: (p.y + draw.number(0.1, 0.4) * sin(p.x * draw.scale(2, 7) + draw.phase())) * 0.8: 0.6,  # waves
+}
 
 
 def _one(draw: Draw, p: Point) -> Node:
@@ -120,7 +81,7 @@ def _one(draw: Draw, p: Point) -> Node:
     q = turn(plus(p, draw.sway(-0.6, 0.6), draw.sway(-0.6, 0.6)), draw.phase(0.4))
     size = draw.scale(0.6, 1.6)
     distance = draw.among(SHAPES)(draw, times(q, size)) / size
-    return absolute(distance) - draw.number(0.02, 0.12) if draw.chance(0.2) else distance
+    return abs(distance) - draw.number(0.02, 0.12) if draw.chance(0.2) else distance
 
 
 def scene(draw: Draw, p: Point) -> Node:

@@ -54,8 +54,57 @@ def test_a_grammar_that_gives_nothing_usable_is_an_error(tmp_path):
         ).prepare_data()
 
 
+WAVES = "gl_FragColor = vec4(vec3(.5 + .5 * sin(9. * FC.x / r.x + t)), 1);"
+
+
+def test_a_pool_of_ones_own_programs_leaves_out_what_gives_no_images(opengl, tmp_path):
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    texts = {
+        "waves.geekest": WAVES,
+        "turned.geekest": WAVES.replace(".x", ".y"),
+        "a.geekest": "oops();",
+        "b.geekest": "",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.frag").write_text(text)
+    own = {"renderer": "opengl", "programs": str(folder)}
+    with pytest.warns(UserWarning, match="is left out") as warnings:
+        data = pool(tmp_path, size=12, **own)
+    told = [str(each.message) for each in warnings if "left out" in str(each.message)]
+    assert ["oops" in told[0], "a.geekest.frag" in told[0], told[1].endswith("its images are simple")] == [True] * 3
+    assert len(told) == 2
+    images = data.train_set.images.int()
+    across, up = (images.diff(dim=side).abs().amax((1, 2, 3)) > 0 for side in (3, 2))
+    assert (across.tolist(), up.tolist()) == (
+        [False] * 4 + [True] * 4 + [False] * 4,
+        [True] * 4 + [False] * 4 + [True] * 4,
+    )
+    assert data.dropped == 0
+    known = data.identity()["shaders"]
+    (folder / "a.geekest.frag").unlink()
+    assert data.identity()["shaders"] != known
+    (folder / "waves.geekest.frag").write_text("")
+    (folder / "turned.geekest.frag").unlink()
+    with (
+        pytest.warns(UserWarning, match="simple"),
+        pytest.raises(RuntimeError, match=r"nothing in .*programs can be used"),
+    ):
+        pool(tmp_path, **own)
+
+
+def test_a_folder_without_programs_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"programs: expected a folder with \*.frag or \*.glsl files, got .*nowhere"):
+        pool(tmp_path, renderer="opengl", programs=str(tmp_path / "nowhere"))
+
+
 @pytest.mark.parametrize(
-    ("options", "text"), [({"size": 0}, "size: expected at least 1, got 0"), ({"flat": 0}, "share above 0 .* got 0")]
+    ("options", "text"),
+    [
+        ({"size": 0}, "size: expected at least 1, got 0"),
+        ({"flat": 0}, "share above 0 .* got 0"),
+        ({"programs": "folder"}, "programs: expected renderer: opengl, which reads GLSL, got torch"),
+    ],
 )
 def test_bad_arguments(options, text):
     with pytest.raises(ValueError, match=text):

@@ -17,7 +17,7 @@ def test_a_sheet_has_an_image_for_every_program():
     picture = figures.sheet(side=3, size=16)
     assert picture.shape == (3, 3 * 17 + 1, 3 * 17 + 1)
     first = picture[:, 1:17, 1:17]
-    torch.testing.assert_close(first, figures.render_pool([0], [2.0], 16)[0].float() / 255)
+    torch.testing.assert_close(first, figures.Program.from_seed(0).render([2.0], 16)[0].mul(255).round() / 255)
     assert (picture[:, 1:17, 18:34] - first).abs().max() > 0.1
 
 

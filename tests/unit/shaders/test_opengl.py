@@ -1,11 +1,11 @@
 import sys
 
 import pytest
-import torch
 
-from kdlightning.shaders import OpenGLRenderer, OpenGLUnavailableError, Program, ShaderCompileError, render_pool
+from kdlightning.shaders import OpenGLRenderer, OpenGLUnavailableError, Program, ShaderError
 from kdlightning.shaders.canvas import create_context
 from kdlightning.shaders.graph import Colour, X, Y, constant
+from kdlightning.shaders.opengl import from_canvas
 
 HEAD = "#version 330 core\nuniform vec2 resolution;\nuniform float time;\nout vec4 colour;\n"
 
@@ -30,30 +30,25 @@ def test_images_are_the_right_way_up(opengl):
 
 def test_a_shader_as_text_is_told_time_and_size(opengl):
     shader = f"{HEAD}void main() {{ colour = vec4(time / 10, resolution.x / 10, gl_FragCoord.x / 10, 1); }}"
-    images = opengl.render(shader, [1.0, 6.0], 2)
+    images = from_canvas(opengl.draw(shader, [1.0, 6.0], 2), 3)
     assert images[:, 0, 0, 0].tolist() == [26, 153]
     assert images[1, :, 0].tolist() == [[153, 153], [51, 51], [13, 38]]
-    assert opengl.render(shader, [], 2).shape == (0, 3, 2, 2)
+    assert from_canvas(opengl.draw(shader, [], 2), 3).shape == (0, 3, 2, 2)
 
 
 def test_one_channel_is_the_luma(opengl):
     shader = f"{HEAD}void main() {{ colour = vec4(1, 0, 1, 1); }}"
-    assert opengl.render(shader, [0.0], 1, channels=1).item() == round((0.299 + 0.114) * 255)
+    assert from_canvas(opengl.draw(shader, [0.0], 1), 1).item() == round((0.299 + 0.114) * 255)
 
 
 def test_what_does_not_compile_is_the_drivers_message(opengl):
-    with pytest.raises(ShaderCompileError, match=r"5\(.*nonsense"):
-        opengl.render(f"{HEAD}void main() {{ colour = nonsense; }}", [0.0], 4)
+    with pytest.raises(ShaderError, match=r"5\(.*nonsense"):
+        opengl.draw(f"{HEAD}void main() {{ colour = nonsense; }}", [0.0], 4)
 
 
 def test_a_uniform_without_a_value_is_refused(opengl):
-    with pytest.raises(ShaderCompileError, match="nothing gives uniform strange a value"):
-        opengl.render(f"{HEAD}uniform float strange;\nvoid main() {{ colour = vec4(strange); }}", [0.0], 4)
-
-
-def test_a_text_has_no_variants(opengl):
-    with pytest.raises(ValueError, match="no variants"):
-        opengl.render(f"{HEAD}void main() {{ colour = vec4(1); }}", [0.0], 4, variants=[1])
+    with pytest.raises(ShaderError, match="nothing gives uniform strange a value"):
+        opengl.draw(f"{HEAD}uniform float strange;\nvoid main() {{ colour = vec4(strange); }}", [0.0], 4)
 
 
 def test_programs_stay_compiled_up_to_a_number(opengl):
@@ -61,13 +56,7 @@ def test_programs_stay_compiled_up_to_a_number(opengl):
         for red in (0.2, 0.4, 0.6, 0.2):
             program = Program(Colour(constant(red), constant(0), constant(0)))
             assert renderer.render(program, [0.0], 1)[0, 0].item() == round(255 * red)
-        assert len(renderer._canvas._programs) == 2
-
-
-def test_a_pool_by_opengl_is_the_same(opengl):
-    pools = [render_pool([3, 4], [1.0, 2.0], 16, backend=backend) for backend in ("torch", "opengl")]
-    assert (pools[0].int() - pools[1].int()).abs().max() <= 2
-    assert pools[1].float().std() > 20
+        assert renderer._compiled.cache_info().currsize == 2
 
 
 def check_message(error):
@@ -93,4 +82,3 @@ def test_without_egl_the_error_says_what_to_install(monkeypatch):
         create_context()
     check_message(error)
     assert Program.from_seed(0).render([0.0], 4).isfinite().all()  # torch does without
-    assert torch.equal(render_pool([0], [0.0], 4), render_pool([0], [0.0], 4))

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from kdlightning.shaders import Program, render_pool
+from kdlightning.shaders import Program
 from kdlightning.shaders.draw import Range
 from kdlightning.shaders.graph import Colour, Node, X, constant
 from kdlightning.shaders.program import LUMA
@@ -45,7 +45,7 @@ def test_seeds_differ_in_structure_and_look(images):
     apart = torch.cdist(flat, flat).div(flat.shape[1] ** 0.5)
     apart.fill_diagonal_(1)
     assert apart.min() > 0.05
-    assert len({Program.from_seed(seed).glsl() for seed in SEEDS}) == len(SEEDS)
+    assert len({Program.from_seed(seed).glsl for seed in SEEDS}) == len(SEEDS)
 
 
 def test_images_are_varied_and_rarely_constant(images):
@@ -92,7 +92,7 @@ def test_parameters_that_the_graph_does_not_use_are_left_out():
     program = Program(Colour(Node("parameter", value=2), constant(0), X), ranges)
     assert program.ranges == (ranges[2],)
     assert program.render([0.0], 1)[0, 0].item() == pytest.approx(0.25, abs=1e-5)
-    assert "uniform float parameters[1];" in program.glsl()
+    assert "uniform float parameters[1];" in program.glsl
 
 
 def test_one_channel_is_the_luma():
@@ -109,18 +109,3 @@ def test_what_does_not_fit_is_refused():
         program.render([0.0], 0)
     with pytest.raises(ValueError, match="got 8 and 4"):
         program.render([0.0], 8, channels=4)
-    with pytest.raises(ValueError, match=r"expected times \(T,\) or \(2, T\), got \(3, 1\)"):
-        render_pool([0, 1], [[0.0]] * 3, 8)
-
-
-def test_a_pool_is_the_programs_images_in_order():
-    done = []
-    pool = render_pool([5, 6], [0.0, 1.0, 2.0], 8, variants=[0, 0, 9], progress=done.append)
-    assert (pool.shape, pool.dtype, done) == ((6, 3, 8, 8), torch.uint8, [3, 6])
-    expected = Program.from_seed(6).render([2.0], 8, variants=[9])[0] * 255
-    assert (pool[5] - expected).abs().max() <= 0.51
-    own_times = render_pool([5, 6], [[0.0], [1.0]], 8, channels=1)
-    assert own_times.shape == (2, 1, 8, 8)
-    expected = Program.from_seed(6).render([1.0], 8, channels=1)[0] * 255
-    assert (own_times[1] - expected).abs().max() <= 0.51
-    assert render_pool([], [0.0], 8).shape == (0, 3, 8, 8)
