@@ -39,33 +39,23 @@ class BorderPairs(NamedTuple):
         success: bool ``(N,)``: ``post`` is of the target class, ``pre`` is not, and the top probability of both is
             under the threshold.
         iterations: steps taken ``(N,)``, int64; the images asked are N + their sum.
-        post_logits: the classifier's logits of ``post`` ``(N, K)``, float32 at least, no graph; no need to ask again.
-        pre_logits: those of ``pre``.
+        post_class: the classifier's classes of ``post`` ``(N,)``, int64.
+        pre_class: those of ``pre``.
     """
 
     post: Tensor
     pre: Tensor
     success: Tensor
     iterations: Tensor
-    post_logits: Tensor
-    pre_logits: Tensor
-
-    @property
-    def post_class(self) -> Tensor:
-        """The classifier's classes of ``post`` ``(N,)``, int64."""
-        return self.post_logits.argmax(1)
-
-    @property
-    def pre_class(self) -> Tensor:
-        """The classifier's classes of ``pre`` ``(N,)``, int64."""
-        return self.pre_logits.argmax(1)
+    post_class: Tensor
+    pre_class: Tensor
 
 
 class _Seen(NamedTuple):
     """What the classifier says of images, with the way back to their gradient."""
 
     images: Tensor
-    logits: Tensor
+    label: Tensor
     confidence: Tensor
     loss: Tensor
 
@@ -85,7 +75,7 @@ class _Climb(NamedTuple):
     step: Tensor
     x: Tensor
     sign: Tensor
-    logits: Tensor
+    label: Tensor
     confidence: Tensor
 
     def keep(self, position: Tensor) -> "_Climb":
@@ -149,16 +139,16 @@ def border_attack(
     x = _start(images, lower, upper, random_start)
     none = torch.zeros_like(target)
     seen = _look(logits_of, x, target)
-    pairs = BorderPairs(x.clone(), x.clone(), none.bool(), none, seen.logits.clone(), seen.logits.clone())
-    outside = torch.nonzero(seen.logits.argmax(1) != target).squeeze(1)
+    pairs = BorderPairs(x.clone(), x.clone(), none.bool(), none, seen.label.clone(), seen.label.clone())
+    outside = torch.nonzero(seen.label != target).squeeze(1)
     if len(outside) == 0:
         return pairs
     row, size = torch.arange(len(x), device=x.device), x.new_full((len(x), 1, 1, 1), step)
-    now = _Climb(row, target, lower, upper, size, x, seen.sign(), seen.logits, seen.confidence).keep(outside)
+    now = _Climb(row, target, lower, upper, size, x, seen.sign(), seen.label, seen.confidence).keep(outside)
     for turn in range(1, iterations + 1):
         new = torch.addcmul(now.x, now.sign, now.step, value=-1).clamp_(now.lower, now.upper)
         seen = _look(logits_of, new, now.target)
-        crossed = seen.logits.argmax(1) == now.target  # (1)
+        crossed = seen.label == now.target  # (1)
         success = crossed & (seen.confidence < threshold) & (now.confidence < threshold)  # (2), (3)
         leaving = torch.nonzero(success | (turn == iterations)).squeeze(1)
         _record(pairs, leaving, now, seen, success, turn)
@@ -174,7 +164,7 @@ def _record(pairs: BorderPairs, leaving: Tensor, now: _Climb, seen: _Seen, succe
     """Write the images at these positions of the batch into their rows of the result."""
     row = now.row[leaving]
     pairs.post[row], pairs.pre[row] = seen.images.detach()[leaving], now.x[leaving]
-    pairs.post_logits[row], pairs.pre_logits[row] = seen.logits[leaving], now.logits[leaving]
+    pairs.post_class[row], pairs.pre_class[row] = seen.label[leaving], now.label[leaving]
     pairs.success[row], pairs.iterations[row] = success[leaving], turn
 
 
@@ -184,9 +174,9 @@ def _move(now: _Climb, seen: _Seen, back: Tensor, grow: float, shrink: float) ->
     size = torch.where(back[:, None, None, None], now.step * shrink, now.step * grow)
     if len(undo) == len(back):
         return now._replace(step=size)
-    fields = [seen.images.detach(), seen.sign(), seen.logits, seen.confidence]
+    fields = [seen.images.detach(), seen.sign(), seen.label, seen.confidence]
     if len(undo):  # in place: nothing else reads these, their graph is gone
-        for field, before in zip(fields, (now.x, now.sign, now.logits, now.confidence), strict=True):
+        for field, before in zip(fields, (now.x, now.sign, now.label, now.confidence), strict=True):
             field.index_copy_(0, undo, before[undo])
     return _Climb(now.row, now.target, now.lower, now.upper, size, *fields)
 
@@ -230,7 +220,7 @@ def deeper_attack(
     x = images.detach().clone()
     for _ in range(steps if len(x) else 0):
         seen = _look(logits_of, x, target)
-        target = seen.logits.argmax(1) if target is None else target
+        target = seen.label if target is None else target
         x = torch.add(x, seen.sign(), alpha=-step).clamp_(lower, upper)
     return x
 
@@ -243,11 +233,10 @@ def _look(logits_of: Logits, images: Tensor, target: Tensor | None) -> _Seen:
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         log_p = logits.log_softmax(1)
-        target = logits.argmax(1) if target is None else target
+        label = logits.argmax(1)
         # a sum, not a mean: every image has its own gradient, and in half precision it does not vanish in a large batch
-        loss = F.nll_loss(log_p, target, reduction="sum")
-    # a copy of the logits: rows of what is seen are overwritten, and whoever answered may keep its answer
-    return _Seen(leaf, logits.detach().clone(), log_p.detach().amax(1).exp(), loss)
+        loss = F.nll_loss(log_p, label if target is None else target, reduction="sum")
+    return _Seen(leaf, label, log_p.detach().amax(1).exp(), loss)
 
 
 def _box(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

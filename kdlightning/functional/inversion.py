@@ -21,18 +21,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 Norm = Literal["l1", "l2"]
 
 
-class Inversion(NamedTuple):
-    """What became of a batch.
-
-    Attributes:
-        images: ``(N, C, H, W)`` in [0, 1].
-        loss: the total loss of the last step, a scalar: batches and settings can be compared by it.
-    """
-
-    images: Tensor
-    loss: Tensor
-
-
 class InversionWeights(NamedTuple):
     """Weights of the loss terms, Eqs. 3-4 and 8 of [Yin2020]_.
 
@@ -169,7 +157,7 @@ def invert(
     jitter: int = 2,
     flip: bool = False,
     student: Callable[[Tensor], Tensor] | None = None,
-) -> Inversion:
+) -> tuple[Tensor, Tensor]:
     """Optimise pixels by Adam, at a rate that falls to 0 along half a cosine, kept in [0, 1].
 
     Args:
@@ -186,7 +174,8 @@ def invert(
         student: see :func:`inversion_terms`.
 
     Returns:
-        Images and the last loss.
+        The images ``(N, C, H, W)`` in [0, 1], and the total loss of the last step, a scalar: batches and settings can
+        be compared by it.
     """
     weights = weights or InversionWeights()
     pixels = start.detach().clone().requires_grad_()
@@ -204,4 +193,4 @@ def invert(
         schedule.step()
         with torch.no_grad():
             pixels.clamp_(0, 1)
-    return Inversion(pixels.detach(), loss.detach())
+    return pixels.detach(), loss.detach()

@@ -96,7 +96,7 @@ def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed",
         return weight
 
 
-def mix_distribution(images: Tensor, partner: Tensor, share: Tensor, epsilon: float = 1e-6) -> Tensor:
+def mix_distribution(images: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """Images with the mean and the spread of a mixture with another image's, Eqs. 11-12 of [Tang2023]_.
 
     Statistics are those of every channel of every image over its pixels, as in the released code.
@@ -105,13 +105,12 @@ def mix_distribution(images: Tensor, partner: Tensor, share: Tensor, epsilon: fl
         images: ``(N, C, H, W)``.
         partner: the other image's position in the batch ``(N,)``, a permutation.
         share: λ ``(N,)``: how much of an image's own statistics stays.
-        epsilon: added to the variance, so that a constant image has a spread to be divided by.
 
     Returns:
         ``(N, C, H, W)``, not clamped.
     """
     mean = images.mean(dim=(2, 3), keepdim=True)
-    spread = (images.var(dim=(2, 3), keepdim=True) + epsilon).sqrt()
+    spread = (images.var(dim=(2, 3), keepdim=True) + 1e-6).sqrt()  # above 0 for a constant image, too
     own = share[:, None, None, None]
     gamma = own * spread + (1 - own) * spread[partner]  # Eq. (11)
     beta = own * mean + (1 - own) * mean[partner]

@@ -189,8 +189,8 @@ class DeepInversion(LabellingModule):
         generator = torch.Generator().manual_seed(int.from_bytes(draws[:4], "little"))
         with torch.inference_mode(False), torch.enable_grad():  # predict runs without a graph
             start, targets = batch.image.float().clone(), (batch.index % self.num_classes).clone()
-            made = invert(network, start, targets, generator, self.weights, student=student, **self.options)
-        return (made.images * 255).round().to(torch.uint8), made.loss.expand(len(start)).clone()
+            images, loss = invert(network, start, targets, generator, self.weights, student=student, **self.options)
+        return (images * 255).round().to(torch.uint8), loss.expand(len(start)).clone()
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
         """What the teacher sees in its images."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from kdlightning.shaders.coordinates import plus, times
 from kdlightning.shaders.draw import Draw
-from kdlightning.shaders.graph import Colour, Node, Point, cos, mirror, mix, node, saturate, sin, smooth, value_noise
+from kdlightning.shaders.graph import Colour, Node, Point, cos, mirror, mix, node, saturate, sin, smooth
 
 Palette = Callable[[Draw, Node], Colour]
 
@@ -115,11 +115,11 @@ def compose(draw: Draw, below: Colour, above: Colour, mask: Node) -> Colour:
 def finish(draw: Draw, colour: Colour, p: Point) -> Colour:
     """Grain, contrast, vignette, negative, fewer tones: each now and then; clamped to [0, 1] at the end."""
     if draw.chance(0.2):
-        grain = draw.number(0.1, 0.4) * (value_noise(times(p, draw.scale(10, 24)), draw.salt()) - 0.5)
+        grain = draw.number(0.1, 0.4) * (draw.noise("value", times(p, draw.scale(10, 24))) - 0.5)
         colour = Colour(*(channel + grain for channel in colour))
     if draw.chance(0.2):
         q = plus(p, draw.number(-0.3, 0.3), draw.number(-0.3, 0.3))
-        shade = 1 / (1 + draw.scale(0.2, 1.2) * (q.x * q.x + q.y * q.y))
+        shade = 1 / (1 + draw.scale(0.2, 1.2) * q.squared())
         colour = Colour(*(channel * shade for channel in colour))
     if draw.chance(0.1):
         colour = Colour(*(1 - channel for channel in colour))

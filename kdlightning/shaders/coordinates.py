@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from kdlightning.shaders.draw import Draw
-from kdlightning.shaders.graph import Node, Point, angle, cos, exp, gradient_noise, log, mirror, sin, stair, value_noise
+from kdlightning.shaders.graph import Node, Point, angle, cos, exp, log, mirror, sin, stair
 
 Warp = Callable[[Draw, Point], Point]
 
@@ -34,9 +34,9 @@ def rotation(draw: Draw, p: Point) -> Point:
     return turn(p, draw.phase(0.3))
 
 
-def shift(draw: Draw, p: Point) -> Point:
-    """By up to 0.7, perhaps swaying."""
-    return plus(p, draw.sway(-0.7, 0.7), draw.sway(-0.7, 0.7))
+def shift(draw: Draw, p: Point, reach: float = 0.7) -> Point:
+    """By up to the reach in either direction, perhaps swaying: seen from another centre."""
+    return plus(p, draw.sway(-reach, reach), draw.sway(-reach, reach))
 
 
 def zoom(draw: Draw, p: Point) -> Point:
@@ -61,10 +61,10 @@ def waves(draw: Draw, p: Point) -> Point:
 
 def turbulence(draw: Draw, p: Point) -> Point:
     """Pushed about by noise."""
-    noise = draw.choice((gradient_noise, value_noise))
+    noise = draw.choice(("gradient", "value"))
     q, reach = times(p, draw.scale(0.8, 4)), draw.scale(0.15, 0.9)
-    q = plus(q, draw.sway(-2, 2), draw.sway(-2, 2))
-    return plus(p, reach * noise(q, draw.salt()), reach * noise(q, draw.salt()))
+    q = shift(draw, q, 2)
+    return plus(p, reach * draw.noise(noise, q), reach * draw.noise(noise, q))
 
 
 def swirl(draw: Draw, p: Point) -> Point:
@@ -72,19 +72,19 @@ def swirl(draw: Draw, p: Point) -> Point:
     centre = draw.sway(-0.5, 0.5), draw.sway(-0.5, 0.5)
     q = plus(p, *centre)
     strength = draw.number(1.5, 6) if draw.chance(0.5) else draw.number(-6, -1.5)
-    q = turn(q, strength / (1 + draw.scale(1, 6) * (q.x * q.x + q.y * q.y)))
+    q = turn(q, strength / (1 + draw.scale(1, 6) * q.squared()))
     return plus(q, -centre[0], -centre[1])
 
 
 def lens(draw: Draw, p: Point) -> Point:
     """Magnified or shrunk around a centre."""
-    q = plus(p, draw.sway(-0.6, 0.6), draw.sway(-0.6, 0.6))
-    return times(q, draw.number(0.3, 1) + draw.number(-0.8, 2) / (1 + draw.scale(2, 10) * (q.x * q.x + q.y * q.y)))
+    q = shift(draw, p, 0.6)
+    return times(q, draw.number(0.3, 1) + draw.number(-0.8, 2) / (1 + draw.scale(2, 10) * q.squared()))
 
 
 def ripple(draw: Draw, p: Point) -> Point:
     """Rings that push outwards and inwards."""
-    q = plus(p, draw.sway(-0.7, 0.7), draw.sway(-0.7, 0.7))
+    q = shift(draw, p, 0.7)
     return times(p, 1 + draw.scale(0.05, 0.3) * sin(draw.scale(4, 16) * abs(q) + draw.phase()))
 
 
@@ -96,7 +96,7 @@ def polar(draw: Draw, p: Point) -> Point:
 
 def tunnel(draw: Draw, p: Point) -> Point:
     """Depth and mirrored angle: looking down a pipe, or a spiral staircase."""
-    p = plus(p, draw.sway(-0.4, 0.4), draw.sway(-0.4, 0.4))
+    p = shift(draw, p, 0.4)
     r, folds = abs(p), draw.integer(1, 6)
     depth = draw.scale(0.5, 1.5) / (r + 0.2) if draw.chance(0.5) else draw.scale(0.7, 2) * log(r + 0.08)
     across = _sector(p, folds, draw.phase(0.3) + (draw.number(-1, 1) * depth if draw.chance(0.5) else 0.0))
@@ -142,13 +142,13 @@ def tiles(draw: Draw, p: Point) -> Point:
 
 def inversion(draw: Draw, p: Point) -> Point:
     """Inside out."""
-    p = plus(p, draw.sway(-0.5, 0.5), draw.sway(-0.5, 0.5))
-    return times(p, draw.number(0.4, 1) / (p.x * p.x + p.y * p.y + draw.scale(0.1, 0.4)))
+    p = shift(draw, p, 0.5)
+    return times(p, draw.number(0.4, 1) / (p.squared() + draw.scale(0.1, 0.4)))
 
 
 def square(draw: Draw, p: Point) -> Point:
     """The square of a complex number, or of its inverse: every pattern appears twice round the origin."""
-    p = plus(p, draw.sway(-0.4, 0.4), draw.sway(-0.4, 0.4))
+    p = shift(draw, p, 0.4)
     return Point(p.x * p.x - p.y * p.y, 2 * p.x * p.y)
 
 
@@ -177,8 +177,8 @@ def facets(draw: Draw, p: Point) -> Point:
 
 def vortex(draw: Draw, p: Point) -> Point:
     """Turned by an angle that falls off like a bell, so that the rest stays straight."""
-    p = plus(p, draw.sway(-0.6, 0.6), draw.sway(-0.6, 0.6))
-    return turn(p, draw.number(-5, 5) * exp(-draw.scale(1.5, 6) * (p.x * p.x + p.y * p.y)))
+    p = shift(draw, p, 0.6)
+    return turn(p, draw.number(-5, 5) * exp(-draw.scale(1.5, 6) * p.squared()))
 
 
 WARPS: dict[Warp, float] = {

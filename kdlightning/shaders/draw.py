@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from kdlightning.shaders.graph import TIME, Node, node
+from kdlightning.shaders.graph import TIME, Node, Point, node
 
 T = TypeVar("T")
 
@@ -81,6 +81,10 @@ class Draw:
     def salt(self) -> Node:
         """A parameter that tells one noise from another."""
         return self._parameter(Range(0, 65536, "integer"))
+
+    def noise(self, kind: str, p: Point) -> Node:
+        """Noise with a salt of its own: "value", "gradient", "fractal" or "ridged", see `kdlightning.shaders.noise`."""
+        return node(f"{kind}_noise", p, self.salt())
 
     def phase(self, motion: float = 0.6) -> Node:
         """A parameter in [-π, π]; with probability ``motion`` it turns with time, by up to 0.8 radians a second."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from kdlightning.shaders.coordinates import plus, times, turn, warp
+from kdlightning.shaders.coordinates import plus, shift, times, turn, warp
 from kdlightning.shaders.draw import Draw
 from kdlightning.shaders.graph import (
     Node,
@@ -13,20 +13,16 @@ from kdlightning.shaders.graph import (
     constant,
     cos,
     exp,
-    fractal_noise,
-    gradient_noise,
     log,
     maximum,
     minimum,
     mirror,
     mix,
     node,
-    ridged_noise,
     saturate,
     sin,
     smooth,
     sqrt,
-    value_noise,
 )
 from kdlightning.shaders.shapes import balls, scene
 
@@ -59,8 +55,8 @@ def slope(draw: Draw, p: Point) -> Node:
 
 def glow(draw: Draw, p: Point) -> Node:
     """Light around a centre."""
-    q = plus(p, draw.sway(-0.6, 0.6), draw.sway(-0.6, 0.6))
-    return 2 * exp(-draw.scale(0.8, 6) * (q.x * q.x + q.y * q.y)) - 1
+    q = shift(draw, p, 0.6)
+    return 2 * exp(-draw.scale(0.8, 6) * q.squared()) - 1
 
 
 def stripes(draw: Draw, p: Point) -> Node:
@@ -96,17 +92,17 @@ def lattice(draw: Draw, p: Point) -> Node:
 
 def rings(draw: Draw, p: Point) -> Node:
     """Waves around one or two centres."""
-    q = plus(p, draw.sway(-0.8, 0.8), draw.sway(-0.8, 0.8))
+    q = shift(draw, p, 0.8)
     around = wave(draw, abs(q) * draw.scale(3, 13) + draw.phase(0.8))
     if draw.chance(0.6):
         return around
-    q = plus(p, draw.sway(-0.8, 0.8), draw.sway(-0.8, 0.8))
+    q = shift(draw, p, 0.8)
     return 0.6 * (around + sin(abs(q) * draw.scale(3, 13) + draw.phase()))
 
 
 def spiral(draw: Draw, p: Point) -> Node:
     """Arms from a centre."""
-    q = plus(p, draw.sway(-0.5, 0.5), draw.sway(-0.5, 0.5))
+    q = shift(draw, p, 0.5)
     r, arms = abs(q), draw.integer(0, 9)
     turns = draw.scale(2, 8) * log(r + 0.05) if draw.chance(0.5) else draw.number(2, 14) * r
     return wave(draw, angle(q) * arms + turns + draw.phase(0.8))
@@ -115,22 +111,22 @@ def spiral(draw: Draw, p: Point) -> Node:
 def smooth_noise(draw: Draw, p: Point) -> Node:
     """One octave of noise, of either kind."""
     q = times(p, draw.scale(1, 6))
-    q = plus(q, draw.sway(-3, 3), draw.sway(-3, 3))
+    q = shift(draw, q, 3)
     if draw.chance(0.5):
-        return 2.2 * value_noise(q, draw.salt()) - 1.1
-    return 1.8 * gradient_noise(q, draw.salt())
+        return 2.2 * draw.noise("value", q) - 1.1
+    return 1.8 * draw.noise("gradient", q)
 
 
 def clouds(draw: Draw, p: Point) -> Node:
     """Several octaves of noise."""
-    q = plus(times(p, draw.scale(0.8, 4)), draw.sway(-3, 3), draw.sway(-3, 3))
-    return 3.2 * fractal_noise(q, draw.salt()) - 1.6
+    q = shift(draw, times(p, draw.scale(0.8, 4)), 3)
+    return 3.2 * draw.noise("fractal", q) - 1.6
 
 
 def ridges(draw: Draw, p: Point) -> Node:
     """Noise that is sharp along lines."""
-    q = plus(times(p, draw.scale(0.6, 2.5)), draw.sway(-3, 3), draw.sway(-3, 3))
-    return 3 * ridged_noise(q, draw.salt()) - 1.6
+    q = shift(draw, times(p, draw.scale(0.6, 2.5)), 3)
+    return 3 * draw.noise("ridged", q) - 1.6
 
 
 def smoke(draw: Draw, p: Point) -> Node:
@@ -138,27 +134,27 @@ def smoke(draw: Draw, p: Point) -> Node:
     q, salt = times(p, draw.scale(0.7, 2.5)), draw.salt()
     reach = draw.number(0.6, 2.2)
     q = Point(
-        q.x + reach * fractal_noise(plus(q, draw.sway(0, 3), 1.7), salt), q.y + reach * value_noise(q, draw.salt())
+        q.x + reach * node("fractal_noise", plus(q, draw.sway(0, 3), 1.7), salt), q.y + reach * draw.noise("value", q)
     )
-    return 3.2 * fractal_noise(q, draw.salt()) - 1.6
+    return 3.2 * draw.noise("fractal", q) - 1.6
 
 
 def marble(draw: Draw, p: Point) -> Node:
     """Veins: a wave along a direction or a radius, disturbed by noise."""
-    along = turn(p, draw.phase(0.2)).x if draw.chance(0.6) else abs(plus(p, draw.sway(-1, 1), draw.sway(-1, 1)))
-    rough = fractal_noise(times(p, draw.scale(1, 4)), draw.salt())
+    along = turn(p, draw.phase(0.2)).x if draw.chance(0.6) else abs(shift(draw, p, 1))
+    rough = draw.noise("fractal", times(p, draw.scale(1, 4)))
     return wave(draw, along * draw.scale(2, 9) + rough * draw.number(2, 6) + draw.phase())
 
 
 def contours(draw: Draw, p: Point) -> Node:
     """Lines of equal height of noise."""
-    height = gradient_noise(plus(times(p, draw.scale(0.8, 3)), draw.sway(-2, 2), 0.0), draw.salt())
+    height = draw.noise("gradient", plus(times(p, draw.scale(0.8, 3)), draw.sway(-2, 2), 0.0))
     return wave(draw, height * draw.scale(4, 14) + draw.phase(0.8))
 
 
 def cellular(draw: Draw, p: Point) -> Node:
     """Worley's cells: dimples, walls, stones of different brightness, scales."""
-    q = plus(times(p, draw.scale(1.2, 5)), draw.sway(-2, 2), draw.sway(-2, 2))
+    q = shift(draw, times(p, draw.scale(1.2, 5)), 2)
     jitter = draw.number(0.5, 1.0) if draw.chance(0.8) else draw.number(0.0, 0.3)
     pattern = cells(q, draw.salt(), jitter)
     wall = pattern.second - pattern.nearest
@@ -194,7 +190,7 @@ def outline(draw: Draw, p: Point) -> Node:
 def sphere(draw: Draw, p: Point) -> Node:
     """A ball or a row of balls under a lamp, with a pattern or without."""
     q = p if draw.chance(0.4) else Point(2 * mirror(p.x * 1.3) - 1, 2 * mirror(p.y * 1.3) - 1)
-    q = plus(q, draw.sway(-0.3, 0.3), draw.sway(-0.3, 0.3))
+    q = shift(draw, q, 0.3)
     radius = draw.number(0.6, 1.0)
     u, v = q.x / radius, q.y / radius
     depth = sqrt(saturate(1 - u * u - v * v) + 0.0004)
@@ -233,12 +229,12 @@ def orbits(draw: Draw, p: Point) -> Node:
 
 def relief(draw: Draw, p: Point) -> Node:
     """Another pattern as a landscape lit from the side."""
-    salt, pace, how = draw.salt(), draw.scale(1, 5), draw.choice((value_noise, gradient_noise, fractal_noise))
+    salt, pace, how = draw.salt(), draw.scale(1, 5), draw.choice(("value_noise", "gradient_noise", "fractal_noise"))
     offset = draw.sway(-2, 2)
     around, step = draw.phase(), 0.06
 
     def height(x: Node | float, y: Node | float) -> Node:
-        return how(times(plus(p, x + offset, y), pace), salt)
+        return node(how, times(plus(p, x + offset, y), pace), salt)
 
     rise = height(step * cos(around), step * sin(around)) - height(0.0, 0.0)
     return rise / (step * pace) * draw.number(0.8, 1.6)

@@ -63,7 +63,11 @@ class Point(NamedTuple):
     y: Node
 
     def __abs__(self) -> Node:
-        return sqrt(self.x * self.x + self.y * self.y)
+        return sqrt(self.squared())
+
+    def squared(self) -> Node:
+        """The square of the distance from the origin."""
+        return self.x * self.x + self.y * self.y
 
 
 class Colour(NamedTuple):
@@ -105,11 +109,6 @@ smooth = partial(node, "smooth")  # from 0 to 1 in an S between a = 0 and a = 1,
 mirror = partial(node, "mirror")  # a continuous zigzag in [0, 1]: 0 at even numbers, 1 at odd ones
 stair = partial(node, "stair")  # through the integers: flat, with steep but continuous steps
 mix = partial(node, "mix")  # (a, b, t): from a at t = 0 to b at t = 1
-# of a point, and a salt in [0, 65536) that tells one noise from another
-value_noise = partial(node, "value_noise")  # random numbers in [0, 1) at integer places, smooth between them
-gradient_noise = partial(node, "gradient_noise")  # Perlin's: 0 at integer places, mostly in [-0.7, 0.7]
-fractal_noise = partial(node, "fractal_noise")  # four octaves of value noise (fbm), in [0, 1)
-ridged_noise = partial(node, "ridged_noise")  # four octaves of folded value noise, sharp along lines, in [0, 1]
 
 
 def angle(p: Point) -> Node:

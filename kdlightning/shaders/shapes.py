@@ -6,7 +6,7 @@ Exact for the circle, the box, the ring and the capsule; bounds that are exact n
 import math
 from collections.abc import Callable
 
-from kdlightning.shaders.coordinates import plus, times, turn
+from kdlightning.shaders.coordinates import plus, shift, times, turn
 from kdlightning.shaders.draw import Draw
 from kdlightning.shaders.graph import Node, Point, angle, constant, cos, maximum, minimum, mirror, mix, saturate, sin
 
@@ -78,7 +78,7 @@ SHAPES: dict[Shape, float] = {
 
 def _one(draw: Draw, p: Point) -> Node:
     """A shape, somewhere, at some angle, perhaps hollow."""
-    q = turn(plus(p, draw.sway(-0.6, 0.6), draw.sway(-0.6, 0.6)), draw.phase(0.4))
+    q = turn(shift(draw, p, 0.6), draw.phase(0.4))
     size = draw.scale(0.6, 1.6)
     distance = draw.among(SHAPES)(draw, times(q, size)) / size
     return abs(distance) - draw.number(0.02, 0.12) if draw.chance(0.2) else distance
@@ -104,6 +104,6 @@ def balls(draw: Draw, p: Point) -> Node:
     """Signed distance, roughly, to a few blobs that flow together where they meet."""
     density: Node = constant(0)
     for _ in range(draw.integer(2, 5)):
-        q = plus(p, draw.sway(-0.9, 0.9), draw.sway(-0.9, 0.9))
-        density = density + draw.number(0.05, 0.18) / (q.x * q.x + q.y * q.y + 0.05)
+        q = shift(draw, p, 0.9)
+        density = density + draw.number(0.05, 0.18) / (q.squared() + 0.05)
     return (1 - density) * 0.4

@@ -1,6 +1,7 @@
 import pytest
 
-from kdlightning.shaders import MODES, ShaderError, fragment_shader
+from kdlightning.shaders import ShaderError
+from kdlightning.shaders.dialects import MODES, fragment_shader
 from kdlightning.shaders.opengl import from_canvas
 
 PROGRAMS = {

@@ -17,13 +17,12 @@ from kdlightning.shaders.graph import (
     angle,
     cells,
     constant,
-    gradient_noise,
     mirror,
+    node,
     saturate,
     schedule,
     smooth,
     stair,
-    value_noise,
 )
 from kdlightning.shaders.program import Program
 
@@ -145,10 +144,12 @@ def test_noise_at_lattice_points_and_between():
         return Point(constant(x), constant(y))
 
     corner = [reference_hash(x, 3, 7) / 2**32 + 0.5 for x in (2, 3)]
-    assert at(value_noise(place(2, 3), 7)) == pytest.approx(corner[0], abs=1e-6)
-    assert at(value_noise(place(2.5, 3), 7)) == pytest.approx(sum(corner) / 2, abs=1e-6)
-    assert at(value_noise(place(2.25, 3), 7)) == pytest.approx(corner[0] + 0.15625 * (corner[1] - corner[0]), abs=1e-6)
-    assert at(gradient_noise(place(-4, 9), 7)) == 0
+    assert at(node("value_noise", place(2, 3), 7)) == pytest.approx(corner[0], abs=1e-6)
+    assert at(node("value_noise", place(2.5, 3), 7)) == pytest.approx(sum(corner) / 2, abs=1e-6)
+    assert at(node("value_noise", place(2.25, 3), 7)) == pytest.approx(
+        corner[0] + 0.15625 * (corner[1] - corner[0]), abs=1e-6
+    )
+    assert at(node("gradient_noise", place(-4, 9), 7)) == 0
 
 
 def test_cells_without_jitter_are_unit_squares():
