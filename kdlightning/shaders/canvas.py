@@ -108,11 +108,14 @@ class Canvas:
         (vertices, members), frame = self._compiled(shader), self._frame(size)
         frame.use()
         images = np.empty((len(seconds), size, size, 3), np.uint8)
+        told: dict[str, tuple[float, ...]] = {}
         for number, second in enumerate(seconds):
             values = uniforms(second, size)
-            for name in members.keys() & values.keys():  # cut or filled up with 0 to the size that was declared
-                value = (*values[name], 0, 0, 0, 0)[: members[name].dimension]
-                members[name].value = value[0] if len(value) == 1 else value
+            for name in members.keys() & values.keys():
+                if values[name] != told.get(name):  # cut or filled up with 0 to the size that was declared
+                    value = (*values[name], 0, 0, 0, 0)[: members[name].dimension]
+                    members[name].value = value[0] if len(value) == 1 else value
+            told = values
             if "parameters" in members and number < len(
                 rows
             ):  # the driver has dropped those at the end that are unused
