@@ -25,7 +25,6 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -230,8 +229,7 @@ class DB3KD(DistillationModule):
         ce_weight: weight of the cross-entropy.
         cross_entropy: with ground-truth ``labels`` where they exist, with the ``teacher``'s top-1 labels, or ``none``.
         reduction: of the KL over the batch; ``sum`` is the released code's.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`DistillationModule`.
     """
 
     access = "hard"
@@ -244,10 +242,9 @@ class DB3KD(DistillationModule):
         ce_weight: float = 1.0,
         cross_entropy: Literal["labels", "teacher", "none"] = "labels",
         reduction: Literal["mean", "sum"] = "mean",
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.cross_entropy, self.reduction = cross_entropy, reduction
 

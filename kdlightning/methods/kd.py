@@ -16,7 +16,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,8 +37,7 @@ class KD(DistillationModule):
         kd_weight: weight of the distillation term, which carries T².
         ce_weight: weight of the cross-entropy with ground-truth labels; without labels there is no such term.
         query_once: keep the first answer for every image; only without augmentation.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`DistillationModule`.
     """
 
     access = "soft"
@@ -52,10 +50,9 @@ class KD(DistillationModule):
         kd_weight: float = 1.0,
         ce_weight: float = 1.0,
         query_once: bool = False,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.teacher = teacher
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.query_once = query_once
@@ -102,22 +99,16 @@ class AnsweredKD(AnsweredModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         temperature: T, of both sides.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`AnsweredModule`.
     """
 
     def __init__(
         self,
         student: nn.Module,
         temperature: float = 1.0,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
-        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.temperature = temperature
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ Differences from the paper (P) and the released code (R):
    are means over the batch, not sums (R).
 9. The student's 128-dimensional head reads the vector that the shared classifier reads; R's reads the one before the
    connector. L_mdcl^T trains the teacher's head and nothing that the student learns from, since the teacher is frozen:
-   it is left out unless ``teacher_term`` asks for it. The student is the same to the bit.
+   it is left out.
 10. δ of Beta(δ, δ) is 0.1 (R; P does not say). λ is drawn per image, statistics are per image and channel (R).
 11. α of Eq. 18 is 0.01 (P); R's default is 0.001.
 12. Where fewer than ``least_share`` of the pool are chosen, the teacher alone chooses in that epoch, with a warning:
@@ -34,7 +34,6 @@ Differences from the paper (P) and the released code (R):
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -78,9 +77,7 @@ class KD3(SelectingModule):
         delta: δ of the Beta distribution of λ.
         perturbation: a transform of float batches in [0, 1] in MixDistribution's place (Table 2's "no MD").
         embedding: length of the embeddings in L_mdcl.
-        teacher_term: compute L_mdcl^T too, which no student can notice: see difference 9.
-        optimizer: makes the optimiser of the student and of both heads.
-        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+        options: those of :class:`DistillationModule`; the optimiser is also the head's.
 
     Raises:
         TypeError: a teacher without a linear classifier, or a network that does not follow timm's conventions.
@@ -108,23 +105,17 @@ class KD3(SelectingModule):
         delta: float = 0.1,
         perturbation: nn.Module | None = None,
         embedding: int = 128,
-        teacher_term: bool = False,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         shared = SharedClassifierNetwork.of(student, teacher, features, connect)
-        super().__init__(shared, optimizer, lr_scheduler)
+        super().__init__(shared, **options)
         self.teacher, self.selection, self.classifier = teacher, selection, classifier
         self.threshold, self.mapping, self.least_share = threshold, mapping, least_share
         self.weighting, self.contrastive_weight, self.contrastive = weighting, contrastive_weight, contrastive
         self.temperature, self.delta, self.perturbation = temperature, delta, perturbation
         if classifier != "shared":
             shared.classifier = nn.Linear(shared.num_features, shared.num_classes)
-        self.teacher_term = teacher_term
-        self.heads = nn.ModuleDict()  # they are not kept
-        for side in ("student", "teacher") if teacher_term else ("student",):
-            if contrastive_weight:
-                self.heads[side] = nn.Linear(shared.num_features, embedding)
+        self.head = nn.Linear(shared.num_features, embedding) if contrastive_weight else None  # it is not kept
         self._teacher_says: dict[int, Tensor] = {}
 
     @property
@@ -144,14 +135,10 @@ class KD3(SelectingModule):
         if self.classifier == "soft":
             terms["classifier"] = kd_divergence(logits, target.log_softmax(1), 1.0)
         if self.contrastive_weight and len(batch.image) > 1:
-            views = self.perturbed(batch.image)
-            pairs = {"student": (ours, self.student.forward_features(views))}
-            if self.teacher_term:
-                pairs["teacher"] = (theirs, self.teacher_features(views))
-            for side, (one, other) in pairs.items():  # Eq. (17)
-                first, second = (self.heads[side](self._vector(view)) for view in (one, other))
-                loss = contrastive_loss(first, second, self.temperature, self.contrastive)
-                terms[f"contrastive_{side}"] = self.contrastive_weight * loss
+            views = (ours, self.student.forward_features(self.perturbed(batch.image)))
+            first, second = (self.head(self._vector(view)) for view in views)
+            loss = contrastive_loss(first, second, self.temperature, self.contrastive)  # Eq. (17), the student's half
+            terms["contrastive_student"] = self.contrastive_weight * loss
         return terms
 
     def perturbed(self, images: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.accounting import AnswerJournal
@@ -59,12 +58,7 @@ class MEKDGenerator(GeneratorModule):
         queries: images asked in the whole phase, spread evenly over the generator's steps; None asks about every one.
         information: the weight of Eq. 10: ``top_probability`` as printed (hard answers: 1), or the released code's
             ``class_index``.
-        objective: see :class:`GeneratorModule`.
-        critic_steps: see :class:`GeneratorModule`.
-        penalty: see :class:`GeneratorModule`.
-        code_weight: see :class:`GeneratorModule`.
-        generator_optimizer: see :class:`GeneratorModule`.
-        critic_optimizer: see :class:`GeneratorModule`.
+        options: those of :class:`GeneratorModule`.
     """
 
     def __init__(
@@ -75,16 +69,9 @@ class MEKDGenerator(GeneratorModule):
         alpha: float = 0.5,
         queries: int | None = None,
         information: Literal["top_probability", "class_index"] = "top_probability",
-        objective: gan.Objective = "nonsaturating",
-        critic_steps: int = 1,
-        penalty: float = 0.0,
-        code_weight: float = 0.0,
-        generator_optimizer: OptimizerCallable = torch.optim.Adam,
-        critic_optimizer: OptimizerCallable = torch.optim.Adam,
+        **options: Any,  # noqa: ANN401 - GeneratorModule's
     ) -> None:
-        super().__init__(
-            generator, critic, objective, critic_steps, penalty, code_weight, generator_optimizer, critic_optimizer
-        )
+        super().__init__(generator, critic, **options)
         self.teacher = teacher if alpha else None
         self.access = None if self.teacher is None else self.teacher.access
         if queries is not None and queries < 0:
@@ -204,12 +191,9 @@ class MEKD(AnsweredModule):
         beta: β, weight of the divergence.
         temperature: τ, what the generator's input is divided by.
         kd_temperature: T of the divergence.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
         response: what the generator receives, see difference 2.
         logits_teacher: whose raw logits ``response: logits`` feeds to the generator; no black box gives them.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`AnsweredModule`.
 
     Raises:
         ValueError: no loss has a weight, no generator at that place, or ``response: logits`` without a teacher, or a
@@ -225,14 +209,11 @@ class MEKD(AnsweredModule):
         beta: float = 1.0,
         temperature: float = 5.0,
         kd_temperature: float = 1.0,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
         response: Literal["centred", "released", "logits"] = "centred",
         logits_teacher: WhiteBoxTeacher | None = None,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
-        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         if not mapping_weight and not beta:
             raise ValueError("mapping_weight and beta are both 0: nothing would be learnt")
         if (response == "logits") != (logits_teacher is not None):

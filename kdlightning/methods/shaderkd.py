@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -100,7 +100,7 @@ class ShaderKD(SelectingModule):
         deeper_epsilon: of the deeper attack, a single step, in 1/255.
         temperature: T, of both sides; the divergence carries T².
         optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: the others of :class:`DistillationModule`.
 
     Raises:
         ValueError: nothing to learn from.
@@ -125,9 +125,9 @@ class ShaderKD(SelectingModule):
         deeper_epsilon: float = 1.0,
         temperature: float = 20.0,
         optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, optimizer, **options)
         if not parts:
             raise ValueError("parts: expected at least one of post, pre, deeper, mixed and normal")
         self.teacher, self.per_class, self.parts, self.mixup = teacher, per_class, tuple(parts), mixup

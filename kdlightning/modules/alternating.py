@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -93,24 +93,18 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         discriminator: vectors ``(N, K)`` to one logit.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: makes the optimiser of the student's parameters.
         discriminator_optimizer: makes the discriminator's optimiser.
-        lr_scheduler: makes the schedule of the student's, stepped every epoch; None for a constant learning rate.
+        options: those of :class:`AnsweredModule`.
     """
 
     def __init__(
         self,
         student: nn.Module,
         discriminator: Discriminator,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
         discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
-        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.automatic_optimization = False
         self.discriminator = discriminator
         self._other_optimizer = discriminator_optimizer

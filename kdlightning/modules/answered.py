@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
@@ -22,8 +20,7 @@ class AnsweredModule(DistillationModule):
         student: pixels in [0, 1] to logits ``(N, K)``.
         confidence: probability of the label that a hard answer becomes; the other classes share the rest evenly.
         floor: least probability of an answer: an API rounds, and log 0 is not finite.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`DistillationModule`.
     """
 
     accepts: tuple[str, ...] = ("soft", "hard")
@@ -33,10 +30,9 @@ class AnsweredModule(DistillationModule):
         student: nn.Module,
         confidence: float = 0.99,
         floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.confidence, self.floor = confidence, floor
 
     def setup(self, stage: str) -> None:

@@ -7,7 +7,7 @@ Phases: predict, a subclass of RoundsModule → fit, any method that trains on a
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -41,11 +41,11 @@ class RoundsModule(TeacherAnswers):
         output: directory of the transfer set.
         queries: images asked in all.
         student: a stand-in that is trained along the way and then thrown away; None where the choice needs none.
-        optimizer: makes the optimiser of its parameters, anew in every round.
         epochs: passes over all answers so far, in every round.
         batch_size: images per call of the teacher and per step of the student.
-        at_budget: see :class:`kdlightning.methods.TeacherAnswers`.
+        optimizer: makes the optimiser of its parameters, anew in every round.
         seed: owner of all draws.
+        options: those of :class:`TeacherAnswers`.
 
     Raises:
         ValueError: a number below 1.
@@ -56,14 +56,14 @@ class RoundsModule(TeacherAnswers):
         teacher: BlackBoxTeacher,
         output: str,
         queries: int,
-        student: nn.Module | None,
-        optimizer: OptimizerCallable,
-        epochs: int,
-        batch_size: int,
-        at_budget: Literal["error", "finish"],
-        seed: int,
+        student: nn.Module | None = None,
+        epochs: int = 1,
+        batch_size: int = 128,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        seed: int = 0,
+        **options: Any,  # noqa: ANN401 - TeacherAnswers's
     ) -> None:
-        super().__init__(teacher, output, at_budget)
+        super().__init__(teacher, output, **options)
         for setting, value in {"queries": queries, "epochs": epochs, "batch_size": batch_size}.items():
             if value < 1:
                 raise ValueError(f"{setting}: expected at least 1, got {value}")

@@ -19,10 +19,9 @@ Differences from the paper (P) and the released code (C):
 """
 
 import random
-from typing import Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from kdlightning.modules.rounds import RoundsModule
@@ -46,10 +45,7 @@ class ActiveMixup(RoundsModule):
         highest: largest λ.
         num_weights: how many values of λ, evenly spaced.
         epochs: see :class:`RoundsModule`.
-        batch_size: see :class:`RoundsModule`.
-        at_budget: see :class:`kdlightning.methods.TeacherAnswers`.
-        optimizer: see :class:`RoundsModule`.
-        seed: see :class:`RoundsModule`.
+        options: the others of :class:`RoundsModule`.
 
     Raises:
         ValueError: a number below 1, or weights that are no convex combination.
@@ -67,12 +63,9 @@ class ActiveMixup(RoundsModule):
         highest: float = 0.7,
         num_weights: int = 11,
         epochs: int = 20,
-        batch_size: int = 128,
-        at_budget: Literal["error", "finish"] = "error",
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        seed: int = 0,
+        **options: Any,  # noqa: ANN401 - RoundsModule's
     ) -> None:
-        super().__init__(teacher, output, queries, student, optimizer, epochs, batch_size, at_budget, seed)
+        super().__init__(teacher, output, queries, student, epochs, **options)
         for setting, value in {"rounds": rounds, "candidates": candidates, "num_weights": num_weights}.items():
             if value < 1:
                 raise ValueError(f"{setting}: expected at least 1, got {value}")

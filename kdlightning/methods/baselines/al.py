@@ -17,8 +17,8 @@ Differences from the paper (P) and the code of MEKD (C):
 6. The student makes its step first.
 """
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,11 +38,7 @@ class AL(AdversarialModule):
         temperature: T of the divergence.
         kd_weight: weight of the divergence.
         adversarial_weight: weight of the adversarial term.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: see :class:`AdversarialModule`.
-        discriminator_optimizer: see :class:`AdversarialModule`.
-        lr_scheduler: see :class:`AdversarialModule`.
+        options: those of :class:`AdversarialModule`.
     """
 
     def __init__(
@@ -53,14 +49,10 @@ class AL(AdversarialModule):
         temperature: float = 2.0,
         kd_weight: float = 0.5,
         adversarial_weight: float = 0.15,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AdversarialModule's
     ) -> None:
         discriminator = Discriminator(known_classes(student, num_classes), width)
-        super().__init__(student, discriminator, confidence, floor, optimizer, discriminator_optimizer, lr_scheduler)
+        super().__init__(student, discriminator, **options)
         self.temperature, self.kd_weight, self.adversarial_weight = temperature, kd_weight, adversarial_weight
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

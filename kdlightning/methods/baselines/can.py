@@ -15,8 +15,9 @@ Differences from the paper (P); it has released no code, and the code of MEKD ha
 6. The student makes its step first.
 """
 
+from typing import Any
+
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,11 +55,7 @@ class CAN(AdversarialModule):
         logits_weight: weight of the L1 distance of logits.
         adversarial_weight: weight of the adversarial term.
         category_weight: weight of the auxiliary classifier's term, on both sides.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: see :class:`AdversarialModule`.
-        discriminator_optimizer: see :class:`AdversarialModule`.
-        lr_scheduler: see :class:`AdversarialModule`.
+        options: those of :class:`AdversarialModule`.
     """
 
     discriminator: ConditionalDiscriminator
@@ -72,14 +69,10 @@ class CAN(AdversarialModule):
         logits_weight: float = 1.0,
         adversarial_weight: float = 1.0,
         category_weight: float = 1.0,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AdversarialModule's
     ) -> None:
         discriminator = ConditionalDiscriminator(known_classes(student, num_classes), width)
-        super().__init__(student, discriminator, confidence, floor, optimizer, discriminator_optimizer, lr_scheduler)
+        super().__init__(student, discriminator, **options)
         self.ce_weight, self.logits_weight = ce_weight, logits_weight
         self.adversarial_weight, self.category_weight = adversarial_weight, category_weight
 

@@ -20,7 +20,6 @@ no code is released, neither P's nor that of MEKD's arXiv version, which compare
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,10 +35,7 @@ class CDL(AnsweredModule):
         student: pixels in [0, 1] to logits ``(N, K)``.
         class_weight: λ, weight of the class-distance loss; 0 leaves the regression on logits.
         margin: φ, relative to the distance of two class means, see difference 5.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`AnsweredModule`.
 
     Attributes:
         class_means: centred logits ``(K, K)``, one row per class, NaN for a class that no answer has; set when a fit
@@ -51,12 +47,9 @@ class CDL(AnsweredModule):
         student: nn.Module,
         class_weight: float = 0.1,
         margin: float = 1.0,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
-        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.class_weight, self.margin = class_weight, margin
         self.class_means: Tensor | None = None
 

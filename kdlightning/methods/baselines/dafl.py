@@ -22,7 +22,7 @@ import math
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,9 +45,8 @@ class DAFL(TwoPlayerModule):
         activation_weight: α, weight of L_a; 0 reads no features.
         information_weight: β, weight of L_ie.
         temperature: T of the divergence.
-        optimizer: makes the optimiser of the student's parameters.
         generator_optimizer: makes the generator's optimiser.
-        lr_scheduler: makes the schedule of the student's, stepped every epoch; None for a constant learning rate.
+        options: those of :class:`DistillationModule`.
 
     Raises:
         ValueError: too few images for a batch normalisation.
@@ -65,11 +64,10 @@ class DAFL(TwoPlayerModule):
         activation_weight: float = 0.1,
         information_weight: float = 5.0,
         temperature: float = 1.0,
-        optimizer: OptimizerCallable = torch.optim.Adam,
         generator_optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         if images_per_step < 2:
             raise ValueError(f"images_per_step: batch normalisation needs at least 2, got {images_per_step}")
         self.automatic_optimization = False

@@ -23,7 +23,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,8 +46,7 @@ class DFND(SelectingModule):
         adaptation_weight: weight of the cross-entropy with the noisy label.
         temperature: T of the divergence, of both sides.
         num_classes: K, for a student without an attribute of that name.
-        optimizer: makes the optimiser of the student and of Q.
-        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+        options: those of :class:`DistillationModule`; the optimiser is also Q's.
 
     Raises:
         ValueError: not exactly one of ``share`` and ``number``, a value outside its range, or an unknown K.
@@ -68,10 +66,9 @@ class DFND(SelectingModule):
         adaptation_weight: float = 1.0,
         temperature: float = 4.0,
         num_classes: int | None = None,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
-        super().__init__(student, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         if (share is None) == (number is None):
             raise ValueError(f"expected share or number, and the other None, got share={share} and number={number}")
         if share is not None and not 0 < share <= 1:

@@ -15,8 +15,8 @@ Differences from the paper and its code (P) and the code of MEKD (C):
 6. Hard answers become a label of probability ``confidence``: NCKD then asks for an even rest, which is no knowledge.
 """
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from typing import Any
+
 from torch import Tensor, nn
 
 from kdlightning.functional.divergence import decoupled_divergence, log_softened
@@ -33,10 +33,7 @@ class DKD(AnsweredModule):
         beta: β, weight of the part of the other classes.
         temperature: T, of both sides.
         warmup_epochs: epochs in which the weight of both grows linearly to its value; 0 for none.
-        confidence: see :class:`AnsweredModule`.
-        floor: see :class:`AnsweredModule`.
-        optimizer: see :class:`DistillationModule`.
-        lr_scheduler: see :class:`DistillationModule`.
+        options: those of :class:`AnsweredModule`.
     """
 
     def __init__(
@@ -46,12 +43,9 @@ class DKD(AnsweredModule):
         beta: float = 8.0,
         temperature: float = 5.0,
         warmup_epochs: int = 0,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
-        super().__init__(student, confidence, floor, optimizer, lr_scheduler)
+        super().__init__(student, **options)
         self.alpha, self.beta, self.temperature, self.warmup_epochs = alpha, beta, temperature, warmup_epochs
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

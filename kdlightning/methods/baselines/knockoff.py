@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,11 +52,7 @@ class KnockoffSelection(RoundsModule):
         round_size: images drawn before the policy is updated.
         step_size: α of the policy's update; None for 1 / N(z), the number of times that a group has been drawn.
         window: Δ, the past images that rewards are compared with.
-        epochs: see :class:`RoundsModule`.
-        batch_size: see :class:`RoundsModule`.
-        at_budget: see :class:`kdlightning.methods.TeacherAnswers`.
-        optimizer: see :class:`RoundsModule`.
-        seed: see :class:`RoundsModule`.
+        options: those of :class:`RoundsModule`.
 
     Raises:
         ValueError: no reward, the ``loss`` reward without a student, or a number below 1.
@@ -75,13 +70,9 @@ class KnockoffSelection(RoundsModule):
         round_size: int = 100,
         step_size: float | None = None,
         window: int = 500,
-        epochs: int = 1,
-        batch_size: int = 128,
-        at_budget: Literal["error", "finish"] = "error",
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        seed: int = 0,
+        **options: Any,  # noqa: ANN401 - RoundsModule's
     ) -> None:
-        super().__init__(teacher, output, queries, student, optimizer, epochs, batch_size, at_budget, seed)
+        super().__init__(teacher, output, queries, student, **options)
         for setting, value in {"num_groups": num_groups, "round_size": round_size, "window": window}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{setting}: expected at least 1, got {value}")
