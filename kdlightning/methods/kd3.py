@@ -115,7 +115,8 @@ class KD3(SelectingModule):
         self.temperature, self.delta, self.perturbation = temperature, delta, perturbation
         if classifier != "shared":
             shared.classifier = nn.Linear(shared.num_features, shared.num_classes)
-        self.head = nn.Linear(shared.num_features, embedding) if contrastive_weight else None  # it is not kept
+        # it is not kept
+        self.head = nn.Linear(shared.num_features, embedding) if contrastive_weight else nn.Identity()
         self._teacher_says: dict[int, Tensor] = {}
 
     @property
@@ -199,8 +200,8 @@ class KD3(SelectingModule):
         return select(scores[:, 0], scores[:, 1].long(), self.threshold, self.mapping)
 
     def trained(self) -> list[nn.Parameter]:
-        """The student, without a shared classifier, and the heads."""
-        return [p for p in (*self.student.parameters(), *self.heads.parameters()) if p.requires_grad]
+        """The student, without a shared classifier, and its head."""
+        return [p for p in (*self.student.parameters(), *self.head.parameters()) if p.requires_grad]
 
     def description(self, name: str) -> dict[str, Any]:
         """Of the whole student: body, connector and classifier."""

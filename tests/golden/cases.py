@@ -414,7 +414,7 @@ CASES: dict[str, dict[str, Case]] = {
         "maps": lambda: kd3(
             methods.KD3(
                 inverted(0), resnet(), mapping="convex", classifier="soft", weighting="released", contrastive="ntxent",
-                teacher_term=True, optimizer=partial(torch.optim.SGD, lr=0.01),
+                optimizer=partial(torch.optim.SGD, lr=0.01),
             )
         ),
         "random": lambda: kd3(methods.KD3(teacher(WhiteBoxTeacher), lenet(), selection="random")),
