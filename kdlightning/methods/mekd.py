@@ -221,8 +221,10 @@ class MEKD(AnsweredModule):
         made = generator if isinstance(generator, Generator) else load_network(generator)
         if not isinstance(made, Generator):
             raise ValueError(f"generator: {generator} holds a {type(made).__name__}, not a generator")
-        # in a list: neither the checkpoint nor the optimiser nor .train() should know it
-        self._frozen: list[Any] = [made.requires_grad_(False).eval(), logits_teacher]
+        # in a dictionary: neither the checkpoint nor the optimiser nor .train() should know them
+        self._frozen: dict[str, Any] = {"generator": made.requires_grad_(False).eval()}
+        if logits_teacher is not None:
+            self._frozen["teacher"] = logits_teacher
         self.distance, self.mapping_weight, self.beta = distance, mapping_weight, beta
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.response = response
@@ -230,7 +232,7 @@ class MEKD(AnsweredModule):
     @property
     def generator(self) -> Generator:
         """The frozen generator."""
-        made: Generator = self._frozen[0]
+        made: Generator = self._frozen["generator"]
         return made
 
     def setup(self, stage: str) -> None:
@@ -249,7 +251,8 @@ class MEKD(AnsweredModule):
 
     def on_fit_start(self) -> None:
         """Move generator and logits' teacher to the student's device."""
-        self._frozen = [None if network is None else network.to(self.device) for network in self._frozen]
+        for network in self._frozen.values():
+            network.to(self.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_F + β L_KL, Eq. 14 of [Ma2024]_."""
@@ -260,7 +263,7 @@ class MEKD(AnsweredModule):
                 one, other = logits, self.answers(batch) if self.access == "hard" else answer.log()
             elif self.response == "logits":
                 with torch.no_grad():
-                    one, other = logits, self._frozen[1](batch.image)
+                    one, other = logits, self._frozen["teacher"](batch.image)
             else:
                 one, other = self.vectors(logits, answer)
             with torch.no_grad():
