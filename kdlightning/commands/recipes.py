@@ -7,12 +7,16 @@ A recipe is one YAML file::
     stages:
       - name: labels-{robustness}      # also the stage's directory below `output`
         command: predict
-        matrix: {robustness: [bd, mbd]}  # one stage for every combination
+        matrix: {robustness: [bd, mbd]}  # one stage for every combination, none where a list is empty
         config: {...}                  # the whole configuration, or the path of a file (relative to the recipe)
         set: {model.init_args.output: "{output}/labels-{robustness}"}  # single values on top of it
     report: true
 
-``{output}``, ``{data}``, the variables and the matrix's names are filled in wherever they stand in a string.
+``{output}``, the variables and the matrix's names are filled in wherever they stand in a string.
+
+``extends: other.yaml`` starts from another recipe, relative to this one, which extends none itself. What this one says
+of ``output``, of ``report`` and of each variable replaces what the other says. A stage whose name the other has changes
+the keys that it gives; a new one stands behind the stage before it in this file, the first one at the end.
 """
 
 import argparse
@@ -31,6 +35,13 @@ import yaml
 from rich.console import Console
 
 _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands at several places out at each of them."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 class RecipeError(ValueError):
@@ -70,6 +81,49 @@ class Stage:
         return (self.directory / _FINISHED[self.command]).exists()
 
 
+def load_recipe(
+    path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A recipe with what it extends, again a recipe: ``output``, ``variables``, ``stages`` and ``report``.
+
+    Args:
+        path: the YAML file.
+        output: replaces the recipe's own.
+        variables: replace the recipe's own of the same names.
+
+    Raises:
+        RecipeError: with what is wrong and where.
+    """
+    path = base = Path(path)
+    recipe = _parse(path, f"{path} does not exist; a recipe is a YAML file of stages, see docs/tutorial-method.md")
+    extended: dict[str, Any] = {}
+    if "extends" in recipe:
+        base = path.parent / str(recipe.pop("extends"))
+        extended = _parse(base, f"{path} extends {base}, which does not exist")
+        if "extends" in extended:
+            raise RecipeError(f"{path} extends {base}, which extends another recipe itself; only one level is allowed")
+    given = {"report": True, **extended, **recipe}
+    given["variables"] = (extended.get("variables") or {}) | (recipe.get("variables") or {})
+    if unknown := set(variables or {}) - set(given["variables"]):
+        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(given['variables'])}")
+    given["variables"] |= variables or {}
+    given["output"] = output or given["output"]
+    stages = [_located(entry, base, given["variables"]) for entry in extended.get("stages") or []]
+    names, place = [entry["name"] for entry in stages], len(stages)
+    for entry in recipe.get("stages") or []:
+        found = _located(entry, path, given["variables"])
+        if names.count(entry["name"]) > 1:
+            raise RecipeError(f"{path}: {base} has several stages '{entry['name']}', so that none can be changed")
+        if entry["name"] in names:
+            place = [stage["name"] for stage in stages].index(entry["name"])
+            stages[place] |= found
+        else:
+            stages.insert(place, found)
+        place += 1
+    given["stages"] = stages
+    return given
+
+
 def read_recipe(
     path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
 ) -> tuple[Path, list[Stage], bool]:
@@ -86,26 +140,14 @@ def read_recipe(
     Raises:
         RecipeError: with what is wrong and where.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"{path} does not exist; a recipe is a YAML file of stages, see docs/tutorial-method.md")
-    recipe = yaml.safe_load(path.read_text())
-    _check_keys(recipe, {"output", "stages"}, {"variables", "report"}, str(path))
-    own = recipe.get("variables") or {}
-    unknown = set(variables or {}) - set(own)
-    if unknown:
-        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(own)}")
-    filled = {**own, **(variables or {})}
-    root = Path(output or _fill(recipe["output"], filled))
-    stages: list[Stage] = []
-    for number, entry in enumerate(recipe["stages"]):
-        where = f"{path}, stage {number + 1}"
-        _check_keys(entry, {"name", "command", "config"}, {"matrix", "set"}, where)
-        stages.extend(_expand(entry, {**filled, "output": str(root)}, path.parent, root, where))
+    recipe = load_recipe(path, output=output, variables=variables)
+    root = Path(_fill(recipe["output"], recipe["variables"]))
+    filled = {**recipe["variables"], "output": str(root)}
+    stages = [stage for entry in recipe["stages"] for stage in _expand(entry, filled, root, str(path))]
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
         raise RecipeError(f"{path}: stages need names of their own; put the matrix's placeholders into {names}")
-    return root, stages, bool(recipe.get("report", True))
+    return root, stages, bool(recipe["report"])
 
 
 def run_stage(stage: Stage, console: Console) -> None:
@@ -152,6 +194,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the recipe")
     parser.add_argument("--only", metavar="REGEX", help="run only the stages whose name matches, and no report")
     parser.add_argument("--list", action="store_true", help="list the stages and stop")
+    parser.add_argument("--print", action="store_true", help="print the recipe with what it extends and stop")
     options = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
@@ -159,6 +202,10 @@ def main(argv: Sequence[str]) -> int:
         root, stages, wants_report = read_recipe(options.recipe, output=options.output, variables=variables)
         if options.only:
             stages = [stage for stage in stages if re.search(options.only, stage.name)]
+        if options.print:
+            recipe = load_recipe(options.recipe, output=options.output, variables=variables)
+            sys.stdout.write(yaml.dump(recipe, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120))
+            return 0
         if options.list:
             for stage in stages:
                 console.print(f"{stage.name}: {stage.command}, {'finished' if stage.finished else 'to do'}")
@@ -200,20 +247,43 @@ def _check_keys(mapping: Any, required: set[str], optional: set[str], where: str
         )
 
 
-def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], base: Path, root: Path, where: str) -> Iterator[Stage]:
+def _parse(path: Path, absent: str) -> dict[str, Any]:
+    """One file, its keys checked."""
+    if not path.is_file():
+        raise RecipeError(absent)
+    try:
+        recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    needed = set() if isinstance(recipe, dict) and "extends" in recipe else {"output", "stages"}
+    _check_keys(recipe, needed, {"extends", "output", "variables", "stages", "report"} - needed, str(path))
+    for number, entry in enumerate(recipe.get("stages") or []):
+        _check_keys(entry, {"name"}, {"command", "config", "matrix", "set"}, f"{path}, stage {number + 1}")
+    return recipe
+
+
+def _located(entry: Mapping[str, Any], recipe: Path, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage whose configuration, if it is a file, has its whole path."""
+    config = entry.get("config")
+    if isinstance(config, str) and not isinstance(variables.get(config.strip("{}")), dict):
+        return {**entry, "config": str((recipe.parent / config).resolve())}
+    return dict(entry)
+
+
+def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], root: Path, path: str) -> Iterator[Stage]:
+    where = f"{path}, stage '{entry['name']}'"
+    _check_keys(entry, {"name", "command", "config"}, {"matrix", "set"}, where)
     if entry["command"] not in _FINISHED:
         raise RecipeError(f"{where}: command is one of {sorted(_FINISHED)}, got {entry['command']!r}")
     matrix = {name: _fill(values, filled) for name, values in (entry.get("matrix") or {}).items()}
     for values in itertools.product(*matrix.values()):
         variables = {**filled, **dict(zip(matrix, values, strict=True))}
         name = str(_fill(entry["name"], variables))
-        config = entry["config"]
+        config = _fill(entry["config"], variables)
         if isinstance(config, str):
-            file = base / str(_fill(config, variables))
-            if not file.is_file():
-                raise RecipeError(f"{where}: {file} does not exist")
-            config = yaml.safe_load(file.read_text())
-        config = _fill(config, variables)
+            if not Path(config).is_file():
+                raise RecipeError(f"{where}: {config} does not exist")
+            config = _fill(yaml.safe_load(Path(config).read_text()), variables)
         for key, value in (entry.get("set") or {}).items():
             _assign(config, key, _fill(value, variables))
         directory = root / name
