@@ -6,7 +6,7 @@
     python experiments/figures/mekd.py gradients --student DIR --generator DIR --pool DIR    # Fig. 5 of [Ma2022]_
 
 Networks are given as the run that made them, or as its ``network/``. REPORT is a report's directory, or its
-``results.json``. Rows are picked by ``result.variant``, settings and parts separated by commas:
+``results.json``. Rows are picked by ``result.variant``:
 
 - temperature: ``tau=4``, with one row per τ and access;
 - queries: ``queries=20000`` for all of MEKD, ``queries=20000, without L_IM`` (students of a generator that was trained
@@ -19,7 +19,6 @@ Other variants are left out. Nothing here is trained; the teacher of ``images`` 
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,8 +26,8 @@ from typing import Any
 
 import torch
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from drawing.curves import collect, draw_line, finish, new_figure
+from drawing.runs import build, network_at, rows_at
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,81 +35,25 @@ from torchvision.utils import make_grid
 
 from kdlightning.data import ImageDataModule, TransferSet
 from kdlightning.methods import MEKD
-from kdlightning.networks import Generator, load_network
-from kdlightning.report import Row, load_rows
+from kdlightning.networks import Generator
+from kdlightning.report import Row
 from kdlightning.teachers import SoftLabelTeacher
 from kdlightning.types import Batch
 
 ACCESSES = ("soft", "hard")
 MOST_NAMES = 20  # more class names overlap on an axis
-PARTS = {  # of Fig. 7: what a variant leaves out → the line's name
-    (): "MEKD",
-    ("L_IM",): "without L_IM",
-    ("L_KL",): "without L_KL",
-    ("L_IM", "L_KL"): "without L_IM, L_KL",
+TEMPERATURE = {"": "MEKD"}  # of Fig. 6: what follows tau=... in a variant → the line's name
+PARTS = {  # of Fig. 7: what follows queries=... in a variant → the line's name
+    "": "MEKD",
+    ", without L_IM": "without L_IM",
+    ", without L_KL": "without L_KL",
+    ", without L_IM, without L_KL": "without L_IM, L_KL",
 }
-
-
-def read_variant(variant: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
-    """A variant's settings and what it leaves out.
-
-    Args:
-        variant: such as ``"queries=20000, without L_IM"``.
-
-    Returns:
-        ``{"queries": "20000"}`` and ``("L_IM",)``, sorted.
-
-    Raises:
-        ValueError: a part that is neither ``name=value`` nor ``without NAME``.
-    """
-    settings: dict[str, str] = {}
-    absent = []
-    for part in filter(None, map(str.strip, (variant or "").split(","))):
-        name, equals, value = part.partition("=")
-        if equals:
-            settings[name.strip()] = value.strip()
-        elif part.startswith("without "):
-            absent.append(part.removeprefix("without ").strip())
-        else:
-            raise ValueError(f"variant '{variant}': expected 'name=value' or 'without NAME', got '{part}'")
-    return settings, tuple(sorted(absent))
-
-
-Curves = dict[tuple[str, str, str], list[tuple[float, float, float]]]
-
-
-def collect(rows: Sequence[Row], setting: str, lines: dict[tuple[str, ...], str]) -> Curves:
-    """The points of a figure.
-
-    Args:
-        rows: of any method; those whose variant does not name the setting alone are left out.
-        setting: the abscissa, ``"tau"``.
-        lines: what a variant leaves out → the line's name.
-
-    Returns:
-        ``(data set, access, line)`` → points (value, mean accuracy, standard deviation), accuracies in %, sorted.
-
-    Raises:
-        ValueError: there is no such row.
-    """
-    curves: Curves = {}
-    for row in rows:
-        try:
-            settings, absent = read_variant(row.variant)
-        except ValueError:  # another experiment's name
-            continue
-        if set(settings) == {setting} and absent in lines:
-            point = (float(settings[setting]), 100 * row.accuracy_mean, 100 * row.accuracy_std)
-            curves.setdefault((row.dataset, row.access or "none", lines[absent]), []).append(point)
-    if not curves:
-        seen = sorted({row.variant or "(none)" for row in rows})
-        raise ValueError(f"expected rows with a variant such as '{setting}=...', got only: {'; '.join(seen)}")
-    return {key: sorted(points) for key, points in curves.items()}
 
 
 def draw_temperature(rows: Sequence[Row]) -> Figure:
     """Fig. 6 of [Ma2024]_: accuracy against τ, a panel per data set, a line per access."""
-    curves = collect(rows, "tau", {(): "MEKD"})
+    curves = collect(rows, "tau", TEMPERATURE)
     datasets = sorted({dataset for dataset, _, _ in curves})
     figure, panels = new_figure(len(datasets))
     for axes, dataset in zip(panels, datasets, strict=True):
@@ -234,11 +177,6 @@ def draw_gradients(gradients: dict[str, Tensor], names: Sequence[str]) -> Figure
     return figure
 
 
-def network_at(path: Path) -> nn.Module:
-    """The network of a run's directory, or of a saved network's."""
-    return load_network(path / "network" if (path / "network").is_dir() else path)
-
-
 def generator_at(path: Path) -> Generator:
     """The generator of a run.
 
@@ -259,38 +197,8 @@ def data_of(run: Path, root: str | None = None) -> ImageDataModule:
         root: where the data set's files are, if not where the run found them.
     """
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    module, name = config["class_path"].rsplit(".", 1)
-    options = {**config["init_args"], "augmentation": None, **({"root": root} if root else {})}
-    data: ImageDataModule = getattr(importlib.import_module(module), name)(**options)
+    data: ImageDataModule = build({**config, "init_args": {**config["init_args"], **({"root": root} if root else {})}})
     return data
-
-
-def rows_at(paths: Sequence[Path]) -> list[Row]:
-    """The rows of several reports."""
-    return [row for path in paths for row in load_rows(path / "results.json" if path.is_dir() else path)]
-
-
-def new_figure(columns: int) -> tuple[Figure, list[Axes]]:
-    """A row of panels, each with its own scale."""
-    figure = Figure(figsize=(3.4 * columns, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def draw_line(axes: Axes, points: Sequence[tuple[float, float, float]], name: str) -> None:
-    """Mean accuracies with one standard deviation; nothing without points."""
-    if points:
-        value, mean, std = zip(*points, strict=True)
-        axes.errorbar(value, mean, yerr=std, marker="o", markersize=4, linewidth=1.5, capsize=2, label=name)
-
-
-def finish(figure: Figure, panels: Sequence[Axes]) -> Figure:
-    """What curves of accuracies have in common."""
-    for axes in panels:
-        axes.grid(axis="y", color="#e6e6e6")
-        axes.legend(frameon=False, fontsize=8)
-    panels[0].set_ylabel("test accuracy (%)")
-    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> int:

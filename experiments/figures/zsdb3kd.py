@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from drawing.curves import collect, draw_line, finish, new_figure
+from drawing.runs import rows_at
 from matplotlib.figure import Figure
-from mekd import collect, draw_line, finish, new_figure, rows_at
 from torchvision.utils import make_grid
 
 from kdlightning.data import TransferSet
@@ -80,7 +81,7 @@ def accuracy(rows: Sequence[Row], setting: str, name: str) -> Figure:
     Raises:
         ValueError: there is no such row.
     """
-    curves = collect(rows, setting, {(): "ZSDB3KD"})
+    curves = collect(rows, setting, {"": "ZSDB3KD"})
     figure, panels = new_figure(len(curves))
     for axes, ((dataset, access, line), points) in zip(panels, curves.items(), strict=True):
         draw_line(axes, points, line)

@@ -3,13 +3,11 @@
 import re
 import shlex
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import pytest
-import yaml
 
-from kdlightning.commands.recipes import assignment
+from kdlightning.commands.recipes import assignment, load_recipe, read_recipe
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 README = (EXPERIMENTS / "README.md").read_text()
@@ -22,7 +20,7 @@ PAPERS = {
     "Shader KD": {"Table": 4, "Figure": 3},
 }
 COMMANDS = sorted(set(re.findall(r"`((?:run|figures/|report|networks)[^`]*)`", README)) - {"run FILE ..."})
-RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if "\nstages:" in path.read_text())
+RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if "sweeps" not in path.parts)
 RUNS = [command for command in COMMANDS if command.startswith("run ")]
 FIGURES = [command for command in COMMANDS if re.match(r"figures/\w+\.py \w", command)]
 
@@ -50,18 +48,9 @@ def test_every_entry_has_a_command_or_a_reason(paper):
 @cache
 def _recipe(name):
     """A recipe's variables and the names of its stages."""
-    recipe = yaml.load((EXPERIMENTS / name).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    variables = recipe["variables"]
-    names = []
-    for stage in recipe["stages"]:
-        matrix = {
-            key: variables[values.strip("{}")] if isinstance(values, str) else values
-            for key, values in (stage.get("matrix") or {}).items()
-        }
-        names += [
-            stage["name"].format(**dict(zip(matrix, choice, strict=True))) for choice in product(*matrix.values())
-        ]
-    return set(variables), names
+    return set(load_recipe(EXPERIMENTS / name)["variables"]), [
+        stage.name for stage in read_recipe(EXPERIMENTS / name)[1]
+    ]
 
 
 @pytest.mark.parametrize("command", RUNS)

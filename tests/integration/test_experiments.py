@@ -1,4 +1,4 @@
-"""Every experiment is a complete file that parses, and its model and data can be built."""
+"""Every experiment parses, and its model and data can be built."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from servers import serving
 
 from kdlightning import networks
 from kdlightning.commands import cli
-from kdlightning.commands.recipes import read_recipe
+from kdlightning.commands.recipes import load_recipe, read_recipe
 from kdlightning.networks import LeNet5, TransposedGenerator, save_network
 from kdlightning.serving import ServedModel
 
@@ -42,7 +42,7 @@ def url():
 def test_every_stage_builds(recipe, tmp_path, monkeypatch, url):
     monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
     out = tmp_path / "out"  # stands for what earlier stages, or an earlier recipe, have left
-    own = yaml.safe_load(recipe.read_text()).get("variables", {})
+    own = load_recipe(recipe)["variables"]
     Image.new("RGB", (64, 64)).save(_parent(tmp_path / "data/train/a/images/0.png"))
     variables = {"base": str(out), "root": str(tmp_path / "data"), "web": str(tmp_path / "data"), "url": url}
     variables["ledger"] = str(tmp_path / "ledger.sqlite")

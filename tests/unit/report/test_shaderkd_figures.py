@@ -1,16 +1,9 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+import shaderkd as figures
 import torch
 from PIL import Image
 
 from kdlightning.networks import LeNet5Classic, save_network
-
-PATH = Path(__file__).parents[3] / "experiments/figures/shaderkd.py"
-SPEC = importlib.util.spec_from_file_location("shaderkd_figures", PATH)
-figures = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(figures)
 
 
 def test_a_sheet_has_an_image_for_every_program():

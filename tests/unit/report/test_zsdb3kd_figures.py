@@ -1,24 +1,9 @@
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+import zsdb3kd as figures
 
 from kdlightning.data import TransferSetWriter
 from kdlightning.report import read_runs, summarise, write_report
-
-FILE = Path(__file__).parents[3] / "experiments/figures/zsdb3kd.py"
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    monkeypatch.syspath_prepend(str(FILE.parent))  # as if it were run as a script
-    monkeypatch.delitem(sys.modules, "mekd", raising=False)
-    spec = importlib.util.spec_from_file_location("zsdb3kd_figures", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def images(path, snapshots=(0, 4)):
@@ -31,13 +16,13 @@ def images(path, snapshots=(0, 4)):
     return writer.finish(index, {})
 
 
-def test_means_are_of_the_teachers_classes(figures, tmp_path):
+def test_means_are_of_the_teachers_classes(tmp_path):
     found = figures.class_means(images(tmp_path / "set"))
     assert sorted(found) == [0, 1, 2]
     torch.testing.assert_close(found[1], torch.full((1, 8, 8), (40 + 160) / 2 / 255))
 
 
-def test_evolution_has_a_column_for_every_snapshot_and_the_end(figures, tmp_path):
+def test_evolution_has_a_column_for_every_snapshot_and_the_end(tmp_path):
     drawn = figures.evolution(images(tmp_path / "set"), per_class=2)
     axes = drawn.axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "4", "6"]
@@ -49,7 +34,7 @@ def test_evolution_has_a_column_for_every_snapshot_and_the_end(figures, tmp_path
         figures.evolution(images(tmp_path / "none", snapshots=()))
 
 
-def test_accuracy_against_iterations(figures, workspace):
+def test_accuracy_against_iterations(workspace):
     for variant, accuracy in (("iterations=10", 0.9), ("iterations=2", 0.8), ("per_class=100", 0.5)):
         workspace.run(method="DB3KD", variant=variant, access="hard", accuracy=accuracy, seed=0)
     rows = summarise(read_runs([workspace.root]).runs)[0]
@@ -58,7 +43,7 @@ def test_accuracy_against_iterations(figures, workspace):
     assert [list(map(float, one)) for one in line.get_data()] == [[2.0, 10.0], [80.0, 90.0]]
 
 
-def test_from_the_command_line(figures, workspace, tmp_path, capsys):
+def test_from_the_command_line(workspace, tmp_path, capsys):
     images(tmp_path / "set")
     for figure in ("evolution", "means"):
         assert (
