@@ -102,37 +102,31 @@ def load_recipe(
         extended = _parse(base, f"{path} extends {base}, which does not exist")
         if "extends" in extended:
             raise RecipeError(f"{path} extends {base}, which extends another recipe itself; only one level is allowed")
-    given = {"report": True, **extended, **recipe}
-    given["variables"] = (extended.get("variables") or {}) | (recipe.get("variables") or {})
-    if unknown := set(variables or {}) - set(given["variables"]):
-        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(given['variables'])}")
-    given["variables"] |= variables or {}
-    given["output"] = output or given["output"]
-    stages = [_located(entry, base, given["variables"]) for entry in extended.get("stages") or []]
-    names, place = [entry["name"] for entry in stages], len(stages)
+    filled = (extended.get("variables") or {}) | (recipe.get("variables") or {})
+    if unknown := set(variables or {}) - set(filled):
+        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(filled)}")
+    filled.update(variables or {})
+    stages = [_located(entry, base, filled) for entry in extended.get("stages") or []]
+    known, place = [stage["name"] for stage in stages], len(stages)
     for entry in recipe.get("stages") or []:
-        found = _located(entry, path, given["variables"])
-        if names.count(entry["name"]) > 1:
-            raise RecipeError(f"{path}: {base} has several stages '{entry['name']}', so that none can be changed")
-        if entry["name"] in names:
-            place = [stage["name"] for stage in stages].index(entry["name"])
+        found = _located(entry, path, filled)
+        if known.count(found["name"]) > 1:
+            raise RecipeError(f"{path}: {base} has several stages '{found['name']}', so that none can be changed")
+        if found["name"] in known:
+            place = [stage["name"] for stage in stages].index(found["name"])
             stages[place] |= found
         else:
             stages.insert(place, found)
         place += 1
-    given["stages"] = stages
-    return given
+    given = extended | recipe
+    output, report = output or given["output"], given.get("report", True)
+    return {"output": output, "variables": filled, "stages": stages, "report": report}
 
 
 def read_recipe(
     path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
 ) -> tuple[Path, list[Stage], bool]:
-    """Read and check a recipe, before anything runs.
-
-    Args:
-        path: the YAML file.
-        output: replaces the recipe's own.
-        variables: replace the recipe's own of the same names.
+    """Read and check a recipe, before anything runs; see :func:`load_recipe`.
 
     Returns:
         The output directory, the stages in order, and whether a report is wanted at the end.
@@ -203,6 +197,8 @@ def main(argv: Sequence[str]) -> int:
         if options.only:
             stages = [stage for stage in stages if re.search(options.only, stage.name)]
         if options.print:
+            if options.only:
+                raise RecipeError("--print shows the whole recipe: leave --only out")
             recipe = load_recipe(options.recipe, output=options.output, variables=variables)
             sys.stdout.write(yaml.dump(recipe, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120))
             return 0
@@ -276,6 +272,9 @@ def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], root: Path, pat
     if entry["command"] not in _FINISHED:
         raise RecipeError(f"{where}: command is one of {sorted(_FINISHED)}, got {entry['command']!r}")
     matrix = {name: _fill(values, filled) for name, values in (entry.get("matrix") or {}).items()}
+    for name, values in matrix.items():
+        if not isinstance(values, list):
+            raise RecipeError(f"{where}: matrix takes lists, got {name}: {values}")
     for values in itertools.product(*matrix.values()):
         variables = {**filled, **dict(zip(matrix, values, strict=True))}
         name = str(_fill(entry["name"], variables))

@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
-from kdlightning.commands.recipes import assignment, load_recipe, read_recipe
+from kdlightning.commands.recipes import assignment, load_recipe, main, read_recipe
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 README = (EXPERIMENTS / "README.md").read_text()
@@ -78,6 +79,18 @@ def test_every_recipe_and_figure_script_is_named():
     assert recipes == {shlex.split(command)[1] for command in RUNS}
     scripts = {str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.glob("figures/*.py")}
     assert scripts == {shlex.split(command)[0] for command in FIGURES}
+
+
+EXTENDING = [recipe for recipe in RECIPES if "\nextends:" in recipe.read_text()]
+
+
+@pytest.mark.parametrize("recipe", EXTENDING, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
+def test_a_recipe_that_extends_another_is_printed_in_one_piece(recipe, tmp_path, capsys):
+    assert main([str(recipe), "--print"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert set(yaml.safe_load(printed.read_text())) == {"output", "variables", "stages", "report"}
+    assert read_recipe(printed) == read_recipe(recipe)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(EXPERIMENTS)))

@@ -327,6 +327,25 @@ def test_a_recipe_is_summed_before_its_teacher_is_trained(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_that_extends_another_is_summed_as_it_runs(tmp_path, capsys):
+    answers = {
+        "model": {"class_path": "TeacherAnswers", "init_args": {"teacher": local("out/teacher/network")}},
+        "data": DATA, "trainer": QUIET,
+    }  # fmt: skip
+    base = {
+        "output": "out", "variables": {"asked": answers, "sets": ["a"]},
+        "stages": [{"name": "{set}", "command": "predict", "matrix": {"set": "{sets}"}, "config": "{asked}"}],
+    }  # fmt: skip
+    more = {"name": "more", "command": "predict", "config": "{asked}"}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", "stages": [more]}))
+    assert main(["estimate", "recipe.yaml", "--set", "sets=[a, b]"]) == 0
+    told = words(capsys)
+    assert "b: TeacherAnswers queries 40" in told
+    assert "more: TeacherAnswers queries 40" in told
+    assert "all: to pay 120 images, price 0" in told
+
+
 def remote(url, **options):
     settings = {"url": url, "model": "toy", "outputs": "probabilities", "max_batch": 8, "concurrency": 1, **options}
     return {"class_path": "RemoteSoftLabelTeacher", "init_args": {**settings, "patience": {"attempts": 1}}}

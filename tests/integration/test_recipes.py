@@ -119,6 +119,118 @@ def test_variables_fill_in_with_their_own_type_and_recursively(recipe):
     assert stages[3].config["seed_everything"] == 2
 
 
+EXTENDING = {
+    "extends": "base/recipe.yaml",
+    "output": "runs/y",
+    "variables": {"n": 48, "seeds": [7]},
+    "stages": [
+        {"name": "labels", "set": {"model.init_args.candidates": 3}},
+        {"name": "labels-again", "command": "predict", "config": "{again}"},
+        {"name": "student-{seed}", "matrix": {"seed": "{seeds}"}},
+        {"name": "last", "command": "fit", "config": "last.yaml"},
+    ],
+}
+
+
+@pytest.fixture
+def extending(tmp_path):
+    """A recipe that extends another one in another directory; both name a configuration's file."""
+    (tmp_path / "base").mkdir()
+    base = {**RECIPE, "variables": {**RECIPE["variables"], "again": RECIPE["stages"][1]["config"], "m": 5}}
+    first = {"name": "first", "command": "fit", "config": "first.yaml"}
+    (tmp_path / "base/recipe.yaml").write_text(yaml.safe_dump({**base, "stages": [*RECIPE["stages"], first]}))
+    (tmp_path / "base/first.yaml").write_text("seed_everything: '{n}'")
+    (tmp_path / "last.yaml").write_text("seed_everything: '{m}'")
+    file = tmp_path / "extending.yaml"
+    file.write_text(yaml.safe_dump(EXTENDING, sort_keys=False))
+    return file
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(extending):
+    root, stages, report = read_recipe(extending)
+    assert (root, report) == (Path("runs/y"), True)
+    assert [stage.name for stage in stages] == ["teacher", "labels", "labels-again", "student-7", "last", "first"]
+    teacher, labels, again, student, last, first = stages
+    assert teacher.config["data"]["init_args"] == {"num_samples": 48, "num_val": 32, "batch_size": 32}
+    assert labels.config["model"]["init_args"]["candidates"] == 3
+    assert labels.config["model"]["init_args"]["robustness"] == "sd"
+    assert again.config["model"]["init_args"]["output"] == "runs/y/labels-again"
+    assert (student.config["seed_everything"], student.config["result"]) == (7, {"variant": "bd"})
+    assert (last.config["seed_everything"], first.config["seed_everything"]) == (5, 48)
+    (extending.parent / "base/recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "report": False}))
+    extending.write_text("extends: base/recipe.yaml")
+    root, stages, report = read_recipe(extending)
+    assert (root, report) == (Path("runs/x"), False)
+    assert [stage.name for stage in stages] == ["teacher", "labels", "student-1", "student-2"]
+
+
+def test_a_stage_with_an_empty_list_is_left_out(extending):
+    extending.write_text("extends: base/recipe.yaml\nstages: [{name: labels, matrix: {any: []}}]")
+    assert [stage.name for stage in read_recipe(extending)[1]] == ["teacher", "student-1", "student-2", "first"]
+
+
+def test_what_is_printed_is_the_same_recipe(extending, tmp_path, capsys):
+    options = ["--set", "n=40", "--set", "seeds=[8, 9]", "--output", "runs/z"]
+    assert main(["run", str(extending), "--print", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "extends" not in printed
+    assert yaml.safe_load(printed)["variables"]["n"] == 40
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/printed.yaml").write_text(printed)
+    expected = read_recipe(extending, output="runs/z", variables={"n": 40, "seeds": [8, 9]})
+    assert [stage.name for stage in expected[1]][3:5] == ["student-8", "student-9"]
+    assert read_recipe(tmp_path / "elsewhere/printed.yaml") == expected
+    assert main(["run", str(tmp_path / "elsewhere/printed.yaml"), "--print"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_only_and_list_see_the_stages_of_both(extending, capsys):
+    assert main(["run", str(extending), "--list", "--only", "labels|student", "--set", "seeds=[3]"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["labels: predict, to do", "labels-again: predict, to do", "student-3: fit, to do"]
+    assert main(["run", str(extending), "--list", "--set", "many=1"]) == 2
+    assert "has no variable ['many'], only ['again', 'data', 'm', 'n', 'seeds']" in capsys.readouterr().err
+    assert main(["run", str(extending), "--print", "--only", "labels"]) == 2
+    assert capsys.readouterr() == ("", "kdlightning run: --print shows the whole recipe: leave --only out\n")
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "text"),
+    [
+        (None, {}, "extending.yaml extends .*base/recipe.yaml, which does not exist"),
+        ({"extends": "x.yaml"}, {}, "recipe.yaml, which extends another recipe itself; only one level is allowed"),
+        ({"output": "x"}, {}, r"base/recipe.yaml: missing \['stages'\]"),
+        (RECIPE, {"stages": [{"name": "more"}]}, r"stage 'more': missing \['command', 'config'\]"),
+        (RECIPE, {"stages": [{"config": {}}]}, r"extending.yaml, stage 1: missing \['name'\]"),
+        (
+            RECIPE,
+            {"stages": [{"name": "labels", "matrix": {"a": "bc"}}]},
+            "stage 'labels': matrix takes lists, got a: bc",
+        ),
+        (
+            {**RECIPE, "stages": [RECIPE["stages"][0]] * 2},
+            {"stages": [{"name": "teacher"}]},
+            "base/recipe.yaml has several stages 'teacher', so that none can be changed",
+        ),
+    ],
+)
+def test_mistakes_in_extending_are_named(tmp_path, base, own, text, capsys):
+    (tmp_path / "base").mkdir()
+    if base:
+        (tmp_path / "base/recipe.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "extending.yaml").write_text(yaml.safe_dump({"extends": "base/recipe.yaml", **own}))
+    with pytest.raises(RecipeError, match=text):
+        read_recipe(tmp_path / "extending.yaml")
+    assert main(["run", str(tmp_path / "extending.yaml"), "--print"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("stages: [a: b: c")
+    with pytest.raises(RecipeError, match=r"bad.yaml is not YAML: while parsing .* expected ',' or '\]'"):
+        read_recipe(tmp_path / "bad.yaml")
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
