@@ -4,7 +4,7 @@ from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.confusion import ConfusionMatrix
 from kdlightning.callbacks.generation import GeneratorQuality, ImageGrid
 from kdlightning.callbacks.privacy import PoolPrivacy
-from kdlightning.callbacks.progress import LabellingProgress
+from kdlightning.callbacks.progress import RunProgress
 from kdlightning.callbacks.queries import QueryLogger
 from kdlightning.callbacks.result import RunResult
 
@@ -13,8 +13,8 @@ __all__ = [
     "ConfusionMatrix",
     "GeneratorQuality",
     "ImageGrid",
-    "LabellingProgress",
     "PoolPrivacy",
     "QueryLogger",
+    "RunProgress",
     "RunResult",
 ]

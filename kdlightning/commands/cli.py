@@ -1,13 +1,10 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI, clear errors, runs that are never overwritten."""
 
 import json
-import logging
 import os
-import re
 import shutil
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +13,16 @@ from typing import Any, Literal, TypeVar
 import lightning.pytorch as L
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import kdlightning
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
-from kdlightning.callbacks import ConfusionMatrix, LabellingProgress, QueryLogger, RunResult
+from kdlightning.callbacks import ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
+from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, RunLog, open_log, print_summary
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record
@@ -38,22 +33,6 @@ from kdlightning.teachers import BlackBoxTeacher
 Built = TypeVar("Built", bound="KDLightningCLI")
 
 SWEEP = "WANDB_SWEEP_ID"  # `wandb agent` sets it, and WANDB_RUN_ID, for its trials
-
-_FIT = {
-    "method": ("method", "{}"), "accuracy": ("accuracy", "{:.2%}"), "agreement": ("agreement", "{:.2%}"),
-    "parameters": ("parameters", "{:,}"), "MACs": ("macs", "{:,}"), "queries": ("queries", "{:,}"),
-    "seconds": ("seconds", "{:,.0f}"),
-}  # fmt: skip
-_GENERATOR = {
-    "method": ("method", "{}"), "FID": ("fid", "{:.2f}"), "KID": ("kid", "{:.4f}"), "features": ("features", "{}"),
-    "class entropy": ("class_entropy", "{:.3f}"), "queries": ("queries", "{:,}"), "seconds": ("seconds", "{:,.0f}"),
-}  # fmt: skip
-_LABELS = {
-    "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
-    "per image": ("queries_per_image", "{:.1f}"), "shortfall": ("shortfall", "{:,}"),
-    "mean distance": ("mean_robustness", "{:.3f}"), "pairs not found": ("pairs_not_found", "{:,}"),
-    "seconds": ("seconds", "{:,.0f}"),
-}  # fmt: skip
 
 
 class _Parser(LightningArgumentParser):
@@ -86,8 +65,15 @@ class _RunConfig(SaveConfigCallback):
 class KDLightningCLI(LightningCLI):
     """LightningCLI in subclass mode for model and data."""
 
+    brief = False
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without their ``verbose``: ours means the libraries' messages; results are always printed."""
+        return {name: skipped | {"verbose"} for name, skipped in LightningCLI.subcommands().items()}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``result.*``, ``overwrite``, ``restart`` and ``over_budget``."""
+        """``result.*``, ``overwrite``, ``restart``, ``over_budget`` and ``verbose``."""
         parser.add_lightning_class_args(RunResult, "result")
         parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
         parser.add_argument(
@@ -99,6 +85,10 @@ class KDLightningCLI(LightningCLI):
             "--over_budget", type=Literal["refuse", "allow"], default="refuse",
             help="A run that will ask more than its teacher's budget allows does not start; 'allow' lets it go as far "
             "as the budget does. `kdlightning estimate` tells what a run will ask.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--verbose", type=bool, default=False,
+            help=f"Show on the console, too, what the libraries say; it is always in the run's {LOG}.",
         )  # fmt: skip
 
     def _parse_ckpt_path(self) -> None:
@@ -114,7 +104,7 @@ class KDLightningCLI(LightningCLI):
             self._guard(root, config)
         if SWEEP not in os.environ:  # an agent waits for its trials' metrics
             os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_SILENT", str(not config.verbose).lower())
         for logger in _as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and "init_args" in logger and "save_dir" in logger.init_args:
                 if logger.init_args.save_dir in (None, "."):
@@ -129,20 +119,20 @@ class KDLightningCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, FileNotFoundError) as error:
             self.parser.error(str(error))
+        config = self.config[self.subcommand]
+        if not config.trainer.fast_dev_run:
+            open_log(Path(config.trainer.default_root_dir), config.verbose)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401
         """Add the callbacks that every run has, unless the configuration brings its own."""
         root = Path(self.config_init[self.subcommand].trainer.default_root_dir)
-        mine: list[L.Callback] = [QueryLogger()]
-        if isinstance(self.model, LabellingModule):
-            mine.append(LabellingProgress())
-        else:
-            mine += [RichProgressBar(refresh_rate=20), ConfusionMatrix()]
-            mine.append(
-                ModelCheckpoint(root / "checkpoints", filename="last", enable_version_counter=False, verbose=False)
-            )
+        mine: list[L.Callback] = [QueryLogger(), RunProgress(self.brief)]
+        if not isinstance(self.model, LabellingModule):
+            checkpoints = root / "checkpoints"
+            mine += [ConfusionMatrix(), ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)]
         given = _as_list(self.config_init[self.subcommand].trainer.get("callbacks"))
         bar = self.config_init[self.subcommand].trainer.get("enable_progress_bar") is not False
+        bar &= not any(isinstance(own, L.callbacks.ProgressBar) for own in given)
         self.trainer_defaults["callbacks"] = [
             callback
             for callback in mine
@@ -222,24 +212,22 @@ class KDLightningCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the last weights, once; the record of the run is written from that."""
-        trainer, model = self.trainer, self.model
-        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if isinstance(model, DistillationModule) and not rehearsal and not trainer.interrupted:
+        trainer, model, root = self.trainer, self.model, Path(self.trainer.default_root_dir)
+        student = isinstance(model, DistillationModule) and not trainer.interrupted
+        if trainer.fast_dev_run or not (student or isinstance(model, GeneratorModule)):  # type: ignore[attr-defined]
+            return
+        if student:
             trainer.test(model, datamodule=self.datamodule, verbose=False)
-            if trainer.is_global_zero:
-                root = Path(trainer.default_root_dir)
-                facts = json.loads((root / "result.json").read_text())
-                log_record(trainer, facts)
-                _print_summary(root, facts, _FIT)
-        if isinstance(model, GeneratorModule) and not rehearsal and trainer.is_global_zero:
-            root = Path(trainer.default_root_dir)
+        if trainer.is_global_zero:
             facts = json.loads((root / "result.json").read_text())
-            _print_summary(root, {**facts, **facts["quality"]}, _GENERATOR)
+            if student:
+                log_record(trainer, facts)
+            print_summary(root, facts | facts.get("quality", {}), FIT if student else GENERATOR, self.brief)
 
     def after_predict(self) -> None:
         """Say what was labelled and what it cost."""
         if isinstance(self.model, LabellingModule) and self.model.finished is not None:
-            _print_summary(self.model.output, self.model.finished.manifest, _LABELS)
+            print_summary(self.model.output, self.model.finished.manifest, LABELS, self.brief)
 
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None or config.restart
@@ -255,7 +243,7 @@ class KDLightningCLI(LightningCLI):
                 "--overwrite true to replace it."
             )
         if config.overwrite and not resuming:
-            for leftover in ("result.json", "queries.meter"):
+            for leftover in ("result.json", "queries.meter", LOG):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)
 
@@ -268,65 +256,38 @@ def default_directory(config: Namespace) -> Path:
     return Path("runs") / f"{model}-seed{config.seed_everything}"
 
 
-def _print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]]) -> None:
-    """One line of what a stage has made."""
-    table = Table(title=str(directory), title_justify="left", title_style="bold green", box=box.SIMPLE_HEAD)
-    cells = []
-    for heading, (key, form) in columns.items():
-        if facts.get(key) is not None:
-            table.add_column(heading, justify="right")
-            cells.append(form.format(facts[key]))
-    table.add_row(*cells)
-    Console(width=max(100, Console().width)).print(table)
-
-
 def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, many, a flag or none
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list) else [value]
 
 
-def quiet() -> None:
-    """Silence messages that no user of this program can act on."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
-    for message in (
-        "LightningCLI's args parameter",  # ours to give: subcommands are dispatched before Lightning is imported
-        "`isinstance(treespec, LeafSpec)` is deprecated",
-        "`tensorboardX` has been removed",  # without a logger of one's own Lightning writes CSV files, which will do
-        "predict returned None",  # a labelling predict writes its rows itself
-        "You passed in a `val_dataloader` but have no `validation_step`",  # a generator has no accuracy
-        "module(s) in eval mode at the start of training",  # a frozen teacher, which stays so
-        "The 'val_dataloader' does not have many workers",  # images in memory need none
-        "The 'train_dataloader' does not have many workers",
-        "The 'test_dataloader' does not have many workers",
-        "The 'predict_dataloader' does not have many workers",
-        "The number of training batches",  # shorter than log_every_n_steps: means are logged at the epoch's end
-    ):
-        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
+class _StageCLI(KDLightningCLI):
+    brief = True
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
     """Run one of Lightning's subcommands.
 
     Args:
         args: the command line, subcommand first; None for the process's own.
+        brief: show no more than a stage of a recipe needs.
 
     Raises:
         SystemExit: with status 2, after a message, when the package refuses what it was given.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    quiet()
-    try:
-        _run(arguments)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        if not _ours(error):
-            raise
-        sys.stderr.write(f"kdlightning: error: {error}\n")
-        raise SystemExit(2) from error
-    finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()  # else the next run in this process would log into this one
+    with RunLog():
+        try:
+            build(_StageCLI if brief else KDLightningCLI, arguments)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            if not _ours(error):
+                raise
+            sys.stderr.write(f"kdlightning: error: {error}\n")
+            raise SystemExit(2) from error
+        finally:
+            if "wandb" in sys.modules:
+                sys.modules["wandb"].finish()  # else the next run in this process would log into this one
     return 0
 
 
@@ -336,10 +297,6 @@ def _ours(error: BaseException) -> bool:
     package = str(Path(kdlightning.__file__).parent)
     steps = ("training_step", "validation_step", "test_step")
     return frames[-1].f_code.co_filename.startswith(package) and not any(f.f_code.co_name in steps for f in frames)
-
-
-def _run(arguments: list[str]) -> None:
-    build(KDLightningCLI, arguments)
 
 
 def build(kind: type[Built], arguments: list[str]) -> Built:
@@ -354,6 +311,6 @@ def build(kind: type[Built], arguments: list[str]) -> Built:
         auto_configure_optimizers=False,
         parser_class=_Parser,
         parser_kwargs={"allow_abbrev": False},
-        trainer_defaults={"logger": True, "log_every_n_steps": 20},
+        trainer_defaults={"logger": True, "log_every_n_steps": 20, "enable_model_summary": False},
         args=arguments,
     )

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdlightning.commands import cli
+from kdlightning.commands.console import RunLog
 from kdlightning.commands.costs import Forecast, foresee, span, terms_of
 from kdlightning.commands.hints import public_class, without_noise
 from kdlightning.commands.recipes import RecipeError, Stage, assignment, read_recipe
@@ -96,13 +97,13 @@ def main(argv: Sequence[str]) -> int:
         Exit code: 0; 2 if nobody can know.
     """
     options, rest = _parser().parse_known_args(argv)
-    cli.quiet()
     console = Console(highlight=False, width=max(100, Console().width))
     try:
-        if rest and not rest[0].startswith("-") and rest[0] not in ("fit", "predict"):
-            return _recipe(options, rest, console)
-        command, rest = (rest[0], rest[1:]) if rest[:1] in (["fit"], ["predict"]) else (_command(rest), rest)
-        dry = _dry([command, *rest], options.probe)
+        with RunLog():
+            if rest and not rest[0].startswith("-") and rest[0] not in ("fit", "predict"):
+                return _recipe(options, rest, console)
+            command, rest = (rest[0], rest[1:]) if rest[:1] in (["fit"], ["predict"]) else (_command(rest), rest)
+            dry = _dry([command, *rest], options.probe)
     except _REASONS as error:
         sys.stderr.write(f"kdlightning estimate: {_reason(error)}\n")
         return 2

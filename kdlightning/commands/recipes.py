@@ -26,9 +26,12 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -72,13 +75,25 @@ class Stage:
     @property
     def begun(self) -> bool:
         """Whether its directory holds more than what its command was told: something to lose."""
-        told = {"stage.json", "stage.yaml", "config.yaml"}
+        told = {"stage.json", "stage.yaml", "config.yaml", "log.txt"}
         return self.directory.is_dir() and any(file.name not in told for file in self.directory.iterdir())
 
     @property
     def finished(self) -> bool:
         """Whether its result lies in its directory."""
         return (self.directory / _FINISHED[self.command]).exists()
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was begun, or finished, with another configuration."""
+        record = self.directory / "stage.json"
+        return record.exists() and json.loads(record.read_text())["digest"] != self.digest and self.begun
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took; None until it is finished."""
+        result = self.directory / _FINISHED[self.command]
+        return float(json.loads(result.read_text()).get("seconds", 0.0)) if result.exists() else None
 
 
 def load_recipe(
@@ -144,38 +159,61 @@ def read_recipe(
     return root, stages, bool(recipe["report"])
 
 
-def run_stage(stage: Stage, console: Console) -> None:
-    """Run one stage, or skip it if it is finished, or resume it if it was interrupted.
+def run_stage(stage: Stage, *, verbose: bool = False) -> None:
+    """Run one stage, or resume it if it was interrupted.
 
     Raises:
         RecipeError: the stage was begun or finished with other settings.
         SystemExit: the command failed.
     """
-    record = stage.directory / "stage.json"
-    if record.exists() and json.loads(record.read_text())["digest"] != stage.digest and stage.begun:
+    if stage.changed:
         raise RecipeError(
             f"{stage.directory} holds stage '{stage.name}' with other settings; choose another --output, or delete "
             "that directory to run it anew"
         )
-    if stage.finished:
-        console.print(f"[dim]{stage.name}: finished already, skipped[/dim]")
-        return
     stage.directory.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"digest": stage.digest, "command": stage.command}) + "\n")
+    record = {"digest": stage.digest, "command": stage.command}
+    (stage.directory / "stage.json").write_text(json.dumps(record) + "\n")
     config = stage.directory / "stage.yaml"
     config.write_text(yaml.safe_dump(stage.config, sort_keys=False))
-    arguments = [stage.command, "--config", str(config)]
+    arguments = [stage.command, "--config", str(config), *(["--verbose", "true"] if verbose else [])]
     last = stage.directory / "checkpoints" / "last.ckpt"
     if stage.command == "fit":
         arguments += ["--ckpt_path", str(last)] if last.exists() else ["--restart", "true"]
-    console.rule(f"[bold]{stage.name}")
     if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
         # a strategy that starts processes repeats the command line, which must then be the stage's own
         subprocess.run([sys.executable, "-m", "kdlightning", *arguments], check=True)
     else:
         from kdlightning.commands import cli
 
-        cli.main(arguments)
+        cli.main(arguments, brief=True)
+
+
+def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = False) -> None:
+    """Run what is not finished, in order, each under a line that says how far the recipe is."""
+    finished = [stage.name for stage in stages if stage.finished and not stage.changed]
+    if finished:
+        names = textwrap.shorten(", ".join(finished), 100, placeholder=" ...")
+        console.print(f"{len(finished)} of {len(stages)} stages finished already, skipped: {names}", style="dim")
+    for number, stage in enumerate(stages, 1):
+        if stage.name not in finished:
+            left = _time_left(stages)
+            told = f", about {timedelta(seconds=round(left))} left" if left else ""
+            console.print(f"stage {number} of {len(stages)}: {stage.name}{told}", style="bold", soft_wrap=True)
+            run_stage(stage, verbose=verbose)
+
+
+def _time_left(stages: Sequence[Stage]) -> float | None:
+    """Seconds that the other stages will take if each takes the mean of the finished ones of its command."""
+    taken = [(stage.command, stage.seconds) for stage in stages]
+    known = [(command, seconds) for command, seconds in taken if seconds is not None]
+    if not known:
+        return None
+
+    def like(command: str) -> float:
+        return fmean([seconds for other, seconds in known if other == command] or [seconds for _, seconds in known])
+
+    return sum(like(command) for command, seconds in taken if seconds is None)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -189,6 +227,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", metavar="REGEX", help="run only the stages whose name matches, and no report")
     parser.add_argument("--list", action="store_true", help="list the stages and stop")
     parser.add_argument("--print", action="store_true", help="print the recipe with what it extends and stop")
+    parser.add_argument("--verbose", action="store_true", help="show on the console, too, what the libraries say")
     options = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
@@ -206,8 +245,7 @@ def main(argv: Sequence[str]) -> int:
             for stage in stages:
                 console.print(f"{stage.name}: {stage.command}, {'finished' if stage.finished else 'to do'}")
             return 0
-        for stage in stages:
-            run_stage(stage, console)
+        run_stages(stages, console, verbose=options.verbose)
     except RecipeError as error:
         sys.stderr.write(f"kdlightning run: {error}\n")
         return 2
