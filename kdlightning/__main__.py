@@ -24,6 +24,56 @@ _COMMANDS = {
 }
 
 
+_ALL = ("fit", "validate", "test", "predict")  # Lightning's own help for them has hundreds of lines
+_OPTIONS = (
+    ("-c, --config FILE", "settings from a YAML file; may be repeated, and options after it win", _ALL),
+    ("--model NAME", "the method, then its arguments: --model.student LeNet5 --model.teacher ...", _ALL),
+    ("--data NAME", "the images, then their arguments: --data.batch_size 64", _ALL),
+    ("--trainer.max_epochs N", "how long", ("fit",)),
+    ("--trainer.devices N", "how many GPUs; --trainer.accelerator cpu for none", _ALL),
+    ("--trainer.precision P", "such as bf16-mixed", _ALL),
+    ("--trainer.default_root_dir DIR", "where the run goes, by default runs/METHOD-seedN", _ALL),
+    ("--seed_everything N", "by default 0", _ALL),
+    ("--ckpt_path FILE", "the checkpoint to go on from, or to measure", _ALL),
+    ("--result.role ROLE", "teacher, reference or student: the network's place in a report", ("fit",)),
+    ("--result.variant TEXT", "tells runs of one method apart in a report", ("fit",)),
+    ("--overwrite true", "replace the run in that directory", ("fit",)),
+    ("--restart true", "begin a stopped run anew; what it paid stays counted", ("fit",)),
+    ("--over_budget allow", "start although the teacher's budget will not suffice", ("fit", "predict")),
+    ("--verbose true", "show what the libraries say; it is always in the run's log.txt", _ALL),
+)
+
+
+def page(command: str) -> str:
+    """The short help of one of Lightning's commands."""
+    options = "\n".join(f"  {option:31} {text}" for option, text, commands in _OPTIONS if command in commands)
+    labels = command == "predict"
+    method = "TeacherAnswers" if labels else "KD"
+    start = f"kdlightning {command} --model"
+    return f"""usage: kdlightning {command} [--config FILE] [--model NAME] [--data NAME] [OPTION VALUE ...]
+
+{command}: {_COMMANDS[command][1]}
+
+options:
+{options}
+
+examples:
+  kdlightning {command} --config run.yaml --trainer.devices 2
+  {start} {method} --model.teacher SoftLabelTeacher --model.teacher.network runs/teacher/network \\
+      {"--model.output runs/labels" if labels else "--model.student LeNet5Fifth"} --data MNISTDataModule
+
+more, each in place of the help:
+  {start}.help {method}
+      the arguments of a class; --data.help NAME likewise
+  {start} {method} --model.teacher.help SoftLabelTeacher
+      the arguments of a class within it
+  {start} {method} --print_config
+      a configuration to start from
+  kdlightning {command} --help_all
+      every option, those of Lightning's trainer too
+"""
+
+
 def usage() -> str:
     """The program's help."""
     commands = "\n".join(f"  {name:9} {text}" for name, (_, text) in _COMMANDS.items())
@@ -62,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
+    if name in _ALL:
+        if {"-h", "--help"} & set(arguments):
+            sys.stdout.write(page(name))
+            return 0
+        arguments = ["--help" if argument == "--help_all" else argument for argument in arguments]
     module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
     rest = arguments if _COMMANDS[name][0] == "cli" else arguments[1:]
     return int(module.main(rest) or 0)

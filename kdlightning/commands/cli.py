@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -112,6 +113,7 @@ class KDLightningCLI(LightningCLI):
                 if "name" in logger.init_args and logger.class_path.endswith("WandbLogger"):
                     root.mkdir(parents=True, exist_ok=True)
                     logger.init_args.name = logger.init_args.name or str(root)
+                    import_module("wandb").setup()  # else its first word comes before it knows that it is silent
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
@@ -310,7 +312,7 @@ def build(kind: type[Built], arguments: list[str]) -> Built:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_class=_Parser,
-        parser_kwargs={"allow_abbrev": False},
+        parser_kwargs={"prog": "kdlightning", "allow_abbrev": False},
         trainer_defaults={"logger": True, "log_every_n_steps": 20, "enable_model_summary": False},
         args=arguments,
     )

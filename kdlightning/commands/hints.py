@@ -15,6 +15,10 @@ from jsonargparse import ArgumentParser
 from kdlightning import callbacks, data, methods, modules, networks, remote, teachers
 
 _PUBLIC = (methods, modules, data, networks, teachers, remote, callbacks)
+_HELP_WITHOUT_CLASS = re.compile(
+    r'Parser key "(model|data)":\s+- Problem with given class_path \'lightning\.Lightning\w+\':\s+'
+    r"unrecognized arguments: --([\w.]+)\.help[= ](\S+)"
+)
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -24,6 +28,12 @@ def explain(message: str, parser: ArgumentParser) -> str:
         message: what jsonargparse says.
         parser: whose options are known.
     """
+    if found := _HELP_WITHOUT_CLASS.search(without_noise(message)):
+        part, argument, asked = found.groups()
+        return (
+            f"{argument} belongs to a class that is not chosen yet: name the {part} before it, as in "
+            f"--{part} NAME --{part}.{argument}.help {asked}"
+        )
     hints = list(dict.fromkeys(_hints(message, parser)))
     return "\n".join([without_noise(message), *(f"  -> {hint}" for hint in hints)])
 
@@ -64,18 +74,23 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r"No module named '([\w.]+)'", line):
             yield f"modules are looked for in {Path.cwd()} and among the installed packages"
         if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
-            names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-            subparsers = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-            for choices in subparsers:
-                for sub in choices.values():
-                    names |= {option.lstrip("-") for one in sub._actions for option in one.option_strings}
-            for option in re.findall(r"--([\w.]+)", found[1]):
-                yield _nearest(option, names, "option")
+            yield from (_unrecognized(option, owner, parser) for option in re.findall(r"--([\w.]+)", found[1]))
         if found := re.search(
             r"[Kk]ey '?\"?([\w.]+)'?\"? is not (?:accepted|expected)|No action for key \"([\w.]+)\"", line
         ):
             names = {action.dest for action in parser._actions}
             yield _nearest(found[1] or found[2], names, "key")
+
+
+def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # noqa: ANN401 - a class
+    """The nearest option, of the program or, if help was asked for, of the class that was chosen."""
+    if owner and option.endswith(".help"):
+        return _nearest(option.removesuffix(".help"), set(inspect.signature(owner).parameters), "argument")
+    parsers = [parser]
+    for action in parser._actions:
+        parsers += action.choices.values() if isinstance(action.choices, dict) else []
+    actions = [action for one in parsers for action in one._actions]
+    return _nearest(option, {name.lstrip("-") for action in actions for name in action.option_strings}, "option")
 
 
 def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one

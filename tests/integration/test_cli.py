@@ -96,10 +96,10 @@ def test_what_is_refused_while_data_are_read_comes_without_a_traceback(tmp_path,
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    def broken(arguments):
+    def broken(kind, arguments):
         return int("seven")
 
-    monkeypatch.setattr(cli, "_run", broken)
+    monkeypatch.setattr(cli, "build", broken)
     with pytest.raises(ValueError, match="seven"):
         cli.main(["fit"])
 

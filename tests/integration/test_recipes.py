@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,10 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     capsys.readouterr()
     assert main(["run", str(recipe), "--only", "student|labels"]) == 0
     out = capsys.readouterr().out
-    assert "labels: finished already, skipped" in out
-    assert "student-1: finished already, skipped" in out
+    skipped, stage, result = out.splitlines()
+    assert skipped == "2 of 3 stages finished already, skipped: labels, student-1"
+    assert re.fullmatch(r"stage 3 of 3: student-2, about 0:\d\d:\d\d left", stage)
+    assert re.match(r"  accuracy \d+\.\d\d%, parameters 11,564, MACs 188,800, queries [\d,]+, seconds \d+$", result)
     assert (tmp_path / "runs/x/student-1/result.json").stat().st_mtime_ns == stamp
     assert (tmp_path / "runs/x/student-2/result.json").exists()
 
