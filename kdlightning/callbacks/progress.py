@@ -95,6 +95,7 @@ class RunProgress(ProgressBar):
         """Learn how much there is to label, and how much is done already."""
         if self._bar is not None and batch_idx == 0 and isinstance(pl_module, LabellingModule):
             self._bar.reset(self._task, total=pl_module.rows_total, completed=pl_module.rows_done)
+            self._metrics = f"{pl_module.rows_done:,} of {pl_module.rows_total:,} images"
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,  # noqa: ANN401
@@ -158,7 +159,12 @@ class RunProgress(ProgressBar):
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._metrics, self._begun, self._looked, self._said = "", False, 0.0, time.monotonic()
         self._asked = _Asked(module, getattr(self, "_terms", None))
-        columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(), _State(self))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            _State(self),
+        )
         self._bar = Progress(
             *columns, console=console, disable=not self._live, transient=not leave or self.brief,
             refresh_per_second=2, speed_estimate_period=300,

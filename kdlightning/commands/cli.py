@@ -23,7 +23,7 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.callbacks import ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
-from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, RunLog, open_log, print_summary
+from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record
@@ -244,7 +244,7 @@ class KDLightningCLI(LightningCLI):
                 f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
                 "--overwrite true to replace it."
             )
-        if config.overwrite and not resuming:
+        if config.overwrite and not resuming and rank() == 0:  # the others come when the first has begun
             for leftover in ("result.json", "queries.meter", LOG):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)

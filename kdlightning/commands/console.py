@@ -77,9 +77,9 @@ class RunLog(logging.Handler):
             verbose: show everything on stderr too.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        rank = f"rank {_rank()} " if _rank() else ""
+        process = f"rank {rank()} " if rank() else ""
         self._file = logging.FileHandler(directory / LOG)
-        self._file.setFormatter(logging.Formatter(f"%(asctime)s {rank}%(levelname)s %(name)s: %(message)s"))
+        self._file.setFormatter(logging.Formatter(f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s"))
         early, self._early, self._everything = self._early, [], verbose
         for record in early:
             self._file.handle(record)
@@ -95,17 +95,22 @@ class RunLog(logging.Handler):
         self._print(record)
 
     def _print(self, record: logging.LogRecord) -> None:
-        if _rank() == 0 and (self._everything or self._acted_on(record)):
-            said = f"kdlightning: {record.levelname.lower()}: " if self._acted_on(record) else ""
+        chatter = not self._acted_on(record)
+        if rank() == 0 and not (chatter and (_own(record) or not self._everything)):  # what is ours is printed already
+            said = "" if chatter else f"kdlightning: {record.levelname.lower()}: "
             sys.stderr.write(f"{said}{record.getMessage()}\n")
 
     @staticmethod
     def _acted_on(record: logging.LogRecord) -> bool:
-        own = record.name.split(".")[0] == _OURS
-        return record.levelno >= (logging.WARNING if own else logging.ERROR)
+        return record.levelno >= (logging.WARNING if _own(record) else logging.ERROR)
 
 
-def _rank() -> int:
+def _own(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == _OURS
+
+
+def rank() -> int:
+    """The number of this process in its run, 0 for the first."""
     return int(getattr(rank_zero_only, "rank", 0))
 
 
@@ -141,5 +146,6 @@ def _log_warning(message: Warning | str, category: type[Warning], filename: str,
     """In the place of ``warnings.showwarning``: libraries' warnings under a name of their own."""
     package = str(Path(__file__).parents[1])
     own = filename.startswith(package) or not filename.startswith(_LIBRARIES)
+    own &= not issubclass(category, (DeprecationWarning, PendingDeprecationWarning))  # those are for developers
     name, place = (_OURS, "") if own else ("py.warnings", f"{filename}:{lineno}: {category.__name__}: ")
     logging.getLogger(name).warning("%s%s", place, message)
