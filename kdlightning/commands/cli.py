@@ -18,12 +18,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-import kdlightning
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.callbacks import ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
-from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, RunLog, open_log, print_summary, rank
+from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record
@@ -296,9 +295,8 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
 def _ours(error: BaseException) -> bool:
     """Whether the package itself raised it, outside a training step: a message for the user, not a defect to trace."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    package = str(Path(kdlightning.__file__).parent)
     steps = ("training_step", "validation_step", "test_step")
-    return frames[-1].f_code.co_filename.startswith(package) and not any(f.f_code.co_name in steps for f in frames)
+    return frames[-1].f_code.co_filename.startswith(PACKAGE) and not any(f.f_code.co_name in steps for f in frames)
 
 
 def build(kind: type[Built], arguments: list[str]) -> Built:

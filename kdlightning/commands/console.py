@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 LOG = "log.txt"
+PACKAGE = str(Path(__file__).parents[1])
 
 _OURS = "kdlightning"
 _LIBRARIES = tuple(sysconfig.get_paths()[place] for place in ("stdlib", "purelib", "platlib"))
@@ -144,8 +145,7 @@ def print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tup
 
 def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
     """In the place of ``warnings.showwarning``: libraries' warnings under a name of their own."""
-    package = str(Path(__file__).parents[1])
-    own = filename.startswith(package) or not filename.startswith(_LIBRARIES)
+    own = filename.startswith(PACKAGE) or not filename.startswith(_LIBRARIES)
     own &= not issubclass(category, (DeprecationWarning, PendingDeprecationWarning))  # those are for developers
     name, place = (_OURS, "") if own else ("py.warnings", f"{filename}:{lineno}: {category.__name__}: ")
     logging.getLogger(name).warning("%s%s", place, message)

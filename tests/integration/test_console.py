@@ -16,8 +16,8 @@ import torch
 import kdlightning
 from kdlightning.__main__ import main
 from kdlightning.commands.console import RunLog, open_log
-from kdlightning.networks import LeNet5Fifth, save_network
 from kdlightning.commands.recipes import Stage, _time_left
+from kdlightning.networks import LeNet5Fifth, save_network
 
 STUDENT = ["--model.student", "LeNet5Fifth", "--model.student.image_size", "32"]
 FIT = [
