@@ -3,7 +3,10 @@
 import logging
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import ProgressBar
@@ -53,12 +56,9 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is trained."""
+        """Say what is trained, and open the line: a method may ask before the first batch."""
         self._introduce(trainer, pl_module)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the line."""
-        self._open(pl_module, "training", leave=True)
+        self._open("starting", leave=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of the epoch before, whose metrics are known now."""
@@ -84,10 +84,12 @@ class RunProgress(ProgressBar):
         self._close()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is labelled, and open the line: a method may ask before the first batch."""
-        self._introduce(trainer, pl_module)
-        labelling = isinstance(pl_module, LabellingModule)
-        self._open(pl_module, "labelling" if labelling else "predicting", leave=labelling)
+        """Say what is labelled, and open the line."""
+        if isinstance(pl_module, LabellingModule):
+            self._introduce(trainer, pl_module)
+            self._open("labelling", leave=True)
+        else:
+            self._open("predicting", trainer.num_predict_batches)
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
@@ -103,7 +105,7 @@ class RunProgress(ProgressBar):
     ) -> None:  # fmt: skip
         """Move the line."""
         if not isinstance(pl_module, LabellingModule):
-            self._advance(trainer.num_predict_batches)
+            self._advance()
         elif self._bar is not None:
             done = min(pl_module.rows_done, pl_module.rows_total)
             self._bar.update(self._task, completed=done)
@@ -119,21 +121,20 @@ class RunProgress(ProgressBar):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open a line that will vanish."""
-        self._open(pl_module, "testing", leave=False)
+        self._open("testing", trainer.num_test_batches)
 
-    def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
+    def on_test_batch_end(self, *_: Any) -> None:  # noqa: ANN401
         """Move it."""
-        self._advance(trainer.num_test_batches)
+        self._advance()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open a line that will vanish, where nothing is trained."""
-        if trainer.state.fn == "validate":
-            self._open(pl_module, "validating", leave=False)
+        """Open a line that will vanish; while a training's is open it stays."""
+        self._open("validating", trainer.num_val_batches)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Move it."""
         if trainer.state.fn == "validate":
-            self._advance(trainer.num_val_batches)
+            self._advance()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the console in order."""
@@ -144,38 +145,33 @@ class RunProgress(ProgressBar):
         self._close()
 
     def _introduce(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._terms = _terms(trainer, module)
         if not self._enabled:
             return
-        for line in introduction(trainer, module, self._terms):
+        self._asked = _Asked(trainer, module)
+        for line in introduction(trainer, module, self._asked.terms):
             _log.info(line)
             if not self.brief:
                 Console(highlight=False).print(line, soft_wrap=True, markup=False)
 
-    def _open(self, module: L.LightningModule, description: str, leave: bool) -> None:
+    def _open(self, description: str, batches: Any = math.inf, leave: bool = False) -> None:  # noqa: ANN401 - or a list
         if not self._enabled or self._bar is not None:
             return
         console = Console(highlight=False)
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._metrics, self._begun, self._looked, self._said = "", False, 0.0, time.monotonic()
-        self._asked = _Asked(module, getattr(self, "_terms", None))
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(20),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            _State(self),
-        )
+        time_left = TimeRemainingColumn(elapsed_when_finished=True)
         self._bar = Progress(
-            *columns, console=console, disable=not self._live, transient=not leave or self.brief,
+            TextColumn("{task.description}"), BarColumn(20), time_left, _State(self.state if leave else str),
+            console=console, disable=not self._live, transient=not leave or self.brief,
             refresh_per_second=2, speed_estimate_period=300,
         )  # fmt: skip
-        self._task = self._bar.add_task(description, total=None)
+        total = sum(batches) if isinstance(batches, list) else batches
+        self._task = self._bar.add_task(description, total=total if math.isfinite(total) else None)
         self._bar.start()
 
-    def _advance(self, batches: Any) -> None:  # noqa: ANN401 - of one loader, or a list for several
+    def _advance(self) -> None:
         if self._bar is not None:
-            total = sum(batches) if isinstance(batches, list) else batches
-            self._bar.update(self._task, advance=1, total=total if math.isfinite(total) else None)
+            self._bar.advance(self._task)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -202,7 +198,7 @@ class RunProgress(ProgressBar):
         """The live line as it is now, for the log, and for a console that cannot show it living."""
         assert self._bar is not None
         left = self._bar.tasks[0].time_remaining
-        line = f"{what}: {self.state()}" + (f", {duration(left)} left" if left else "")
+        line = f"{what}: {self.state()}" + (f", {timedelta(seconds=math.ceil(left))} left" if left else "")
         self._said = time.monotonic()
         _log.info(line)
         if not self._live:
@@ -216,36 +212,36 @@ class RunProgress(ProgressBar):
 class _State(ProgressColumn):
     """Drawn at every refresh: a teacher is asked inside a batch too."""
 
-    def __init__(self, progress: RunProgress) -> None:
+    def __init__(self, tell: Callable[[], str]) -> None:
         super().__init__()
-        self._progress = progress
+        self._tell = tell
 
     def render(self, task: Task) -> Text:
-        return Text(self._progress.state(), style="cyan", no_wrap=True, overflow="ellipsis")
+        return Text(self._tell(), style="cyan", no_wrap=True, overflow="ellipsis")
 
 
 class _Asked:
-    """What a module's black-box teacher has been asked, in words; none without one."""
+    """What a module's black-box teacher has been asked, in words, and its terms; none without one."""
 
-    def __init__(self, module: L.LightningModule, terms: Terms | None) -> None:
-        teacher = getattr(module, "teacher", None)
-        self._teacher = teacher if isinstance(teacher, BlackBoxTeacher) else None
-        self._terms = terms
-        self._began, self._before = time.monotonic(), self._paid()
-
-    def _paid(self) -> int:
-        return 0 if self._teacher is None else self._teacher.paid.queries
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        teacher, data = getattr(module, "teacher", None), cast(Any, trainer).datamodule
+        self._teacher, self.terms = teacher if isinstance(teacher, BlackBoxTeacher) else None, None
+        if self._teacher is not None:
+            self._began, self._before = time.monotonic(), self._teacher.paid.queries
+            if hasattr(data, "image_size"):
+                shape = (data.channels, data.image_size, data.image_size)
+                self.terms = self._teacher.terms(shape, Path(trainer.default_root_dir) / "queries.meter")
 
     def __str__(self) -> str:
         if self._teacher is None:
             return ""
-        paid, budget, seconds = self._paid(), self._teacher.budget, time.monotonic() - self._began
+        paid, budget, seconds = self._teacher.paid.queries, self._teacher.budget, time.monotonic() - self._began
         parts = [f"{paid:,}" + (f" of {budget:,}" if budget is not None else "") + " queries"]
         if paid > self._before and seconds > 1:
             parts.append(f"{(paid - self._before) / seconds:,.0f}/s")
-        if self._terms is not None and self._terms.price:
-            limit = self._terms.limits.price
-            parts.append(f"{paid * self._terms.price:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
+        if self.terms is not None and self.terms.price:
+            limit = self.terms.limits.price
+            parts.append(f"{paid * self.terms.price:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
         return ", ".join(parts)
 
 
@@ -283,22 +279,6 @@ def introduction(trainer: L.Trainer, module: L.LightningModule, terms: Terms | N
         budget = [form.format(limit) for form, limit in kinds if limit is not None]
         facts.append(f"budget {' and '.join(budget)}" if budget else "no budget set")
     return [f"{type(module).__name__}: {source} -> {made}", *(["; ".join(facts)] if facts else [])]
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _terms(trainer: L.Trainer, module: L.LightningModule) -> Terms | None:
-    """Of the black-box teacher of a module, for the images of its data."""
-    teacher: Any = getattr(module, "teacher", None)
-    data: Any = getattr(trainer, "datamodule", None)
-    if not isinstance(teacher, BlackBoxTeacher) or not hasattr(data, "image_size"):
-        return None
-    shape = (data.channels, data.image_size, data.image_size)
-    return teacher.terms(shape, f"{trainer.default_root_dir}/queries.meter")
 
 
 def _share_done(trainer: L.Trainer, batch: int) -> float | None:
