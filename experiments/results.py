@@ -43,7 +43,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -192,7 +191,11 @@ class Page:
         found = {name: self._named.get(name, (None, {}))[0] for name in entry["rows"]}
         if missing := [name for name, row in found.items() if row is None]:
             raise PageError(f"{entry['file']}: no row that was run is called {', '.join(missing)}")
-        return [replace(row, method=entry["rows"][name], variant=None) for name, row in found.items() if row]
+        return [
+            row.model_copy(update={"method": entry["rows"][name], "variant": None})
+            for name, row in found.items()
+            if row
+        ]
 
     def _value(self, expression: str) -> str:
         body, _, form = (part.strip() for part in expression.partition(":"))

@@ -31,8 +31,7 @@ import torch
 import yaml
 from drawing import features, selection, sensitivity
 
-from kdlightning.report import read_runs
-from kdlightning.report.rows import Run
+from kdlightning.report import Run, read_runs
 
 
 def cases_of(options: argparse.Namespace) -> list[selection.Case]:

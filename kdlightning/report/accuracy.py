@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kdlightning.report.canvas import COLOURS, GREY, INK, new_figure, style, thousands
+from kdlightning.report.canvas import COLOURS, GREY, INK, PAPER, new_figure, style, thousands
 from kdlightning.report.rows import Row
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ def plot_accuracy(rows: Sequence[Row]) -> "Figure | None":
 
     Students without queries stand at a tick of their own, "0", left of the axis' first power of ten. Where names find
     no place beside their points, the points have numbers and the names are in a list beside the axes, best first.
-
-    Args:
-        rows: rows of one data set.
-
-    Returns:
-        The figure, or None when no student asked anything.
+    None when no student of these rows, which are of one data set, asked anything.
     """
     students = [row for row in rows if row.role == "student" and row.queries is not None]
     if not any(row.queries for row in students):
@@ -86,7 +81,7 @@ def _plot_numbered(students: Sequence[Row], lines: Sequence[Row]) -> "Figure":
         y, std = 100 * row.accuracy_mean, 100 * row.accuracy_std
         axes.plot([x, place], [y, y], color=GREY, linewidth=0.6, zorder=1.5)
         axes.plot([place, place], [max(y - std, 100 * _LEAST), min(y + std, 100 - 100 * _LEAST)], color=paint)
-        axes.plot(place, y, "o", color=paint, markersize=11, markeredgecolor="white", zorder=3)
+        axes.plot(place, y, "o", color=paint, markersize=11, markeredgecolor=PAPER, zorder=3)
         axes.annotate(str(i), (place, y), ha="center", va="center", fontsize=7, color="white", zorder=4)
     return figure
 
@@ -166,7 +161,7 @@ def _draw_points(axes: "Axes", rows: Sequence[Row], points: Sequence[float]) -> 
         marker = _MARKERS[seen[row.method] % len(_MARKERS)]
         y, std = 100 * row.accuracy_mean, 100 * row.accuracy_std
         axes.plot([x, x], [y - std, y + std], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
-        axes.plot(x, y, marker, color=colour, markersize=7.5, markeredgecolor="white", label=name, zorder=3)
+        axes.plot(x, y, marker, color=colour, markersize=7.5, markeredgecolor=PAPER, label=name, zorder=3)
         seen[row.method] += 1
 
 
@@ -248,7 +243,7 @@ def _place(
                 name, point, offset, textcoords="offset points", ha=alignment, va="center", fontsize=9
             )
             label.set_in_layout(False)
-            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})
+            label.set_bbox({"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6})
             box = label.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):

@@ -3,6 +3,8 @@
 Matplotlib is imported when a figure is drawn: nothing global, no display needed.
 """
 
+import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette without yellow and black: told apart with every common colour blindness, also on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, GREY, PALE = "#222222", "#6b6b6b", "#e6e6e6"
+# Okabe & Ito's palette without yellow and black: told apart with every common colour blindness, on white and on black
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK, GREY, PALE, PAPER = "#222222", "#6b6b6b", "#e6e6e6", "#fefefe"
+_THEME = {INK: "ink", GREY: "soft", PALE: "line", PAPER: "page"}  # on an HTML page, these are the page's
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -37,6 +40,9 @@ _STYLE = {
     "figure.constrained_layout.h_pad": 0.1,
     "savefig.dpi": 200,
     "savefig.bbox": "tight",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kdlightning",
+    "text.parse_math": False,  # names are not formulas
 }
 
 
@@ -64,6 +70,27 @@ def new_row(width: float, height: float, columns: int) -> "tuple[Figure, list[Ax
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
+
+
+def as_png(figure: "Figure") -> bytes:
+    """The content of a PNG file."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def as_svg(figure: "Figure") -> str:
+    """An ``<svg>`` to stand in HTML: text in the page's font, ink and paper as its custom properties."""
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r'<metadata>.*?</metadata>\s*| xmlns(:xlink)?="[^"]*"| id="\w+_\d+"', "", drawn, flags=re.DOTALL)
+    for colour, name in _THEME.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn
 
 
 def thousands(queries: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from kdlightning.report.rows import ReportError
+from kdlightning.report.records import ReportError
 from kdlightning.report.tracking import nobody_to_ask
 
 _FACTS = ("paper", "method", "dataset", "teacher", "access", "budget", "network", "variant")
@@ -61,83 +61,45 @@ def publish_page(project: str, entity: str | None = None, title: str = "Comparis
 
 
 def newest_media(api: Any, path: str) -> list[str]:  # noqa: ANN401 - W&B's client
-    """The keys of the figures and images that the newest `kdlightning report --wandb` has logged.
-
-    Args:
-        api: ``wandb.Api()``.
-        path: ``"entity/project"``.
-
-    Returns:
-        Keys, sorted; none where nothing was logged.
-    """
+    """The keys of the figures and images that the newest `kdlightning report --wandb` has logged, sorted."""
     reports = api.runs(path, filters={"jobType": "report"}, order="-created_at", per_page=1)
     summary: Mapping[str, Any] = next((run.summary_metrics for run in reports), {})
     return sorted(key for key in summary if key.startswith(("figures/", "images/")))
 
 
 def page_blocks(wr: ModuleType, project: str, entity: str, media: Sequence[str] = ()) -> list[Any]:
-    """What the page shows: accuracies, accuracy against queries, courses of training, and a report's figures.
-
-    Args:
-        wr: the module ``wandb_workspaces.reports.v2``.
-        project: W&B's project with the runs.
-        entity: whose project.
-        media: keys of figures and images.
-
-    Returns:
-        Blocks for ``wr.Report``.
-    """
+    """What the page shows: accuracies, accuracy against queries, courses of training, and a report's figures."""
     runs = wr.Runset(
         entity=entity, project=project, name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'"
     )
     reports = wr.Runset(entity=entity, project=project, name="reports", filters="Metric('JobType') = 'report'")
-    accuracy, queries = "result/accuracy", "result/queries"
+    queries, accuracy = wr.SummaryMetric("result/queries"), wr.SummaryMetric("result/accuracy")
+    steps = "trainer/global_step"
+    compared = [
+        wr.BarPlot(title="Test accuracy", metrics=["result/accuracy"], groupby="Group", max_bars_to_show=50),
+        wr.ScatterPlot(title="Accuracy against queries", x=queries, y=accuracy, log_x=True),
+    ]
+    training = [
+        wr.LinePlot(title="Validation accuracy", x=steps, y=["val/accuracy"]),
+        wr.LinePlot(title="Loss", x=steps, y=["train/loss"]),
+        wr.LinePlot(title="Images answered by the teacher", x=steps, y=["teacher/queries"]),
+        wr.ParameterImportancePlot(with_respect_to="val/accuracy"),
+    ]
+    logged = [wr.MediaBrowser(title="Figures", media_keys=list(media)), wr.RunComparer(diff_only="split")]
     return [
         wr.P(_INTRODUCTION),
         wr.H1("Accuracy"),
-        wr.PanelGrid(
-            runsets=[runs],
-            panels=[
-                wr.BarPlot(title="Test accuracy", metrics=[accuracy], groupby="Group", max_bars_to_show=50),
-                wr.ScatterPlot(
-                    title="Accuracy against queries",
-                    x=wr.SummaryMetric(queries),
-                    y=wr.SummaryMetric(accuracy),
-                    log_x=True,
-                ),
-            ],
-        ),
+        wr.PanelGrid(runsets=[runs], panels=compared),
         wr.H1("Training"),
-        wr.PanelGrid(
-            runsets=[runs],
-            panels=[
-                wr.LinePlot(title="Validation accuracy", x="trainer/global_step", y=["val/accuracy"]),
-                wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"]),
-                wr.LinePlot(title="Images answered by the teacher", x="trainer/global_step", y=["teacher/queries"]),
-                wr.ParameterImportancePlot(with_respect_to="val/accuracy"),
-            ],
-        ),
+        wr.PanelGrid(runsets=[runs], panels=training),
         wr.H1("Reports"),
         wr.P("What `kdlightning report --wandb` has logged: tables, figures, images, who is taken for whom."),
-        wr.PanelGrid(
-            runsets=[reports],
-            panels=[
-                wr.MediaBrowser(title="Figures", media_keys=list(media)),
-                wr.RunComparer(diff_only="split"),
-            ],
-        ),
+        wr.PanelGrid(runsets=[reports], panels=logged),
     ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make a page and print its address.
-
-    Args:
-        argv: the arguments; None for the process's own.
-
-    Returns:
-        Exit code: 0, or 2 when no page could be made.
-    """
+    """Make a page and print its address; the exit code is 2 when none could be made."""
     parser = argparse.ArgumentParser(prog="python -m kdlightning.report.online", description=__doc__)
     parser.add_argument("project", help="W&B's project with the runs")
     parser.add_argument("--entity", help="whose project (default: the account's own)")

@@ -1,10 +1,6 @@
 """Numbers as people read them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kdlightning.report.rows import Row  # which needs this module
 
 DASH = "–"
 _BARS = "·▁▂▃▄▅▆▇█"
@@ -20,13 +16,22 @@ def percent(fraction: float | None) -> str:
     return DASH if fraction is None else f"{100 * fraction:.2f}"
 
 
-def accuracy(row: "Row") -> str:
-    """Mean ± sample standard deviation in percent and the number of seeds, ``"97.12 ± 0.30 (3)"``.
+def spread(mean: float, std: float, seeds: int) -> str:
+    """Mean ± sample standard deviation in percent; one seed has no deviation to state.
 
-    One seed has no deviation to state: ``"97.12 (1)"``.
+    >>> spread(0.9712, 0.003, 3), spread(0.9712, 0.0, 1)
+    ('97.12 ± 0.30', '97.12')
     """
-    spread = f" ± {percent(row.accuracy_std)}" if len(row.seeds) > 1 else ""
-    return f"{percent(row.accuracy_mean)}{spread} ({len(row.seeds)})"
+    return percent(mean) + (f" ± {percent(std)}" if seeds > 1 else "")
+
+
+def plural(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "run"), plural(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def count(number: float | None) -> str:

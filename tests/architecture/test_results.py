@@ -1,6 +1,5 @@
 """Numbers of ours in the documents are those of the records under results/."""
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -127,9 +126,9 @@ def test_a_figure_is_drawn_again_when_its_rows_change(tmp_path):
     assert not results.is_drawn(tmp_path / name, rows)
     results.draw(tmp_path / name, rows)
     assert results.is_drawn(tmp_path / name, rows)
-    assert not results.is_drawn(tmp_path / name, [dataclasses.replace(rows[0], queries=10_001)])
+    assert not results.is_drawn(tmp_path / name, [rows[0].model_copy(update={"queries": 10_001})])
     with pytest.raises(results.PageError, match=r"no student of its rows has asked a teacher anything"):
-        results.draw(tmp_path / name, [dataclasses.replace(rows[0], queries=0)])
+        results.draw(tmp_path / name, [rows[0].model_copy(update={"queries": 0})])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,8 +13,7 @@ import yaml
 from drawing.curves import draw_line, finish, new_figure
 from drawing.runs import flat
 from drawing.selection import Drawn, Settings
-from kdlightning.report import Row, summarise
-from kdlightning.report.rows import Run
+from kdlightning.report import Row, Run, summarise
 
 AXES = {"contrastive_weight": "α", "temperature": "τ", "threshold": "V_th", "fraction": "share of the pool"}
 INCIDENTAL = ("seed", "root", "download", "num_workers")  # settings that make no other experiment
@@ -70,7 +68,7 @@ def lines_of(runs: Sequence[Run], parameter: str, ignore: Sequence[str] = ()) ->
             if key.rpartition(".")[2] not in INCIDENTAL and not any(f"{key}.".startswith(f"{one}.") for one in ignore)
         )
         pair = f"{run.teacher} → {student.rpartition('.')[2]}"
-        same = replace(run, variant=None)  # often names the value
+        same = run.model_copy(update={"variant": None})  # often names the value
         groups.setdefault((run.dataset, pair, rest), {}).setdefault(value, []).append(same)
     lines = []
     for (dataset, pair, rest), values in groups.items():

@@ -32,8 +32,8 @@ def test_seeds_are_added_up_and_the_newest_of_a_seed_counts(workspace):
     [
         ([[1, 2]], ["cat", "dog"], "expected 2 rows of 2 numbers"),
         ([[1], [2]], ["cat", "dog"], "expected 2 rows of 2 numbers"),
-        ([[1, -2], [3, 4]], ["cat", "dog"], "not negative"),
-        ([[1, True], [3, 4]], ["cat", "dog"], "whole numbers"),
+        ([[1, -2], [3, 4]], ["cat", "dog"], "counts: expected a whole number that is not negative, got -2"),
+        ([[1, True], [3, 4]], ["cat", "dog"], "counts: expected a whole number that is not negative, got True"),
         ([], [], "expected a list of names"),
     ],
 )

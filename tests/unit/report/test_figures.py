@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from kdlightning.report import read_runs, summarise
 from kdlightning.report.accuracy import _aside, _short_names, _spread, plot_accuracy
 from kdlightning.report.figures import distance_matrix, draw_figures, plot_distance_curve, plot_distances
-from kdlightning.report.rows import read_runs, summarise
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from kdlightning.commands.report import main
 from kdlightning.report import ReportError, print_generators, read_runs, write_report
-from kdlightning.report.pages import GENERATOR_COLUMNS
+from kdlightning.report.tables import generator_table
 
 
 def line(markdown, start):
@@ -30,13 +30,13 @@ def test_the_table_says_with_which_features_and_no_generator_is_a_row(workspace)
     workspace.generator()
     output = write_report([workspace.root])
     markdown, page = (output / "report.md").read_text(), (output / "report.html").read_text()
-    assert f"| {' | '.join(GENERATOR_COLUMNS)} |" in markdown
+    assert f"| {' | '.join(column.heading for column in generator_table([]).columns)} |" in markdown
     assert line(markdown.split("## Generators")[1], "DCGANGenerator") == [
         *("DCGANGenerator / DCGANCritic", "MEKDGenerator (alpha=0.5)", "digits", "soft", "LeNet5", "3"),
         *("23.81", "-0.0005125", "0.9829", "6.54", "█▄▁·", "0.997", "86.57", "1,000", "67.6", "1,300"),
     ]
     assert "<h2>Generators</h2>" in page
-    assert "<td class=number>23.81</td>" in page
+    assert '<td class="number" data-value="23.8137">23.81</td>' in page
     assert "values that are measured with two feature extractors cannot be compared" in page
     runs = line(markdown.split("## Runs")[1], "DCGANGenerator")
     assert runs[:5] == ["MEKDGenerator (alpha=0.5)", "LeNet5 → DCGANGenerator", "3", "–", "–"]
@@ -65,13 +65,14 @@ def test_generators_alone_make_a_report(workspace, capsys):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"method": None}, "missing method"),
+        ({"method": None}, "method: expected a string, got None"),
         ({"schema": 2}, "expected schema 1, got 2"),
         ({"quality": [1]}, "quality: expected an object"),
         ({"quality": {"fid": "low"}}, "fid: expected a number, got 'low'"),
         ({"quality": {"confidence": 1.5}}, r"confidence: expected a fraction in \[0, 1\], got 1.5"),
         ({"queries": -1}, "queries: expected a whole number that is not negative, got -1"),
-        ({"class_histogram": ["a"]}, "class_histogram: expected a list of counts"),
+        ({"class_histogram": ["a"]}, "class_histogram: expected a whole number that is not negative, got 'a'"),
+        ({"class_histogram": 7}, "class_histogram: expected a list of counts, got 7"),
     ],
 )
 def test_what_is_wrong_is_said(workspace, changes, reason):

@@ -182,7 +182,7 @@ def test_the_report_says_what_was_found(workspace):
     assert "| held-out real | features (LeNet5) | 100 | 0 | 2 | 10 | 100 | 1.00 | – |" in section
     assert (output / "privacy-digits-pool-hard-pool-soft.png").read_bytes().startswith(b"\x89PNG")
     assert "![Distance to the nearest local image, digits, noise](privacy-digits-noise.png)" in section
-    assert page.count("<img") == 2
+    assert page.count("<svg") == 2
     assert "<h2>Privacy: nearest local image</h2>" in page
 
 
@@ -203,9 +203,12 @@ def test_the_figure_has_a_panel_per_space(workspace):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pool_images": None}, "missing pool_images"),
-        ({"spaces": {}}, "spaces: expected distances in pixels or features"),
-        ({"spaces": {"pixels": {"pool": [1]}}}, "pool: expected the quantiles at 0, 1, ..., 100 %"),
+        ({"pool_images": None}, "pool_images: expected a whole number that is not negative, got None"),
+        ({"spaces": {}}, "spaces: expected distances in pixels or features, got {}"),
+        (
+            {"spaces": {"pixels": {"share": 1}}},
+            "missing spaces.pixels.pool, spaces.pixels.held_out, spaces.pixels.thresh",
+        ),
         ({"level": 2}, "level: expected a fraction in [0, 1], got 2"),
     ],
 )
@@ -216,6 +219,13 @@ def test_what_is_wrong_is_said(workspace, changes, reason):
     assert problem.reason.startswith(reason)
 
 
-def test_quantiles_are_finite_numbers(workspace):
-    workspace.privacy("pool", spaces={"pixels": {**workspace.nearness, "pool": [math.inf] * 101}})
-    assert read_runs([workspace.root]).problems[0].reason == "missing pool"
+@pytest.mark.parametrize(
+    ("quantiles", "reason"),
+    [
+        ([1], "spaces.pixels.pool: expected the quantiles at 0, 1, ..., 100 %, finite, got [1]"),
+        ([math.inf] * 101, "spaces.pixels.pool: expected a number, got inf"),
+    ],
+)
+def test_quantiles_are_a_hundred_and_one_finite_numbers(workspace, quantiles, reason):
+    workspace.privacy("pool", spaces={"pixels": {**workspace.nearness, "pool": quantiles}})
+    assert read_runs([workspace.root]).problems[0].reason == reason

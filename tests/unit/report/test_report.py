@@ -1,4 +1,3 @@
-import base64
 import csv
 import io
 import json
@@ -14,7 +13,7 @@ from rich.console import Console
 import kdlightning
 from kdlightning.commands.report import main
 from kdlightning.report import ReportError, print_table, read_runs, summarise, write_report
-from kdlightning.report.pages import COLUMNS
+from kdlightning.report.tables import comparison
 
 KEYS = [
     *("method", "variant", "role", "dataset", "teacher", "student", "access"),
@@ -35,7 +34,7 @@ def runs(workspace):
 
 
 def table_line(markdown, start):
-    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {start} |") and "→" in line][:1]
+    line = next(line for line in markdown.splitlines() if line.startswith(f"| {start} |"))
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
@@ -83,22 +82,17 @@ def test_csv_says_what_json_says(runs):
 
 def test_markdown_cells(runs):
     markdown = (write_report([runs.root]) / "report.md").read_text()
-    assert f"| {' | '.join(COLUMNS)} |" in markdown
+    titles = [column.heading for column in comparison([]).columns]
+    assert f"| {' | '.join(titles)} |" in markdown
     assert table_line(markdown, "DB3KD (mbd)") == [
-        "DB3KD (mbd)",
-        "student",
-        "LeNet5 → LeNet5Fifth",
-        "hard",
-        "97.00 ± 1.00 (3)",
-        "98.00",
-        "10,000 (5.5× smaller)",
-        "123 k",
-        "1,000,000",
-        "784 MB / 4.00 MB",
-        "12.5",
+        *("DB3KD (mbd)", "LeNet5Fifth", "hard", "97.00 ± 1.00 (3)", "98.00", "10,000 (5.5× smaller)", "1,000,000"),
+        *("student", "LeNet5", "123 k", "784 MB", "4.00 MB", "12.5"),
     ]
     assert "95.00 (1)" in table_line(markdown, "MEKD")  # one seed has no deviation
-    assert "| Supervised | teacher | LeNet5 | – | 99.00 (1) | – | 55,000 | 123 k | 0 | 0 B / 0 B | 12.5 |" in markdown
+    assert table_line(markdown, "Supervised") == [
+        *("Supervised", "LeNet5", "teacher", "99.00 (1)", "–", "55,000", "0"),
+        *("teacher", "–", "123 k", "0 B", "0 B", "12.5"),
+    ]
 
 
 def test_markdown_states_what_the_numbers_are(runs):
@@ -126,14 +120,17 @@ def test_each_dataset_has_its_table(runs):
 def test_html_is_self_contained_and_holds_the_figures(runs):
     output = write_report([runs.root])
     page = (output / "report.html").read_text()
-    images = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
-    written = [(output / name).read_bytes() for name in ("accuracy-digits.png", "distances-digits-transfer.png")]
-    assert [base64.b64decode(image) for image in images] == written
-    assert page.count("<img") == 2
-    assert not re.search(r"https?://|<link|<script|@import|url\(", page)
+    drawings = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 2
+    assert [text in drawings[0] for text in ("DB3KD (mbd)", "MEKD", "teacher LeNet5 99.0")] == [True] * 3
+    assert [f">{number}</text>" in drawings[1] for number in ("4.25", "1.50", "2.00", "3.00", "0.50")] == [True] * 5
+    assert "var(--ink)" in drawings[0]  # what is black on white has the page's colour
+    assert not re.search(r"https?://|<link|<script |<img|@import|url\((?!#)| src=", page)
+    assert set(re.findall(r'href="(.{5})', page)) <= {"data:", *re.findall(r'href="(#.{4})', page)}
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
-    assert "<td class=number>97.00 ± 1.00 (3)</td>" in page
+    assert re.search(r'<td class="number" data-value="0.97\d*">97.00 ± 1.00 \(3\)</td>', page)
+    assert '<td class="number" data-value="1000000">1,000,000</td>' in page
 
 
 def test_names_are_escaped(workspace):
@@ -142,9 +139,54 @@ def test_names_are_escaped(workspace):
     markdown, page = (output / "report.md").read_text(), (output / "report.html").read_text()
     assert "| A\\|B\\*&lt;script&gt; (x\\_y) |" in markdown
     assert "## &lt;b&gt;&amp;" in markdown
-    assert "<td>A|B*&lt;script&gt; (x_y)</td>" in page
+    assert '<td class="words">A|B*&lt;script&gt; (x_y)</td>' in page
     assert "<h2>&lt;b&gt;&amp;</h2>" in page
-    assert "<script>" not in page
+    assert page.count("<script>") == 1  # the page's own
+
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)> $x_{ {{ 7 * 7 }} --> </svg>'
+
+
+def test_no_name_breaks_out_of_the_page(workspace):
+    names = dict.fromkeys(("method", "variant", "dataset", "student", "commit", "hardware", "config"), HOSTILE)
+    run = workspace.run(**names)
+    counts = {"class_names": ["<script>", "dog"], "counts": [[8, 2], [3, 0]]}
+    run.with_name("confusion.json").write_text(json.dumps(counts))
+    workspace.transfer_set(dataset=HOSTILE, class_names=["<script>", "b", "c"])
+    workspace.generator(method=HOSTILE, generator=HOSTILE)
+    workspace.privacy(dataset=HOSTILE, network=HOSTILE)
+    page = (write_report([workspace.root]) / "report.html").read_text()
+    assert page.count("<script>") == page.count("</script>") == 1
+    assert page.count("<svg") == page.count("</svg>") == 4
+    assert "<img" not in page
+    assert page.count("{{ 7 * 7 }}") > 10  # a name is no template either
+
+
+def test_the_page_begins_with_few_columns_and_keeps_the_others_behind_a_box(runs):
+    page = (write_report([runs.root]) / "report.html").read_text()
+    headings = re.findall(r'<th scope="col" class="([^"]*)">([^<]*)</th>', page.split("</thead>")[0])
+    shown = [heading for classes, heading in headings if "extra" not in classes]
+    assert shown == [
+        *("Method", "Student", "Access", "Accuracy % ± std (seeds)", "Agreement %", "Parameters", "Queries"),
+    ]
+    hidden = [heading for classes, heading in headings if "extra" in classes]
+    assert hidden == ["Role", "Teacher", "MACs", "Bytes up", "Bytes down", "Seconds"]
+    assert '<label class="more"><input type="checkbox"> all columns</label>\n<div class="scroll"' in page
+    assert ".extra { display: none; }" in page
+    assert ".more:has(:checked) + .scroll :is(.extra, .narrow) { display: table-cell; }" in page
+    assert '<td class="number extra" data-value="784000000">784 MB</td>' in page
+
+
+def test_the_best_student_of_each_method_is_shown_and_the_others_are_folded_away(workspace):
+    counts = json.dumps({"class_names": ["cat", "dog"], "counts": [[8, 2], [3, 0]]})
+    for method, variant, accuracy in (("A", "1", 0.5), ("A", "2", 0.7), ("B", "1", 0.6)):
+        run = workspace.run(method=method, variant=variant, accuracy=accuracy)
+        run.with_name("confusion.json").write_text(counts)
+    page = (write_report([workspace.root]) / "report.html").read_text()
+    shown, folded = page.split('<div class="matrices">')[1:3]
+    headings = [re.findall(r"<h3>([^<]*), LeNet5Fifth, hard</h3>", part) for part in (shown, folded)]
+    assert headings == [["A (2)", "B (1)"], ["A (1)"]]
+    assert "<summary>1 other student</summary>" in page
 
 
 def test_unreadable_files_are_listed(runs):

@@ -1,8 +1,9 @@
+import json
 import math
 
 import pytest
 
-from kdlightning.report.rows import ReportError, load_rows, read_runs, summarise
+from kdlightning.report import ReportError, load_rows, read_runs, summarise
 
 
 def rows_of(workspace):
@@ -90,14 +91,14 @@ def test_seeds_that_do_not_belong_together_are_named(workspace):
     ("changes", "reason"),
     [
         ({"accuracy": 97.1}, "accuracy: expected a fraction in [0, 1], got 97.1"),
-        ({"accuracy": None}, "accuracy is null"),
-        ({"accuracy": float("nan")}, "accuracy: expected a number, got nan"),
-        ({"seed": True}, "seed: expected a number, got True"),
-        ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+        ({"accuracy": None}, "accuracy: expected a fraction in [0, 1], got None"),
+        ({"accuracy": float("nan")}, "accuracy: expected a fraction in [0, 1], got nan"),
+        ({"seed": True}, "seed: expected a whole number, got True"),
+        ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
         ({"role": "pupil"}, "role: expected one of teacher, reference, student, got 'pupil'"),
-        ({"queries": -1}, "queries: expected a number that is not negative, got -1"),
+        ({"queries": -1}, "queries: expected a whole number that is not negative, got -1"),
         ({"method": 3}, "method: expected a string, got 3"),
-        ({"versions": "2.8"}, "versions: expected an object, got '2.8'"),
+        ({"versions": "2.8"}, "versions: expected an object of texts, got '2.8'"),
         ({"schema": 2}, "expected schema 1, got 2; update kdlightning to read it"),
     ],
 )
@@ -162,10 +163,11 @@ def test_a_manifests_single_values_are_kept_by_name_or_by_path(workspace):
     [
         ({"class_names": None}, "class_names: expected a list of names, got None"),
         ({"mean_distance": [[1.0]]}, "mean_distance: expected 3 rows of 3 numbers, one per class name"),
-        ({"mean_distance": [["x"] * 3] * 3}, "mean_distance: expected numbers, got 'x'"),
+        ({"mean_distance": [["x"] * 3] * 3}, "mean_distance: expected a number, got 'x'"),
         ({"distance_curve": {"queries": [1], "mean": [1, 2], "std": [1]}},
-         "distance_curve: expected queries, mean and std, three lists of the same length"),
-        ({"queries": "many"}, "queries: expected an integer, got 'many'"),
+         "distance_curve: expected queries, mean and std, three lists of the same length, "
+         "got {'mean': [1, 2], 'queries': [1], 'std': [1]}"),
+        ({"queries": "many"}, "queries: expected a whole number that is not negative, got 'many'"),
     ],
 )  # fmt: skip
 def test_a_transfer_set_with_a_wrong_value_is_a_problem(workspace, changes, reason):
@@ -185,3 +187,34 @@ def test_rows_survive_the_json_file(workspace, tmp_path):
     workspace.run(seed=1, accuracy=0.95)
     output = write_report([workspace.root], tmp_path / "out")
     assert load_rows(output / "results.json") == rows_of(workspace)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"accuracy_mean": 97.1}, "row 1: accuracy_mean: expected a fraction in [0, 1], got 97.1"),
+        ({"role": "pupil"}, "row 1: role: expected one of teacher, reference, student, got 'pupil'"),
+        ({"queries": "many"}, "row 1: queries: expected a number that is not negative, got 'many'"),
+        ({"seeds": [1.5]}, "row 1: seeds: expected a whole number, got 1.5"),
+    ],
+)
+def test_a_wrong_row_is_one_sentence_with_file_and_field(workspace, tmp_path, changes, reason):
+    from kdlightning.report import write_report
+
+    workspace.run()
+    path = write_report([workspace.root], tmp_path / "out") / "results.json"
+    (row,) = json.loads(path.read_text())
+    path.write_text(json.dumps([row, {**row, **changes}]))
+    with pytest.raises(ReportError) as complaint:
+        load_rows(path)
+    assert str(complaint.value) == f"{path}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("{", "Expecting property name"), ("{}", "expected a list of rows, got dict")]
+)
+def test_what_is_no_list_of_rows_is_a_sentence_too(tmp_path, content, reason):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ReportError, match=f"{path}: {reason}"):
+        load_rows(path)

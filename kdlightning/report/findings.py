@@ -1,0 +1,169 @@
+"""Directories → the records that lie in them, and what could not be read."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from kdlightning.report.parsing import parse
+from kdlightning.report.records import Confusion, Counts, GeneratorRun, LeftOut, Privacy, ReportError, Run, TransferSet
+
+RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE = "result.json", "manifest.json", "privacy.json"
+CONFUSION_FILE, UNUSABLE_FILE = "confusion.json", "unusable.json"  # beside a run's
+
+
+class Problem(NamedTuple):
+    """A file that could not be read."""
+
+    path: Path  #: the file
+    reason: str  #: what was expected and what came
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was found under the directories searched."""
+
+    runs: tuple[Run, ...]  #: the readable runs, sorted by path
+    transfer_sets: tuple[TransferSet, ...]  #: the readable transfer sets that have distances, sorted by path
+    problems: tuple[Problem, ...]  #: every file that could not be read
+    generators: tuple[GeneratorRun, ...] = ()  #: the readable runs that trained a generator, sorted by path
+    #: how near pools come to local images, sorted by path; pools with the same images are one entry
+    privacy: tuple[Privacy, ...] = ()
+    #: of every transfer set, what its manifest says in single numbers and words (queries, rows, seconds); by its
+    #: directory's name, or its path where two have the same name
+    manifests: Mapping[str, Mapping[str, str | float | None]] = field(default_factory=dict)
+
+
+def read_runs(paths: Sequence[Path]) -> Findings:
+    """Read every run and every transfer set below some directories, and what lies beside the sets.
+
+    Args:
+        paths: directories, searched recursively; a file found through two of them counts once.
+
+    Returns:
+        The runs, those of generators apart; the transfer sets with distances; the pools' privacy; and the files that
+        could not be read.
+
+    Raises:
+        ReportError: a path is not a directory.
+    """
+    found: dict[Path, Path] = {}
+    for root in paths:
+        if not root.is_dir():
+            raise ReportError(f"{root} is not a directory; give the directories that finished runs wrote into.")
+        for directory, _, names in os.walk(root):
+            for name in {RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE}.intersection(names):
+                path = Path(directory, name)
+                found.setdefault(path.resolve(), path)
+
+    runs: list[Run] = []
+    transfer_sets: list[TransferSet] = []
+    generators: list[GeneratorRun] = []
+    privacy: dict[str, Privacy] = {}
+    problems: list[Problem] = []
+    manifests: dict[Path, dict[str, str | float | None]] = {}
+    for path in sorted(found.values()):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            stated = content if isinstance(content, dict) else {}
+            if path.name == PRIVACY_FILE:
+                _merge(privacy, parse(Privacy, content, paths=(path.parent,)))
+            elif path.name == TRANSFER_SET_FILE:
+                if stated:
+                    single = {key: value for key, value in stated.items() if not isinstance(value, dict | list)}
+                    manifests[path.parent] = single
+                if {"mean_distance", "distance_curve"} & stated.keys():
+                    transfer_sets.append(parse(TransferSet, content, path=path.parent))
+            elif stated.get("role") == "generator":
+                generators.append(parse(GeneratorRun, content, path=path))
+            else:
+                runs.append(parse(Run, content, path=path, modified=path.stat().st_mtime_ns))
+        except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
+            problems.append(Problem(path, str(error)))
+    shared = Counter(path.name for path in manifests)
+    return Findings(
+        tuple(runs),
+        tuple(transfer_sets),
+        tuple(problems),
+        tuple(generators),
+        tuple(privacy.values()),
+        {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()},
+    )
+
+
+def _merge(known: dict[str, Privacy], entry: Privacy) -> None:
+    """Pools with the same images, asked with another access, have the same distances: say them once."""
+    key = entry.model_dump_json(exclude={"paths"})
+    paths = known[key].paths if key in known else ()
+    known[key] = entry.model_copy(update={"paths": (*paths, *entry.paths)})
+
+
+def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]]:
+    """The counts beside students' runs; of a seed that was run twice those of the newest.
+
+    Args:
+        runs: finished runs.
+
+    Returns:
+        One entry per student whose runs have counts, by data set and label; and the files that could not be read.
+    """
+    groups: dict[tuple[str | None, ...], dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.modified, str(run.path))):
+        if run.role == "student" and run.path.with_name(CONFUSION_FILE).exists():
+            groups.setdefault(run.key, {})[run.seed] = run
+    confusions, problems = [], []
+    for members in groups.values():
+        counted: dict[int, Counts] = {}
+        for seed, run in sorted(members.items()):
+            path = run.path.with_name(CONFUSION_FILE)
+            try:
+                read = parse(Counts, json.loads(path.read_text(encoding="utf-8")))
+                if any(read.class_names != other.class_names for other in counted.values()):
+                    raise ValueError("class_names: its classes are not those of the other seeds")
+                counted[seed] = read
+            except (OSError, ValueError) as error:
+                problems.append(Problem(path, str(error)))
+        if counted:
+            confusions.append(_add(next(iter(members.values())), counted))
+    return sorted(confusions, key=lambda one: (one.dataset, one.label)), problems
+
+
+def _add(run: Run, counted: Mapping[int, Counts]) -> Confusion:
+    return Confusion(
+        **run.model_dump(include=set(Confusion.model_fields)),
+        seeds=tuple(counted),
+        class_names=next(iter(counted.values())).class_names,
+        counts=tuple(
+            tuple(map(sum, zip(*rows, strict=True)))
+            for rows in zip(*(one.counts for one in counted.values()), strict=True)
+        ),
+    )
+
+
+def read_pools(runs: Iterable[Run]) -> tuple[list[LeftOut], list[Problem]]:
+    """The lists beside runs of what could not be used of a collected pool; runs that share a pool share an entry.
+
+    Args:
+        runs: finished runs.
+
+    Returns:
+        One entry per pool with files that were left out, and the lists that could not be read.
+    """
+    pools: dict[tuple[object, ...], LeftOut] = {}
+    problems = []
+    for run in runs:
+        path = run.path.with_name(UNUSABLE_FILE)
+        if not path.exists():
+            continue
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))
+            pool = parse(LeftOut, listed, dataset=run.dataset, images=run.train_images, path=path)
+        except (OSError, ValueError) as error:
+            problems.append(Problem(path, str(error)))
+            continue
+        if pool.unusable:
+            pools.setdefault((pool.dataset, pool.images, pool.unusable), pool)
+    return list(pools.values()), problems

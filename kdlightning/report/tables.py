@@ -1,0 +1,177 @@
+"""The tables of a report: their columns are described once, for pages and for the terminal."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from kdlightning.report import text
+from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Run
+from kdlightning.report.rows import Row
+
+_STYLES = {"teacher": "bold", "reference": "dim"}
+_QUANTILES = (0, 1, 5, 50)  # %
+Value = Callable[[Any], float | None]
+
+
+class Column(NamedTuple):
+    """A column of a table; one with values is one of numbers, aligned right."""
+
+    title: str  #: its heading; a line break stands where the terminal may break it
+    show: Callable[[Any], str]  #: item → text, unescaped
+    value: Value | None = None  #: item → what it is sorted by
+    hidden: str = ""  #: where an HTML page shows it only when asked to: ``"extra"`` everywhere, ``"narrow"`` on phones
+
+    @property
+    def heading(self) -> str:
+        """The title on one line."""
+        return " ".join(self.title.split())
+
+    @property
+    def look(self) -> str:
+        """The classes of its cells in HTML."""
+        return f"{'number' if self.value else 'words'} {self.hidden}".strip()
+
+
+class Table(NamedTuple):
+    """Items, line by line, under columns."""
+
+    columns: Sequence[Column]
+    items: Sequence[Any]
+    #: item → ``"teacher"``, ``"reference"`` or ``"student"``, which look different
+    kind: Callable[[Any], str] = lambda item: getattr(item, "role", "student")
+
+    def for_terminal(self, title: str, headings: Sequence[str]) -> RichTable:
+        """Some of the columns, with a rule where the kind changes."""
+        known = {column.heading: column for column in self.columns}
+        chosen = [known[heading] for heading in headings]
+        table = RichTable(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        table.pad_edge, table.collapse_padding = False, True  # two blanks between columns: it all fits into 100
+        for column in chosen:
+            fixed = column.value is not None or column.title == "Access"
+            table.add_column(column.title, justify="right" if column.value else "left", no_wrap=fixed, overflow="fold")
+        for item, following in zip(self.items, [*self.items[1:], None], strict=True):
+            ends = following is not None and self.kind(following) != self.kind(item)
+            cells = [Text(column.show(item)) for column in chosen]  # Text: names are not markup
+            table.add_row(*cells, style=_STYLES.get(self.kind(item)), end_section=ends)
+        return table
+
+
+def _words(title: str, key: str, hidden: str = "") -> Column:
+    return Column(title, lambda item: getattr(item, key) or text.DASH, hidden=hidden)
+
+
+def _numbers(title: str, key: str, show: Callable[[Any], str], hidden: str = "") -> Column:
+    return Column(title, lambda item: show(getattr(item, key, None)), lambda item: getattr(item, key, None), hidden)
+
+
+def _seed(seed: int | None) -> str:
+    return text.DASH if seed is None else str(seed)
+
+
+def _bytes(number: float | None) -> str:
+    return text.scaled(number, "B")
+
+
+def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
+    """The rows of one data set; with ``ratios``, parameters say how much smaller than its teacher a student is."""
+    sizes = {row.student: row.parameters for row in rows if ratios and row.role == "teacher" and row.parameters}
+
+    def parameters(row: Row) -> str:
+        teacher = sizes.get(row.teacher or "") if row.role != "teacher" else None
+        smaller = f" ({teacher / row.parameters:.1f}× smaller)" if teacher and row.parameters else ""
+        return f"{text.count(row.parameters)}{smaller}"
+
+    def accuracy(row: Row) -> str:
+        return f"{text.spread(row.accuracy_mean, row.accuracy_std, len(row.seeds))} ({len(row.seeds)})"
+
+    columns = (
+        _words("Method", "label"),
+        _words("Student", "student", "narrow"),
+        Column("Access", lambda row: row.role if row.role == "teacher" else row.access or text.DASH),
+        Column("Accuracy %\n± std (seeds)", accuracy, lambda row: row.accuracy_mean),
+        _numbers("Agreement\n%", "agreement", text.percent),
+        Column("Parameters", parameters, lambda row: row.parameters),
+        _numbers("Queries", "queries", text.count),
+        _words("Role", "role", "extra"),
+        _words("Teacher", "teacher", "extra"),
+        _numbers("MACs", "macs", text.scaled, "extra"),
+        _numbers("Bytes up", "bytes_up", _bytes, "extra"),
+        _numbers("Bytes down", "bytes_down", _bytes, "extra"),
+        _numbers("Seconds", "seconds", text.seconds, "extra"),
+    )
+    return Table(columns, rows)
+
+
+def generator_table(generators: Sequence[GeneratorRun]) -> Table:
+    """How near the images of generators are to the local ones."""
+    columns = (
+        Column("Generator / critic", lambda run: f"{run.generator or text.DASH} / {run.critic or text.DASH}"),
+        _words("Method", "label", "narrow"),
+        _words("Data set", "dataset"),
+        _words("Access", "access"),
+        _words("Measured with", "features"),
+        _numbers("Seed", "seed", _seed, "extra"),
+        _numbers("FID", "fid", text.decimal),
+        _numbers("KID", "kid", text.decimal),
+        _numbers("Class\nentropy", "class_entropy", text.decimal),
+        _numbers("Rarest class %", "class_least", text.percent, "extra"),
+        Column("Classes", lambda run: text.bars(run.class_histogram)),
+        _numbers("Diversity", "diversity", text.decimal, "extra"),
+        _numbers("Confidence %", "confidence", text.percent, "extra"),
+        _numbers("Queries", "queries", text.count),
+        _numbers("Seconds", "seconds", text.seconds, "extra"),
+        _numbers("Local images", "train_images", text.count, "extra"),
+    )
+    return Table(columns, generators)
+
+
+def privacy_table(entry: Privacy) -> Table:
+    """Two lines for each space: the pool, and the held-out images with what a pool like them would have."""
+    items = []
+    for name, space in entry.spaces.items():
+        where = "pixels" if name == "pixels" else f"{name} ({entry.network or text.DASH})"
+        items.append(("pool", where, entry.pool_images, space.pool, space.share, space.copies))
+        items.append(("held-out real", where, entry.held_out_images, space.held_out, space.share_expected, None))
+    columns = (
+        Column("Images", lambda item: item[0]),
+        Column("Distance in", lambda item: item[1]),
+        Column("Number", lambda item: text.count(item[2]), lambda item: item[2]),
+        *(_quantile(percent) for percent in _QUANTILES),
+        Column("Near a local image %", lambda item: text.percent(item[4]), lambda item: item[4]),
+        Column("Copies", lambda item: text.count(item[5]), lambda item: item[5]),
+    )
+    return Table(columns, items, lambda item: "student" if item[0] == "pool" else "reference")
+
+
+def _quantile(percent: int) -> Column:
+    title = f"{percent} %" if percent else "Least"
+    return Column(title, lambda item: text.decimal(item[3][percent]), lambda item: item[3][percent])
+
+
+def file_table(pool: LeftOut) -> Table:
+    """The first files of a pool that could not be used."""
+    columns = (Column("File", lambda file: file[0]), Column("Reason", lambda file: file[1]))
+    return Table(columns, pool.unusable[:SHOWN])
+
+
+def run_table(runs: Sequence[Run | GeneratorRun]) -> Table:
+    """Every run behind the numbers, with its file."""
+
+    def networks(run: Run | GeneratorRun) -> str:
+        made = run.student if isinstance(run, Run) else run.generator
+        teacher = None if isinstance(run, Run) and run.role == "teacher" else run.teacher
+        return " → ".join(name for name in (teacher, made) if name) or text.DASH
+
+    columns = (
+        _words("Method", "label"),
+        Column("Teacher → student", networks),
+        _numbers("Seed", "seed", _seed),
+        _numbers("Accuracy %", "accuracy", text.percent),
+        _numbers("Best on validation %", "accuracy_best", text.percent),
+        _words("Configuration", "config"),
+        Column("File", lambda run: str(run.path)),
+    )
+    return Table(columns, runs)
