@@ -17,33 +17,14 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, GREY, PALE, PAPER = "#222222", "#6b6b6b", "#e6e6e6", "#fefefe"
 _THEME = {INK: "ink", GREY: "soft", PALE: "line", PAPER: "page"}  # on an HTML page, these are the page's
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.minor.size": 0,
-    "grid.color": PALE,
-    "grid.linewidth": 0.8,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.1,
-    "figure.constrained_layout.h_pad": 0.1,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kdlightning",
-    "text.parse_math": False,  # names are not formulas
-}
+_STYLE = {  # text.parse_math: names are not formulas
+    "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10, "axes.edgecolor": GREY,
+    "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "text.color": INK, "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.minor.size": 0, "grid.color": PALE, "grid.linewidth": 0.8, "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.1, "savefig.dpi": 200,
+    "savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "kdlightning", "text.parse_math": False,
+}  # fmt: skip
 
 
 @contextmanager

@@ -17,23 +17,13 @@ _GENERATORS = (
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print one compact table per data set.
-
-    Args:
-        rows: the rows, those of one data set next to each other.
-        console: where to print; None for the terminal.
-    """
+    """Print one compact table per data set, whose rows are next to each other."""
     for dataset, members in groupby(rows, key=lambda row: row.dataset):
         _wide(console).print(comparison(list(members), ratios=False).for_terminal(dataset, _ROWS))
 
 
 def print_generators(generators: Sequence[GeneratorRun], console: Console | None = None) -> None:
-    """Print one table of all generators; nothing if there are none.
-
-    Args:
-        generators: the runs.
-        console: where to print; None for the terminal.
-    """
+    """Print one table of all generators; nothing if there are none."""
     if generators:
         _wide(console).print(generator_table(generators).for_terminal("Generators", _GENERATORS))
 

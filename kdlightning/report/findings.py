@@ -43,10 +43,6 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     Args:
         paths: directories, searched recursively; a file found through two of them counts once.
 
-    Returns:
-        The runs, those of generators apart; the transfer sets with distances; the pools' privacy; and the files that
-        could not be read.
-
     Raises:
         ReportError: a path is not a directory.
     """
@@ -102,13 +98,9 @@ def _merge(known: dict[str, Privacy], entry: Privacy) -> None:
 
 
 def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]]:
-    """The counts beside students' runs; of a seed that was run twice those of the newest.
+    """The counts beside students' runs, one entry per student; and the files that could not be read.
 
-    Args:
-        runs: finished runs.
-
-    Returns:
-        One entry per student whose runs have counts, by data set and label; and the files that could not be read.
+    Of a seed that was run twice, those of the newest count.
     """
     groups: dict[tuple[str | None, ...], dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: (run.modified, str(run.path))):
@@ -144,15 +136,8 @@ def _add(run: Run, counted: Mapping[int, Counts]) -> Confusion:
 
 
 def read_pools(runs: Iterable[Run]) -> tuple[list[LeftOut], list[Problem]]:
-    """The lists beside runs of what could not be used of a collected pool; runs that share a pool share an entry.
-
-    Args:
-        runs: finished runs.
-
-    Returns:
-        One entry per pool with files that were left out, and the lists that could not be read.
-    """
-    pools: dict[tuple[object, ...], LeftOut] = {}
+    """What could not be used of collected pools, by the lists beside runs; and the lists that could not be read."""
+    pools: dict[tuple[object, ...], LeftOut] = {}  # runs that share a pool share an entry
     problems = []
     for run in runs:
         path = run.path.with_name(UNUSABLE_FILE)

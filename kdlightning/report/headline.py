@@ -1,9 +1,9 @@
 """The best student of a data set in one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kdlightning.report import text
-from kdlightning.report.rows import Row
+from kdlightning.report.rows import Row, teacher_sizes
 
 
 def headline(rows: Sequence[Row]) -> str | None:
@@ -25,7 +25,7 @@ def headline(rows: Sequence[Row]) -> str | None:
     others = [f"its teacher {best.teacher} has {_one_of(teachers)}"] if teachers else []
     others += [f"{best.student} without a teacher has {_one_of(references)}"] if references else []
     compared = "; ".join(others) or "its teacher is not among these runs"
-    return f"{best.label} reaches {_accuracy(best)}{_size(best, teachers)}{_price(best)}; {compared}."
+    return f"{best.label} reaches {_accuracy(best)}{_size(best, teacher_sizes(teachers))}{_price(best)}; {compared}."
 
 
 def _accuracy(row: Row) -> str:
@@ -38,9 +38,8 @@ def _one_of(rows: Sequence[Row]) -> str:
     return " or ".join(_accuracy(row) for row in rows)
 
 
-def _size(best: Row, teachers: Sequence[Row]) -> str:
-    sizes = {row.parameters for row in teachers}
-    teacher = sizes.pop() if len(sizes) == 1 else None
+def _size(best: Row, sizes: Mapping[str, int]) -> str:
+    teacher = sizes.get(best.teacher or "")
     if not (best.parameters and teacher):
         return f" with {best.student}"
     ratio = teacher / best.parameters

@@ -61,10 +61,22 @@ class Compared(Named):
         return tuple(getattr(self, name) for name in Compared.model_fields)
 
 
-class Run(Compared):
-    """A finished run: ``result.json``, which the callback `RunResult` writes."""
+class Finished(Named):
+    """What every finished run says of itself; None where it does not."""
 
     path: Path  #: the file it was read from
+    queries: Whole | None = None  #: images that the teacher answered, the transfer set's included
+    seconds: Duration | None = None  #: training time
+    train_images: Whole | None = None  #: images that it was trained on, local ones for a generator
+    commit: Text | None = None  #: the code's commit
+    hardware: Text | None = None  #: what it ran on
+    versions: Versions | None = None  #: package → version
+    config: Text | None = None  #: path of the run's configuration
+
+
+class Run(Compared, Finished):
+    """A finished run: ``result.json``, which the callback `RunResult` writes."""
+
     modified: int  #: the file's modification time in nanoseconds
     seed: Seed  #: seed of the run
     accuracy: Fraction  #: test accuracy in [0, 1] at ``checkpoint``
@@ -75,22 +87,14 @@ class Run(Compared):
     agreement: Fraction | None = None
     parameters: Whole | None = None  #: number of the network's parameters
     macs: Whole | None = None  #: multiply-accumulates per image
-    queries: Whole | None = None  #: images that the teacher answered, the transfer set's included
     bytes_up: Whole | None = None  #: bytes sent to the teacher
     bytes_down: Whole | None = None  #: bytes received from the teacher
-    seconds: Duration | None = None  #: training time
-    train_images: Whole | None = None  #: images that it was trained on
     checkpoint: Text | None = None  #: which weights were tested
-    commit: Text | None = None  #: the code's commit
-    hardware: Text | None = None  #: what it ran on
-    versions: Versions | None = None  #: package → version
-    config: Text | None = None  #: path of the run's configuration
 
 
-class GeneratorRun(Named):
+class GeneratorRun(Finished):
     """A finished run that trained a generator, which has no accuracy; None for what its file does not state."""
 
-    path: Path  #: the file it was read from
     variant: Text | None = None
     dataset: Text | None = None  #: data set of the local images
     #: the teacher's network; None if nothing was asked, like ``access``, what the teacher answers with
@@ -109,13 +113,6 @@ class GeneratorRun(Named):
     confidence: Fraction | None = None  #: mean top probability in [0, 1]
     #: generated images of each class
     class_histogram: Annotated[tuple[Whole, ...], expected("a list of counts")] | None = None
-    queries: Whole | None = None  #: images that the teacher answered
-    seconds: Duration | None = None  #: training time
-    train_images: Whole | None = None  #: number of local images
-    commit: Text | None = None  #: the code's commit, and so on: see `Run`
-    hardware: Text | None = None
-    versions: Versions | None = None
-    config: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -125,7 +122,7 @@ class GeneratorRun(Named):
         if not isinstance(quality, dict):
             said = {"value": repr(quality)}
             raise PydanticCustomError("expected", "quality: expected an object, got {value}", said)
-        return {**content, **quality}
+        return {**quality, **content}
 
     def record(self) -> dict[str, Any]:
         """What a report keeps of it as JSON: everything but where it lay."""

@@ -102,6 +102,15 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     return rows, notes
 
 
+def teacher_sizes(rows: Iterable[Row]) -> dict[str, int]:
+    """Network → parameters of the teachers of one data set; without a name that stands for networks of several sizes."""
+    sizes: dict[str, set[int | None]] = {}
+    for row in rows:
+        if row.role == "teacher":
+            sizes.setdefault(row.student, set()).add(row.parameters)
+    return {name: size for name, known in sizes.items() if len(known) == 1 for size in known if size}
+
+
 def _newest_of_each_seed(members: list[Run]) -> tuple[list[Run], list[str]]:
     """Keep one run per seed, the newest by modification time, and say which ones were left out."""
     kept: dict[int, Run] = {}

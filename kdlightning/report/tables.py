@@ -9,7 +9,7 @@ from rich.text import Text
 
 from kdlightning.report import text
 from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Run
-from kdlightning.report.rows import Row
+from kdlightning.report.rows import Row, teacher_sizes
 
 _STYLES = {"teacher": "bold", "reference": "dim"}
 _QUANTILES = (0, 1, 5, 50)  # %
@@ -77,7 +77,7 @@ def _bytes(number: float | None) -> str:
 
 def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
     """The rows of one data set; with ``ratios``, parameters say how much smaller than its teacher a student is."""
-    sizes = {row.student: row.parameters for row in rows if ratios and row.role == "teacher" and row.parameters}
+    sizes = teacher_sizes(rows) if ratios else {}
 
     def parameters(row: Row) -> str:
         teacher = sizes.get(row.teacher or "") if row.role != "teacher" else None

@@ -109,6 +109,12 @@ def test_markdown_states_what_the_numbers_are(runs):
         assert statement in markdown
 
 
+def test_how_much_smaller_is_not_said_where_the_teachers_name_has_two_sizes(runs):
+    runs.teacher(variant="judge", parameters=1_000)
+    markdown = (write_report([runs.root]) / "report.md").read_text()
+    assert table_line(markdown, "DB3KD (mbd)")[5] == "10,000"
+
+
 def test_each_dataset_has_its_table(runs):
     runs.run(dataset="fashion")
     markdown = (write_report([runs.root]) / "report.md").read_text()
