@@ -103,7 +103,7 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
 
 
 def teacher_sizes(rows: Iterable[Row]) -> dict[str, int]:
-    """Network → parameters of the teachers of one data set; without a name that stands for networks of several sizes."""
+    """Network → parameters of the teachers of one data set; a name that stands for several sizes is left out."""
     sizes: dict[str, set[int | None]] = {}
     for row in rows:
         if row.role == "teacher":
