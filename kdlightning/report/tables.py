@@ -12,7 +12,6 @@ from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Ru
 from kdlightning.report.rows import Row, teacher_sizes
 
 _STYLES = {"teacher": "bold", "reference": "dim"}
-_QUANTILES = (0, 1, 5, 50)  # %
 Value = Callable[[Any], float | None]
 
 
@@ -130,6 +129,10 @@ def generator_table(generators: Sequence[GeneratorRun]) -> Table:
 
 def privacy_table(entry: Privacy) -> Table:
     """Two lines for each space: the pool, and the held-out images with what a pool like them would have."""
+
+    def quantile(title: str, percent: int) -> Column:
+        return Column(title, lambda item: text.decimal(item[3][percent]), lambda item: item[3][percent])
+
     items = []
     for name, space in entry.spaces.items():
         where = "pixels" if name == "pixels" else f"{name} ({entry.network or text.DASH})"
@@ -139,16 +142,11 @@ def privacy_table(entry: Privacy) -> Table:
         Column("Images", lambda item: item[0]),
         Column("Distance in", lambda item: item[1]),
         Column("Number", lambda item: text.count(item[2]), lambda item: item[2]),
-        *(_quantile(percent) for percent in _QUANTILES),
+        *(quantile(title, percent) for title, percent in (("Least", 0), ("1 %", 1), ("5 %", 5), ("50 %", 50))),
         Column("Near a local image %", lambda item: text.percent(item[4]), lambda item: item[4]),
         Column("Copies", lambda item: text.count(item[5]), lambda item: item[5]),
     )
     return Table(columns, items, lambda item: "student" if item[0] == "pool" else "reference")
-
-
-def _quantile(percent: int) -> Column:
-    title = f"{percent} %" if percent else "Least"
-    return Column(title, lambda item: text.decimal(item[3][percent]), lambda item: item[3][percent])
 
 
 def file_table(pool: LeftOut) -> Table:
