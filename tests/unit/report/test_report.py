@@ -123,6 +123,13 @@ def test_each_dataset_has_its_table(runs):
     assert "| 10,000 |" in fashion  # no teacher's size is known there
 
 
+def test_a_transfer_set_of_a_data_set_without_runs_is_shown_too(runs):
+    runs.transfer_set("other", dataset="unseen")
+    page = (write_report([runs.root]) / "report.html").read_text()
+    section = page.split("<h2>unseen</h2>")[1].split("</section>")[0]
+    assert (section.count("<svg"), section.count("<table>")) == (1, 0)
+
+
 def test_html_is_self_contained_and_holds_the_figures(runs):
     output = write_report([runs.root])
     page = (output / "report.html").read_text()
