@@ -6,78 +6,57 @@
    Webly Collected Images. ICCV 2023.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
+from kdlightning.networks.architecture import Architecture, stages
 
 
 class Residual(nn.Module):
     """``relu(block(x) + shortcut(x))``; the shortcut is a 1x1 convolution with BN where the shape changes.
 
     Args:
-        block: convolutions with BN, the last without activation.
+        block: convolutions with BN and ReLU, the last without activation.
         before: channels of the input.
         after: channels of the output.
         stride: stride of the whole block.
     """
 
-    def __init__(self, block: nn.Module, before: int, after: int, stride: int) -> None:
+    def __init__(self, block: list[nn.Module], before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.block = block
+        self.block = nn.Sequential(*block)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.shortcut = nn.Sequential(*Conv2dNormActivation(before, after, 1, stride, activation_layer=None))
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map ``(N, before, h, w)`` → ``(N, after, h / stride, w / stride)``."""
         return F.relu(self.block(x) + self.shortcut(x), inplace=True)
 
 
-def _convolution(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(after),
+def _basic(before: int, after: int, stride: int) -> Residual:
+    first = Conv2dNormActivation(before, after, 3, stride)
+    return Residual([*first, *Conv2dNormActivation(after, after, 3, activation_layer=None)], before, after, stride)
+
+
+def bottleneck(before: int, after: int, stride: int, inner: int, groups: int = 1) -> Residual:
+    """A block of 1x1, (grouped) 3x3 and 1x1 convolution, with ``inner`` channels between them."""
+    block = [
+        *Conv2dNormActivation(before, inner, 1),
+        *Conv2dNormActivation(inner, inner, 3, stride, groups=groups),
+        *Conv2dNormActivation(inner, after, 1, activation_layer=None),
     ]
+    return Residual(block, before, after, stride)
 
 
-def _basic(before: int, channels: int, stride: int) -> Residual:
-    first, second = _convolution(before, channels, 3, stride), _convolution(channels, channels, 3)
-    return Residual(nn.Sequential(*first, nn.ReLU(inplace=True), *second), before, channels, stride)
+def _bottleneck(before: int, after: int, stride: int) -> Residual:
+    return bottleneck(before, after, stride, after // 4)
 
 
-def _bottleneck(before: int, channels: int, stride: int) -> Residual:
-    block = nn.Sequential(
-        *_convolution(before, channels, 1),
-        nn.ReLU(inplace=True),
-        *_convolution(channels, channels, 3, stride),
-        nn.ReLU(inplace=True),
-        *_convolution(channels, 4 * channels, 1),
-    )
-    return Residual(block, before, 4 * channels, stride)
-
-
-def _stages(before: int, widths: Sequence[int], depths: Sequence[int], *, bottleneck: bool) -> nn.Sequential:
-    """Stages of residual blocks; every stage but the first halves the map."""
-    stages = nn.Sequential()
-    for index, (channels, depth) in enumerate(zip(widths, depths, strict=True)):
-        stage = nn.Sequential()
-        for position in range(depth):
-            stride = 2 if index > 0 and position == 0 else 1
-            stage.append((_bottleneck if bottleneck else _basic)(before, channels, stride))
-            before = 4 * channels if bottleneck else channels
-        stages.append(stage)
-    return stages
-
-
-def _pool() -> nn.Sequential:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-class CIFARResNet(Network):
+class CIFARResNet(Architecture):
     """Residual network of three stages 16-32-64 for small images [He2016]_, with 1x1-convolution shortcuts.
 
     MEKD's networks: ResNet-8 has 0.08M parameters, -20 0.27M, -32 0.47M, -56 0.86M, -110 1.7M. KD3's are the last
@@ -85,46 +64,30 @@ class CIFARResNet(Network):
 
     Args:
         depth: number of weighted layers, 6n + 2.
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
-        width: multiplier of all channels.
         stem_channels: channels of the first convolution; default those of the first stage. The multiplier does not
             apply to it.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
 
     Raises:
         ValueError: if the depth is not 6n + 2.
     """
 
-    def __init__(
-        self,
-        depth: int = 20,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        stem_channels: int | None = None,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
+    channels: ClassVar[tuple[int, ...]] = (16, 32, 64)
+    stem: ClassVar[int] = 16
+
+    def __init__(self, depth: int = 20, *, stem_channels: int | None = None, **options: Any) -> None:  # noqa: ANN401
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"CIFARResNet expected a depth of 6n + 2 (8, 20, 32, 56, 110, ...), got {depth}")
-        widths = [scaled(channels, width) for channels in (16, 32, 64)]
-        super().__init__(num_classes, in_channels, image_size, widths[-1], mean=mean, std=std)
-        stem = widths[0] if stem_channels is None else stem_channels
+        super().__init__(**options)
+        widths = [self.scaled(channels) for channels in self.channels]
+        stem = self.scaled(self.stem) if stem_channels is None else stem_channels
         self.body = nn.Sequential(
-            *_convolution(in_channels, stem, 3),
-            nn.ReLU(inplace=True),
-            _stages(stem, widths, [(depth - 2) // 6] * 3, bottleneck=False),
+            *Conv2dNormActivation(self.in_channels, stem, 3),
+            stages(_basic, stem, widths, [(depth - 2) // 6] * 3),
         )
-        self.neck = _pool()
-        self.classifier = nn.Linear(widths[-1], num_classes)
+        self.end(widths[-1])
 
 
-class ResNet(Network):
+class ResNet(Architecture):
     """Residual network of four stages 64-128-256-512, by default with the stem for small images.
 
     With the CIFAR stem (3x3 convolution, stride 1, no pooling) and 10 classes, ResNet-18 has 11.17M
@@ -132,13 +95,7 @@ class ResNet(Network):
 
     Args:
         depth: 18 and 34 use basic blocks, 50 bottlenecks.
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
-        width: multiplier of all channels.
         stem: "cifar" keeps the resolution; "imagenet" (7x7, stride 2, then 3x3 max-pooling) quarters it.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
 
     Raises:
         ValueError: if the depth or the stem is unknown.
@@ -147,133 +104,78 @@ class ResNet(Network):
     def __init__(
         self,
         depth: Literal[18, 34, 50] = 18,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
         *,
         stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
         depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
         if depth not in depths or stem not in ("cifar", "imagenet"):
             raise ValueError(f"expected depth 18, 34 or 50 and stem cifar or imagenet, got {depth} and {stem}")
-        widths = [scaled(channels, width) for channels in (64, 128, 256, 512)]
-        num_features = widths[-1] * (4 if depth == 50 else 1)
-        super().__init__(num_classes, in_channels, image_size, num_features, mean=mean, std=std)
+        super().__init__(**options)
+        widths = [self.scaled(channels) for channels in (64, 128, 256, 512)]
+        before, block = widths[0], _basic
+        if depth == 50:
+            widths, block = [4 * channels for channels in widths], _bottleneck
         kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
-        self.body = nn.Sequential(*_convolution(in_channels, widths[0], kernel, stride), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, kernel, stride))
         if stem == "imagenet":
             self.body.append(nn.MaxPool2d(3, 2, padding=1))
-        self.body.append(_stages(widths[0], widths, depths[depth], bottleneck=depth == 50))
-        self.neck = _pool()
-        self.classifier = nn.Linear(num_features, num_classes)
+        self.body.append(stages(block, before, widths, depths[depth]))
+        self.end(widths[-1])
 
 
-class ResNet8(CIFARResNet):
+class ResNet8(CIFARResNet, depth=8, stem_channels=None):
     """`CIFARResNet` of depth 8: MEKD's smallest student, 0.08M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(8, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNet20(CIFARResNet):
+class ResNet20(CIFARResNet, depth=20, stem_channels=None):
     """`CIFARResNet` of depth 20: 0.27M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(20, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNet32(CIFARResNet):
+class ResNet32(CIFARResNet, depth=32, stem_channels=None):
     """`CIFARResNet` of depth 32: MEKD's student, 0.47M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(32, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNet56(CIFARResNet):
+class ResNet56(CIFARResNet, depth=56, stem_channels=None):
     """`CIFARResNet` of depth 56: MEKD's teacher for CIFAR, 0.86M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(56, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNet110(CIFARResNet):
+class ResNet110(CIFARResNet, depth=110, stem_channels=None):
     """`CIFARResNet` of depth 110 [He2016]_, student of KD3 [Tang2023]_: 1.73M parameters, 0.26G MACs.
 
     Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(110, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNet116(CIFARResNet):
+class ResNet116(CIFARResNet, depth=116, stem_channels=None):
     """`CIFARResNet` of depth 116 [He2016]_, student of KD3 [Tang2023]_: 1.83M parameters, 0.27G MACs.
 
     Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(116, num_classes, in_channels, image_size, width, mean=mean, std=std)
+
+class ResNet8x4(CIFARResNet, depth=8, stem_channels=None):
+    """`CIFARResNet` of depth 8 with four times the channels, student of KD3 [Tang2023]_: 1.21M parameters, 0.18G MACs.
+
+    Stages 64-128-256: last map ``(N, 256, 8, 8)`` at 32 x 32 pixels. The stem has 32 channels, only twice as many
+    [Tian2020]_. ``width`` multiplies all channels.
+    """
+
+    channels = (64, 128, 256)
+    stem = 32
 
 
-class ResNet110x2(CIFARResNet):
+class ResNet32x4(CIFARResNet, depth=32, stem_channels=None):
+    """`CIFARResNet` of depth 32 with four times the channels, teacher of KD3 [Tang2023]_: 7.41M parameters, 1.09G MACs.
+
+    Stages and stem are those of `ResNet8x4`.
+    """
+
+    channels = (64, 128, 256)
+    stem = 32
+
+
+class ResNet110x2(CIFARResNet, depth=110, stem_channels=None):
     """`CIFARResNet` of depth 110 with twice the channels, teacher of KD3 [Tang2023]_: 6.89M parameters, 1.02G MACs.
 
     Stages 32-64-128: last map ``(N, 128, 8, 8)`` at 32 x 32 pixels. The stem has 16 channels, not twice as many: only
@@ -281,108 +183,16 @@ class ResNet110x2(CIFARResNet):
     paper has cut off the further digits. ``width`` multiplies all channels.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        stem = scaled(16, width)
-        super().__init__(110, num_classes, in_channels, image_size, 2 * width, stem_channels=stem, mean=mean, std=std)
+    channels = (32, 64, 128)
 
 
-class ResNet8x4(CIFARResNet):
-    """`CIFARResNet` of depth 8 with four times the channels, student of KD3 [Tang2023]_: 1.21M parameters, 0.18G MACs.
-
-    Stages 64-128-256: last map ``(N, 256, 8, 8)`` at 32 x 32 pixels. The stem has 32 channels, only twice as many
-    [Tian2020]_. ``width`` multiplies all channels.
-    """
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        stem = scaled(32, width)
-        super().__init__(8, num_classes, in_channels, image_size, 4 * width, stem_channels=stem, mean=mean, std=std)
-
-
-class ResNet32x4(CIFARResNet):
-    """`CIFARResNet` of depth 32 with four times the channels, teacher of KD3 [Tang2023]_: 7.41M parameters, 1.09G MACs.
-
-    Stages 64-128-256: last map ``(N, 256, 8, 8)`` at 32 x 32 pixels. The stem has 32 channels, only twice as many
-    [Tian2020]_. ``width`` multiplies all channels.
-    """
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        stem = scaled(32, width)
-        super().__init__(32, num_classes, in_channels, image_size, 4 * width, stem_channels=stem, mean=mean, std=std)
-
-
-class ResNet18(ResNet):
+class ResNet18(ResNet, depth=18):
     """`ResNet` of depth 18: 11.17M parameters with the CIFAR stem."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(18, num_classes, in_channels, image_size, width, stem=stem, mean=mean, std=std)
 
-
-class ResNet34(ResNet):
+class ResNet34(ResNet, depth=34):
     """`ResNet` of depth 34: 21.28M parameters with the CIFAR stem."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(34, num_classes, in_channels, image_size, width, stem=stem, mean=mean, std=std)
 
-
-class ResNet50(ResNet):
+class ResNet50(ResNet, depth=50):
     """`ResNet` of depth 50: bottlenecks, 23.5M parameters with the CIFAR stem."""
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(50, num_classes, in_channels, image_size, width, stem=stem, mean=mean, std=std)

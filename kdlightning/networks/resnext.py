@@ -6,32 +6,16 @@
    2023.
 """
 
+from typing import Any
+
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
-from kdlightning.networks.resnet import Residual
-
-
-def _convolution(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(after),
-    ]
+from kdlightning.networks.architecture import Architecture
+from kdlightning.networks.resnet import bottleneck
 
 
-def _aggregated(before: int, inner: int, after: int, stride: int, cardinality: int) -> Residual:
-    """The bottleneck of Fig. 3(c) of [Xie2017]_: 1x1, grouped 3x3, 1x1."""
-    block = nn.Sequential(
-        *_convolution(before, inner, 1),
-        nn.ReLU(inplace=True),
-        *_convolution(inner, inner, 3, stride, cardinality),
-        nn.ReLU(inplace=True),
-        *_convolution(inner, after, 1),
-    )
-    return Residual(block, before, after, stride)
-
-
-class ResNeXt(Network):
+class ResNeXt(Architecture):
     """ResNeXt-depth, C x d: bottlenecks with C groups of d channels in the first stage, twice as many in each next one.
 
     Depth 29 and other 9n + 2 as on CIFAR in [Xie2017]_: three stages that end in 256, 512 and 1024 channels. 50: the
@@ -48,94 +32,39 @@ class ResNeXt(Network):
         depth: 9n + 2, or 50.
         cardinality: C, the number of groups.
         base_width: d, channels of a group in the first stage.
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels; groups become narrower, not fewer.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
 
     Raises:
         ValueError: if the depth is unknown or the groups are not positive.
     """
 
-    def __init__(
-        self,
-        depth: int = 29,
-        cardinality: int = 8,
-        base_width: int = 64,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
+    def __init__(self, depth: int = 29, cardinality: int = 8, base_width: int = 64, **options: Any) -> None:  # noqa: ANN401
         if depth != 50 and (depth < 11 or depth % 9 != 2):
             raise ValueError(f"ResNeXt expected a depth of 9n + 2 (20, 29, 38, ...) or 50, got {depth}")
         if cardinality < 1 or base_width < 1:
             raise ValueError(f"ResNeXt expected at least one group of one channel, got {cardinality} of {base_width}")
         depths = [3, 4, 6, 3] if depth == 50 else [(depth - 2) // 9] * 3
-        num_features = scaled(256 * 2 ** (len(depths) - 1), width)
-        super().__init__(num_classes, in_channels, image_size, num_features, mean=mean, std=std)
-        before = scaled(64, width)
-        self.body = nn.Sequential(*_convolution(in_channels, before, 3), nn.ReLU(inplace=True))
+        super().__init__(**options)
+        before = self.scaled(64)
+        self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 3))
         for index, blocks in enumerate(depths):
-            inner, after = cardinality * scaled(base_width * 2**index, width), scaled(256 * 2**index, width)
+            inner, after = cardinality * self.scaled(base_width * 2**index), self.scaled(256 * 2**index)
             stage = nn.Sequential()
             for position in range(blocks):
                 stride = 2 if index > 0 and position == 0 else 1
-                stage.append(_aggregated(before, inner, after, stride, cardinality))
+                stage.append(bottleneck(before, after, stride, inner, cardinality))  # Fig. 3(c) of [Xie2017]_
                 before = after
             self.body.append(stage)
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(num_features, num_classes)
+        self.end(before)
 
 
-class ResNeXt29x4x64d(ResNeXt):
+class ResNeXt29x4x64d(ResNeXt, depth=29, cardinality=4, base_width=64):
     """`ResNeXt` of depth 29, 4 groups of 64 channels: RX29-64x4 of [Frank2023]_, as understood here."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(29, 4, 64, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNeXt29x8x64d(ResNeXt):
+class ResNeXt29x8x64d(ResNeXt, depth=29, cardinality=8, base_width=64):
     """`ResNeXt` of depth 29, 8 groups of 64 channels: RX29-64x8 of [Frank2023]_, as understood here."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(29, 8, 64, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class ResNeXt50x32x8d(ResNeXt):
+class ResNeXt50x32x8d(ResNeXt, depth=50, cardinality=32, base_width=8):
     """`ResNeXt` of depth 50, 32 groups of 8 channels: RX50-32x8 of [Frank2023]_, as understood here."""
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(50, 32, 8, num_classes, in_channels, image_size, width, mean=mean, std=std)

@@ -9,25 +9,21 @@
    Webly Collected Images. ICCV 2023.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
+from kdlightning.networks.architecture import Architecture
 
 BLOCKS = (4, 8, 4)
 GROUPS = 3  # of the 1x1 convolutions of ShuffleNet-V1
 
 
-def _convolution(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(after),
-    ]
-
-
 def _depthwise(channels: int, stride: int) -> list[nn.Module]:
-    return _convolution(channels, channels, 3, stride, groups=channels)
+    return [*Conv2dNormActivation(channels, channels, 3, stride, groups=channels, activation_layer=None)]
 
 
 class GroupedUnit(nn.Module):
@@ -49,12 +45,10 @@ class GroupedUnit(nn.Module):
         own = after - before if stride == 2 else after
         between = GROUPS * max(1, own // (4 * GROUPS))
         self.block = nn.Sequential(
-            *_convolution(before, between, 1, groups=groups),
-            nn.ReLU(inplace=True),
+            *Conv2dNormActivation(before, between, 1, groups=groups),
             nn.ChannelShuffle(groups),
-            *_depthwise(between, stride),
-            nn.ReLU(inplace=True),
-            *_convolution(between, own, 1, groups=GROUPS),
+            *Conv2dNormActivation(between, between, 3, stride, groups=between),
+            *Conv2dNormActivation(between, own, 1, groups=GROUPS, activation_layer=None),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,15 +74,11 @@ class SplitUnit(nn.Module):
         half = after // 2
         self.pass_by: nn.Sequential | None = None
         if stride == 2:
-            self.pass_by = nn.Sequential(
-                *_depthwise(before, stride), *_convolution(before, half, 1), nn.ReLU(inplace=True)
-            )
+            self.pass_by = nn.Sequential(*_depthwise(before, stride), *Conv2dNormActivation(before, half, 1))
         self.block = nn.Sequential(
-            *_convolution(half if stride == 1 else before, half, 1),
-            nn.ReLU(inplace=True),
+            *Conv2dNormActivation(half if stride == 1 else before, half, 1),
             *_depthwise(half, stride),
-            *_convolution(half, half, 1),
-            nn.ReLU(inplace=True),
+            *Conv2dNormActivation(half, half, 1),
         )
         self.shuffle = nn.ChannelShuffle(2)
 
@@ -102,7 +92,7 @@ class SplitUnit(nn.Module):
         return shuffled
 
 
-class ShuffleNetV1(Network):
+class ShuffleNetV1(Architecture):
     """ShuffleNet-V1 [Zhang2018]_ with 3 groups, KD3's student "ShuffleV1" [Tang2023]_: 0.86M parameters, 42.11M MACs.
 
     Stem of 24 channels, stages of 4, 8 and 4 units with 240, 480 and 960 channels, each of which halves the map: the
@@ -117,39 +107,24 @@ class ShuffleNetV1(Network):
     3. ReLU also after the depthwise convolution; the counts cannot tell.
 
     Args:
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels, rounded so that groups divide them.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        first = 4 * GROUPS * scaled(20, width)
-        super().__init__(num_classes, in_channels, image_size, 4 * first, mean=mean, std=std)
-        before = GROUPS * scaled(8, width)
-        self.body = nn.Sequential(*_convolution(in_channels, before, 1), nn.ReLU(inplace=True))
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
+        first = 4 * GROUPS * self.scaled(20)
+        before = GROUPS * self.scaled(8)
+        self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 1))
         for stage, blocks in enumerate(BLOCKS):
             after = first * 2**stage
             for block in range(blocks):
                 groups = 1 if stage == block == 0 else GROUPS
                 self.body.append(GroupedUnit(before, after, 2 if block == 0 else 1, groups))
                 before = after
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(before, num_classes)
+        self.end(before)
 
 
-class ShuffleNetV2(Network):
+class ShuffleNetV2(Architecture):
     """ShuffleNet-V2 1x [Ma2018]_, KD3's student "ShuffleV2" [Tang2023]_: 1.26M parameters, 46.66M MACs.
 
     Stem of 24 channels, stages of 4, 8 and 4 units with 116, 232 and 464 channels, each of which halves the map, and a
@@ -160,33 +135,18 @@ class ShuffleNetV2(Network):
     47.25M). All else is the paper's.
 
     Args:
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels, rounded to even numbers. The paper's 0.5x, 1.5x and 2x have others.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        num_features = scaled(1024, width)
-        super().__init__(num_classes, in_channels, image_size, num_features, mean=mean, std=std)
-        before, first = scaled(24, width), 2 * scaled(58, width)
-        self.body = nn.Sequential(*_convolution(in_channels, before, 1), nn.ReLU(inplace=True))
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
+        before, first = self.scaled(24), 2 * self.scaled(58)
+        self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 1))
         for stage, blocks in enumerate(BLOCKS):
             after = first * 2**stage
             for block in range(blocks):
                 self.body.append(SplitUnit(before, after, 2 if block == 0 else 1))
                 before = after
-        self.body.extend([*_convolution(before, num_features, 1), nn.ReLU(inplace=True)])
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(num_features, num_classes)
+        after = self.scaled(1024)
+        self.body.extend(Conv2dNormActivation(before, after, 1))
+        self.end(after)

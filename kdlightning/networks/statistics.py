@@ -1,70 +1,23 @@
 """How large and how costly a network is."""
 
+import inspect
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlightning.networks.alexnet import AlexNet, AlexNetHalf, AlexNetQuarter
-from kdlightning.networks.base import Network
-from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5ClassicHalf, LeNet5Fifth, LeNet5Half
-from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
-from kdlightning.networks.resnet import (
-    ResNet8,
-    ResNet8x4,
-    ResNet18,
-    ResNet20,
-    ResNet32,
-    ResNet32x4,
-    ResNet34,
-    ResNet50,
-    ResNet56,
-    ResNet110,
-    ResNet110x2,
-    ResNet116,
-)
-from kdlightning.networks.resnext import ResNeXt29x4x64d, ResNeXt29x8x64d, ResNeXt50x32x8d
-from kdlightning.networks.shufflenet import ShuffleNetV1, ShuffleNetV2
-from kdlightning.networks.vgg import VGG11, VGG13, VGG13BN, VGG16BN
-from kdlightning.networks.wrn import WRN22x8, WRN28x10
+from kdlightning.networks import alexnet, lenet, mobilenet, resnet, resnext, shufflenet, vgg, wrn
+from kdlightning.networks.architecture import Architecture
 
-NAMED: tuple[type[Network], ...] = (
-    LeNet5,
-    LeNet5Half,
-    LeNet5Fifth,
-    LeNet5Classic,
-    LeNet5ClassicHalf,
-    AlexNet,
-    AlexNetHalf,
-    AlexNetQuarter,
-    ResNet8,
-    ResNet20,
-    ResNet32,
-    ResNet56,
-    ResNet110,
-    ResNet116,
-    ResNet8x4,
-    ResNet32x4,
-    ResNet110x2,
-    ResNet18,
-    ResNet34,
-    ResNet50,
-    WRN22x8,
-    WRN28x10,
-    ResNeXt29x4x64d,
-    ResNeXt29x8x64d,
-    ResNeXt50x32x8d,
-    VGG11,
-    VGG13,
-    VGG13BN,
-    VGG16BN,
-    MobileNetV1,
-    MobileNetV2,
-    MobileNetV2Half,
-    ShuffleNetV1,
-    ShuffleNetV2,
-)
+# those of a fixed depth; a family of several depths is no network yet
+NAMED: list[type[Architecture]] = [
+    found
+    for module in (lenet, alexnet, resnet, wrn, resnext, vgg, mobilenet, shufflenet)
+    for found in vars(module).values()
+    if inspect.isclass(found) and issubclass(found, Architecture) and found.__module__ == module.__name__
+    if "depth" not in inspect.signature(found).parameters
+]
 
 
 class Entry(NamedTuple):
@@ -117,8 +70,7 @@ def catalogue() -> list[Entry]:
     entries = []
     for cls in NAMED:
         with torch.device("meta"):
-            # Every named network has defaults for all arguments, unlike the base class.
-            network = cls()  # type: ignore[call-arg]
+            network = cls()
         shape = (network.in_channels, network.image_size, network.image_size)
         entries.append(Entry(cls.__name__, shape, count_parameters(network), count_macs(network, shape)))
     return entries

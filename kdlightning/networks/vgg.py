@@ -1,17 +1,17 @@
 """VGG for small images, with and without batch normalisation."""
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal
+from itertools import chain, pairwise
+from typing import Any, Literal
 
 from torch import nn
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
+from kdlightning.networks.architecture import Architecture
 
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 
 
-class VGG(Network):
+class VGG(Architecture):
     """VGG: five blocks of 3x3 convolutions 64-128-256-512-512, average pooling, hidden layers, classifier.
 
     The papers use two kinds. MEKD: no BN, 2x2 max-pooling after every block, two hidden layers of 512, each
@@ -22,16 +22,11 @@ class VGG(Network):
 
     Args:
         depth: number of weighted layers of the original, 11, 13 or 16.
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels and hidden units.
         batch_norm: batch normalisation after every convolution.
         pools: how many of the five blocks, from the first, end in 2x2 max-pooling.
         hidden: units of the hidden layers, each dropout, linear, ReLU.
         dropout: probability of dropping an input of a hidden layer.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
 
     Raises:
         ValueError: if the depth is unknown or the images are too small for ``pools``.
@@ -40,27 +35,22 @@ class VGG(Network):
     def __init__(
         self,
         depth: Literal[11, 13, 16] = 16,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
         *,
         batch_norm: bool = False,
         pools: int = 5,
         hidden: Sequence[int] = (512, 512),
         dropout: float = 0.5,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
         if depth not in DEPTHS:
             raise ValueError(f"VGG expected depth 11, 13 or 16, got {depth}")
-        if not 0 <= pools <= 5 or image_size >> pools < 1:
-            raise ValueError(f"{pools} poolings do not fit images of {image_size} pixels; at most 5, each halves")
-        widths = [scaled(channels, width) for channels in (64, 128, 256, 512, 512)]
-        units = [widths[-1], *(scaled(count, width) for count in hidden)]
-        super().__init__(num_classes, in_channels, image_size, units[-1], mean=mean, std=std)
+        super().__init__(**options)
+        size = self.image_size
+        if not 0 <= pools <= 5 or size >> pools < 1:
+            raise ValueError(f"{pools} poolings do not fit images of {size} pixels; at most 5, each halves")
+        widths = [self.scaled(channels) for channels in (64, 128, 256, 512, 512)]
         self.body = nn.Sequential()
-        before = in_channels
+        before = self.in_channels
         for block, (channels, convolutions) in enumerate(zip(widths, DEPTHS[depth], strict=True)):
             for _ in range(convolutions):
                 self.body.append(_he_normal(nn.Conv2d(before, channels, 3, padding=1)))
@@ -70,10 +60,9 @@ class VGG(Network):
                 before = channels
             if block < pools:
                 self.body.append(nn.MaxPool2d(2))
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        for inputs, outputs in pairwise(units):
-            self.neck.extend([nn.Dropout(dropout), nn.Linear(inputs, outputs), nn.ReLU(inplace=True)])
-        self.classifier = nn.Linear(units[-1], num_classes)
+        units = [before, *map(self.scaled, hidden)]
+        layers = [[nn.Dropout(dropout), nn.Linear(a, b), nn.ReLU(inplace=True)] for a, b in pairwise(units)]
+        self.end(units[-1], *chain.from_iterable(layers))
 
 
 def _he_normal(convolution: nn.Conv2d) -> nn.Conv2d:
@@ -83,97 +72,23 @@ def _he_normal(convolution: nn.Conv2d) -> nn.Conv2d:
     return convolution
 
 
-class VGG11(VGG):
+class VGG11(VGG, depth=11, batch_norm=False, pools=5, hidden=(512, 512)):
     """`VGG` of depth 11 without BN, MEKD's student: 9.75M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        dropout: float = 0.5,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(11, num_classes, in_channels, image_size, width, dropout=dropout, mean=mean, std=std)
 
-
-class VGG13(VGG):
+class VGG13(VGG, depth=13, batch_norm=False, pools=5, hidden=(512, 512)):
     """`VGG` of depth 13 without BN, MEKD's teacher: 9.94M parameters."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        dropout: float = 0.5,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(13, num_classes, in_channels, image_size, width, dropout=dropout, mean=mean, std=std)
 
-
-class VGG13BN(VGG):
+class VGG13BN(VGG, defaults={"pools": 3}, depth=13, batch_norm=True, hidden=(), dropout=0.0):
     """`VGG` of depth 13 with BN and a single linear layer, KD3's student: 9.42M parameters.
 
     Three poolings up to 32 pixels; pass ``pools=4`` for 64 pixels.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        pools: int = 3,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(
-            13,
-            num_classes,
-            in_channels,
-            image_size,
-            width,
-            batch_norm=True,
-            pools=pools,
-            hidden=(),
-            mean=mean,
-            std=std,
-        )
 
-
-class VGG16BN(VGG):
+class VGG16BN(VGG, defaults={"pools": 3}, depth=16, batch_norm=True, hidden=(), dropout=0.0):
     """`VGG` of depth 16 with BN and a single linear layer, KD3's teacher: 14.73M parameters.
 
     Three poolings up to 32 pixels; pass ``pools=4`` for 64 pixels.
     """
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        pools: int = 3,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(
-            16,
-            num_classes,
-            in_channels,
-            image_size,
-            width,
-            batch_norm=True,
-            pools=pools,
-            hidden=(),
-            mean=mean,
-            std=std,
-        )

@@ -5,9 +5,11 @@
    2023.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
+from kdlightning.networks.architecture import Architecture, stages
 
 
 class PreActivated(nn.Module):
@@ -43,7 +45,7 @@ class PreActivated(nn.Module):
         return total
 
 
-class WideResNet(Network):
+class WideResNet(Architecture):
     """WRN-depth-k [Zagoruyko2016]_: a stem of 16 channels, three stages of 16k, 32k and 64k, no dropout.
 
     The last map, a quarter of the image on a side, is activated. With 10 classes WRN-22-8 has 17.2M parameters and
@@ -52,76 +54,32 @@ class WideResNet(Network):
     Args:
         depth: number of convolutions, the shortcuts' three included, 6n + 4.
         widening: k.
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels, the stem's too.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
 
     Raises:
         ValueError: if the depth is not 6n + 4 or ``widening`` is not positive.
     """
 
-    def __init__(
-        self,
-        depth: int = 28,
-        widening: int = 10,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
+    def __init__(self, depth: int = 28, widening: int = 10, **options: Any) -> None:  # noqa: ANN401
         if depth < 10 or depth % 6 != 4 or widening < 1:
             raise ValueError(
                 "WideResNet expected a depth of 6n + 4 (10, 16, 22, 28, 40, ...) and a positive widening,"
                 f" got {depth} and {widening}"
             )
-        num_features = scaled(64 * widening, width)
-        super().__init__(num_classes, in_channels, image_size, num_features, mean=mean, std=std)
-        before = scaled(16, width)
-        self.body = nn.Sequential(nn.Conv2d(in_channels, before, 3, padding=1, bias=False))
-        for channels, stride in ((16, 1), (32, 2), (64, 2)):
-            after, stage = scaled(channels * widening, width), nn.Sequential()
-            for position in range((depth - 4) // 6):
-                stage.append(PreActivated(before, after, stride if position == 0 else 1))
-                before = after
-            self.body.append(stage)
-        self.body.extend([nn.BatchNorm2d(before), nn.ReLU(inplace=True)])
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(num_features, num_classes)
+        super().__init__(**options)
+        before, widths = self.scaled(16), [self.scaled(channels * widening) for channels in (16, 32, 64)]
+        self.body = nn.Sequential(
+            nn.Conv2d(self.in_channels, before, 3, padding=1, bias=False),
+            *stages(PreActivated, before, widths, [(depth - 4) // 6] * 3),
+            nn.BatchNorm2d(widths[-1]),
+            nn.ReLU(inplace=True),
+        )
+        self.end(widths[-1])
 
 
-class WRN22x8(WideResNet):
+class WRN22x8(WideResNet, depth=22, widening=8):
     """`WideResNet` of depth 22, eight times as wide: 17.2M parameters. Teacher of [Frank2023]_ on CIFAR-10."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(22, 8, num_classes, in_channels, image_size, width, mean=mean, std=std)
 
-
-class WRN28x10(WideResNet):
+class WRN28x10(WideResNet, depth=28, widening=10):
     """`WideResNet` of depth 28, ten times as wide: 36.5M parameters. Teacher of [Frank2023]_ on Tiny ImageNet."""
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
-        *,
-        mean: ChannelValues = None,
-        std: ChannelValues = None,
-    ) -> None:
-        super().__init__(28, 10, num_classes, in_channels, image_size, width, mean=mean, std=std)

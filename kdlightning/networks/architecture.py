@@ -1,0 +1,96 @@
+"""What the published architectures share: options, named sizes, stages, and how they end."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from kdlightning.networks.base import ChannelValues, Network, scaled
+
+
+class Architecture(Network):
+    """A published classifier at any width.
+
+    The constructor of a family takes what is its own and ``**options``, which are these; its signature tells all. A
+    named size is the family with some options fixed, which it does not take, or with other ``defaults``::
+
+        class ResNet8(CIFARResNet, depth=8): ...
+
+    Args:
+        num_classes: number of logits.
+        in_channels: channels of the pixels.
+        image_size: height and width of the images it is meant for; others work.
+        width: multiplier of all channels.
+        mean: channel means to subtract from the pixels; None for no normalisation.
+        std: channel standard deviations to divide by.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        *,
+        mean: ChannelValues = None,
+        std: ChannelValues = None,
+    ) -> None:
+        super().__init__(num_classes, in_channels, image_size, 0, mean=mean, std=std)
+        self.width = width
+
+    def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **fixed: Any) -> None:  # noqa: ANN401
+        """Give the constructor its whole signature: the Hub's mixin records by it, and the command line asks it."""
+        build: Callable[..., None] = cls.__init__
+        own = list(inspect.signature(build).parameters.values())
+        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            taken = {parameter.name for parameter in own}
+            inherited = inspect.signature(super(cls, cls).__init__).parameters.values()
+            own = [*own[:-1], *(parameter for parameter in inherited if parameter.name not in taken)]
+        changed = defaults or {}
+        parameters = [
+            parameter.replace(default=changed.get(parameter.name, parameter.default))
+            for parameter in sorted(own, key=lambda parameter: parameter.kind)  # those by position first
+            if parameter.name not in fixed
+        ]
+        signature = inspect.Signature(parameters, return_annotation=None)
+
+        def __init__(*args: Any, **options: Any) -> None:  # noqa: ANN401, N807
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            build(**given.arguments, **fixed)
+
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
+        cls.__init__ = __init__  # type: ignore[method-assign]
+        super().__init_subclass__()
+
+    def scaled(self, channels: int) -> int:
+        """Number of channels or units at the width multiplier, at least one."""
+        return scaled(channels, self.width)
+
+    def end(self, num_features: int, *hidden: nn.Module) -> None:
+        """Set neck and classifier: mean of the last map, hidden layers, a linear layer that reads ``num_features``."""
+        self.num_features = num_features
+        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden)
+        self.classifier = nn.Linear(num_features, self.num_classes)
+
+
+def stages(
+    block: Callable[[int, int, int], nn.Module], before: int, widths: Sequence[int], depths: Sequence[int]
+) -> nn.Sequential:
+    """Stages of blocks; every stage but the first halves the map.
+
+    Args:
+        block: makes one, of its channels before and after and its stride.
+        before: channels of the input.
+        widths: channels of each stage's output.
+        depths: number of each stage's blocks.
+    """
+    made = nn.Sequential()
+    for index, (after, depth) in enumerate(zip(widths, depths, strict=True)):
+        stage = nn.Sequential()
+        for position in range(depth):
+            stage.append(block(before, after, 2 if index > 0 and position == 0 else 1))
+            before = after
+        made.append(stage)
+    return made
