@@ -3,19 +3,21 @@
 from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageTensorDataset
 from kdlightning.data.characters import RenderedCharactersDataModule
 from kdlightning.data.collected import CollectedDataModule, UnionDataModule
+from kdlightning.data.folders import (
+    CINIC10DataModule,
+    ImageFolderDataModule,
+    ImageNetDataModule,
+    TinyImageNetDataModule,
+)
 from kdlightning.data.generated import GeneratedDataModule, NoiseDataModule, PoolDataModule
 from kdlightning.data.real import (
     CIFAR10DataModule,
     CIFAR100DataModule,
-    CINIC10DataModule,
     DigitsDataModule,
     FashionMNISTDataModule,
     Flowers102DataModule,
-    ImageFolderDataModule,
-    ImageNetDataModule,
     MNISTDataModule,
     SVHNDataModule,
-    TinyImageNetDataModule,
 )
 from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
 from kdlightning.data.shader import ShaderDataModule

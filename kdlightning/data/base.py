@@ -3,9 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning.pytorch as L
 import torch
@@ -21,26 +22,20 @@ _MEMORY = 2**30  # bytes of decoded pixels that are held without being asked to
 _CHUNK = 1000  # images decoded or resized at once: bounds the float copies that resizing makes
 
 
-class ImageTensorDataset(Dataset[Batch]):
-    """Images in memory, served a batch at a time.
+class ImageSet(Dataset[Batch], ABC):
+    """Images of one size, served a batch at a time.
 
     Args:
-        images: uint8 ``(N, C, H, W)``.
         index: source indices ``(N,)``, int64.
         labels: class indices ``(N,)``, int64, or None where they are withheld.
-
-    Raises:
-        ValueError: lengths differ, or the images are not uint8.
     """
 
-    def __init__(self, images: Tensor, index: Tensor, labels: Tensor | None) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-        if len(images) != len(index) or (labels is not None and len(labels) != len(index)):
-            raise ValueError(
-                f"{len(images)} images, {len(index)} indices and {labels if labels is None else len(labels)} labels"
-            )
-        self.images, self.index, self.labels = images, index, labels
+    def __init__(self, index: Tensor, labels: Tensor | None) -> None:
+        self.index, self.labels = index, labels
+
+    @abstractmethod
+    def pixels(self, rows: Tensor) -> Tensor:
+        """uint8 images ``(M, C, H, W)`` at these positions ``(M,)``."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -52,39 +47,74 @@ class ImageTensorDataset(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch:
         """One batch: torch's fetcher calls this with all positions at once."""
         rows = torch.as_tensor(positions)
-        return Batch(self.images[rows], self.index[rows], None if self.labels is None else self.labels[rows])
+        return Batch(self.pixels(rows), self.index[rows], None if self.labels is None else self.labels[rows])
 
-    def withheld(self) -> "ImageTensorDataset":
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)``."""
+        taken = copy(self)
+        taken.index, taken.labels = self.index[rows], None if self.labels is None else self.labels[rows]
+        return taken
+
+    def withheld(self) -> Self:
         """The same images without labels."""
-        return ImageTensorDataset(self.images, self.index, None)
+        bare = copy(self)
+        bare.labels = None
+        return bare
 
 
-class ImageFileDataset(Dataset[Batch]):
+class ImageTensorDataset(ImageSet):
+    """Images in memory.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        index: see :class:`ImageSet`.
+        labels: see :class:`ImageSet`.
+
+    Raises:
+        ValueError: lengths differ, or the images are not uint8.
+    """
+
+    def __init__(self, images: Tensor, index: Tensor, labels: Tensor | None) -> None:
+        super().__init__(index, labels)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if len(images) != len(index) or (labels is not None and len(labels) != len(index)):
+            raise ValueError(
+                f"{len(images)} images, {len(index)} indices and {labels if labels is None else len(labels)} labels"
+            )
+        self.images = images
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Those in memory."""
+        return self.images[rows]
+
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)``."""
+        taken = super().take(rows)
+        taken.images = self.images[rows]
+        return taken
+
+
+class ImageFileDataset(ImageSet):
     """Images that are decoded when they are asked for, in the loader's workers.
 
     Args:
         read: source index to uint8 image ``(C, H, W)``; the same size for all. It travels to worker processes.
-        index: source indices ``(N,)``.
-        labels: class indices ``(N,)``, or None.
+        index: see :class:`ImageSet`.
+        labels: see :class:`ImageSet`.
     """
 
     def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:
-        self.read, self.index, self.labels = read, index, labels
+        super().__init__(index, labels)
+        self.read = read
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> Batch:
-        """A batch of one."""
-        return self.__getitems__([position])
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """One batch, decoded image by image.
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Decoded, image by image.
 
         Raises:
             ValueError: some cannot be decoded; all of the batch are named.
         """
-        rows, images, broken = torch.as_tensor(positions), [], []
+        images, broken = [], []
         for index in self.index[rows].tolist():
             try:
                 images.append(self.read(index))
@@ -92,14 +122,7 @@ class ImageFileDataset(Dataset[Batch]):
                 broken.append(str(error))
         if broken:
             raise ValueError("\n".join(broken))
-        return Batch(torch.stack(images), self.index[rows], None if self.labels is None else self.labels[rows])
-
-    def withheld(self) -> "ImageFileDataset":
-        """The same images without labels."""
-        return ImageFileDataset(self.read, self.index, None)
-
-
-ImageSet = ImageTensorDataset | ImageFileDataset
+        return torch.stack(images)
 
 
 def whole_batch(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list
@@ -216,9 +239,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
                 f"num_samples={wanted} but {self.name} has {len(train)} training images, {number} of them for "
                 f"validation: at most {len(rest)}"
             )
-        self._val = val if val is not None else self._take(train, held_out)
+        self._val = val if val is not None else train.take(held_out)
         self._test = test
-        chosen = self._held(train if wanted == len(train) else self._take(train, rest[:wanted].sort().values))
+        chosen = self._held(train if wanted == len(train) else train.take(rest[:wanted].sort().values))
         self.train_set = chosen.withheld() if self.unlabelled else chosen
         self._ready = True
 
@@ -268,17 +291,15 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def shuffled_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         """Batches in an order that depends on (seed, epoch) alone, also over processes: Lightning sets the epoch."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        world, rank = self._place()
         sampler: DistributedSampler[Batch] = DistributedSampler(
             dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
         )
         # Lightning starts a resumed run's workers before it sets the epoch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        return DataLoader(
-            dataset=dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=whole_batch,
-            num_workers=self.num_workers, persistent_workers=self.num_workers > 0, generator=self._generator(),
-        )  # fmt: skip
+        return self._loader(
+            dataset, batch_size=self.batch_size, sampler=sampler, persistent_workers=self.num_workers > 0
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training images, or those that the ``selector`` chooses."""
@@ -286,13 +307,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def shared_loader(self) -> DataLoader[Batch]:
         """Training images in order, in batches that processes share out: the same batches for any number of them."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        world, rank = self._place()
         batches = torch.arange(len(self.train_set)).split(self.eval_batch_size)[rank::world]
-        return DataLoader(
-            dataset=self.train_set, batch_sampler=[batch.tolist() for batch in batches], collate_fn=whole_batch,
-            num_workers=self.num_workers, generator=self._generator(),
-        )  # fmt: skip
+        return self._loader(self.train_set, batch_sampler=[batch.tolist() for batch in batches])
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, labelled."""
@@ -339,19 +356,26 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if not (math.prod(size) <= _MEMORY if self.in_memory is None else self.in_memory):
             return images
         pixels = torch.empty(size, dtype=torch.uint8)
-        loader = DataLoader(
-            dataset=images, batch_size=_CHUNK, collate_fn=whole_batch, num_workers=self.num_workers,
-            generator=self._generator(),
-        )  # fmt: skip
+        loader = self._loader(images, batch_size=_CHUNK)
         for batch, target in zip(loader, pixels.split(_CHUNK), strict=False):  # no image at all: one empty chunk
             target.copy_(batch.image)
         return ImageTensorDataset(pixels, images.index, images.labels)
 
+    def _place(self) -> tuple[int, int]:
+        """Number of processes, and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
     def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
+        return self._loader(dataset, batch_size=self.eval_batch_size, shuffle=False)
+
+    def _loader(self, dataset: Dataset[Batch], **options: Any) -> DataLoader[Batch]:  # noqa: ANN401 - DataLoader's
         return DataLoader(
-            dataset=dataset, batch_size=self.eval_batch_size, shuffle=False, collate_fn=whole_batch,
-            num_workers=self.num_workers, generator=self._generator(),
-        )  # fmt: skip
+            dataset=dataset,
+            collate_fn=whole_batch,
+            num_workers=self.num_workers,
+            generator=self._generator(),
+            **options,
+        )
 
     def _generator(self) -> torch.Generator:
         """A loader's own, so that starting one leaves the random state of the training alone."""
@@ -364,13 +388,6 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if not 0 <= number < max(length, 1):
             raise ValueError(f"num_val={self.num_val} of {length} training images leaves none to train on")
         return int(number)
-
-    @staticmethod
-    def _take(images: ImageSet, positions: Tensor) -> ImageSet:
-        labels = None if images.labels is None else images.labels[positions]
-        if isinstance(images, ImageTensorDataset):
-            return ImageTensorDataset(images.images[positions], images.index[positions], labels)
-        return ImageFileDataset(images.read, images.index[positions], labels)
 
 
 def tensor_set(images: Tensor, labels: Sequence[int] | Tensor) -> ImageTensorDataset:

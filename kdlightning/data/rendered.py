@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torchvision import datasets
 
 from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, tensor_set
-from kdlightning.data.real import SVHNDataModule, read_path
+from kdlightning.data.decoding import read_path
+from kdlightning.data.real import SVHNDataModule
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
 

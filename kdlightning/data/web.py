@@ -1,11 +1,9 @@
 """Images from the web: any folder, list, zip or tar shards, of any size and quality, unlabelled, decoded once."""
 
 import hashlib
-import io
 import json
 import os
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,17 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.data.base import ImageDataModule, whole_batch
 from kdlightning.data.collected import CollectedDataModule, Collection
+from kdlightning.data.decoding import TARS, Archive, decode
 
-_PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8-bit modes that convert to RGB without a colour profile
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-_BESIDE = (".json", ".txt", ".cls")
+_BESIDE = (".json", ".txt", ".cls")  # labels and captions beside the images of a WebDataset shard
 _CHUNK = 64
 
 
@@ -173,7 +169,7 @@ class _Decoding(Dataset[tuple[str, Tensor | str]]):
 
     def __init__(self, names: Sequence[tuple[str, str]], size: int, channels: int, max_pixels: int) -> None:
         self.names, self.size, self.channels, self.max_pixels = names, size, channels, max_pixels
-        self._open: tuple[str, int, Any] | None = None
+        self._archive: Archive | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -190,57 +186,12 @@ class _Decoding(Dataset[tuple[str, Tensor | str]]):
     def __getitems__(self, positions: list[int]) -> list[tuple[str, Tensor | str]]:
         return [self[position] for position in positions]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
-
     def _read(self, file: str, member: str) -> bytes:
         if not member:
             return Path(file).read_bytes()
-        if self._open is None or self._open[:2] != (file, os.getpid()):  # a worker shares no handle with another
-            zipped = file.lower().endswith(".zip")
-            self._open = (file, os.getpid(), zipfile.ZipFile(file) if zipped else tarfile.open(file))  # noqa: SIM115
-        archive = self._open[2]
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.read(member)
-        stream = archive.extractfile(member)
-        return stream.read() if stream else b""
-
-
-def decode(content: bytes, size: int, channels: int, max_pixels: int) -> Tensor | str:
-    """An image file as uint8 ``(channels, size, size)``, or the reason why it cannot be used.
-
-    The shorter side is scaled to ``size`` (antialiased), the middle of the longer one is taken.
-
-    Args:
-        content: the file's bytes.
-        size: height and width.
-        channels: 3 for colour, 1 for luma.
-        max_pixels: a larger image is ``huge``; nothing of it is decoded.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own, about what is refused below
-            image: Image.Image = Image.open(io.BytesIO(content))
-            if image.width * image.height > max_pixels:
-                return "huge"
-            if getattr(image, "is_animated", False):
-                return "animated"
-            if image.mode == "CMYK":
-                return "CMYK"
-            if image.mode not in _PLAIN:
-                return "16-bit" if image.mode.startswith(("I", "F")) else "not an image"
-            if image.mode in ("LA", "PA", "P", "RGBA"):  # what is transparent becomes white, as on a page
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            pixels = tvf.pil_to_tensor(image.convert("L" if channels == 1 else "RGB"))
-    except UnidentifiedImageError:
-        return "not an image"
-    except Image.DecompressionBombError:
-        return "huge"
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):  # PIL raises each of them for broken files
-        return "broken"
-    square: Tensor = tvf.center_crop(tvf.resize(pixels, [size], antialias=True), [size])
-    return square
+        if self._archive is None or self._archive.path != file:
+            self._archive = Archive(file)
+        return self._archive.read(member)
 
 
 def difference_hash(image: Tensor) -> int:
@@ -270,17 +221,9 @@ def _files(root: Path) -> list[Path]:
 
 def _members(root: Path) -> Iterator[tuple[str, str]]:
     """(file, member) of every image file; the member is empty outside archives."""
-    for file in _files(root):
-        name = str(file)
-        if not name.lower().endswith(_ARCHIVES):
+    for name in map(str, _files(root)):
+        if not name.lower().endswith((".zip", *TARS)):
             yield name, ""
-        elif name.lower().endswith(".zip"):
-            with zipfile.ZipFile(file) as archive:
-                yield from ((name, info.filename) for info in archive.infolist() if not info.is_dir())
-        else:
-            with tarfile.open(file) as shard:
-                # a WebDataset shard has labels and captions beside its images
-                kept = (
-                    info.name for info in shard if info.isfile() and not info.name.endswith((".json", ".txt", ".cls"))
-                )
-                yield from ((name, member) for member in kept)
+            continue
+        beside = _BESIDE if name.lower().endswith(TARS) else ()
+        yield from ((name, member) for member in Archive(name).members() if not member.endswith(("/", *beside)))

@@ -26,7 +26,7 @@ from kdlightning.data import (
     MNISTDataModule,
     SVHNDataModule,
     TinyImageNetDataModule,
-    real,
+    folders,
 )
 
 
@@ -315,8 +315,8 @@ def test_a_folder_and_a_zip_of_it_are_the_same_data(tmp_path):
 def test_only_what_is_drawn_is_read(tmp_path, kind, monkeypatch):
     root = write(tmp_path, kind, members(splits=(("train", 50), ("test", 5))))
     read = []
-    original = real._Files.read
-    monkeypatch.setattr(real._Files, "read", lambda self, name: (read.append(name), original(self, name))[1])
+    original = folders._Files.read
+    monkeypatch.setattr(folders._Files, "read", lambda self, name: (read.append(name), original(self, name))[1])
     data = ready(ImageFolderDataModule(str(root), 8, num_samples=6))
     assert len(read) == 6
     list(data.val_dataloader())
@@ -490,8 +490,8 @@ def test_the_real_mnist_from_a_read_only_folder(shared, tmp_path):
 @pytest.mark.shared
 def test_the_real_cifar10_decodes_the_drawn_images_only(shared, monkeypatch):
     read = []
-    original = real._Files.read
-    monkeypatch.setattr(real._Files, "read", lambda self, name: (read.append(name), original(self, name))[1])
+    original = folders._Files.read
+    monkeypatch.setattr(folders._Files, "read", lambda self, name: (read.append(name), original(self, name))[1])
     data = ready(ImageFolderDataModule(str(shared / "cifar10-jpeg.zip"), 32, num_samples=20, num_val=5))
     assert (data.name, data.source_length, len(data.val_set), len(read)) == ("cifar10-jpeg", 50_000, 5, 25)
     assert data.train_set.images.shape == (20, 3, 32, 32)

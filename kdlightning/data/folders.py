@@ -1,0 +1,177 @@
+"""Any user's folder or zip of class folders, and the data sets that are distributed as one."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet
+from kdlightning.data.decoding import Archive, decode_or_raise
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Any folder of class folders, or a zip of one, such as ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``.
+
+    Images are resized at the short side and cropped at the centre. An image's index is its position among the training
+    images sorted by name; the classes are the folders of the training images, sorted. Only images that are drawn are
+    decoded.
+
+    Args:
+        root: the folder, or a ``.zip`` file (read as it is; one folder around everything is looked through).
+        image_size: height and width.
+        train: folder of the training images below the root.
+        val: of the validation images; None to take them from the training part.
+        test: of the test images; None if there are none.
+        name: of the data set in tables; by default the folder's or the file's.
+        channels: 3 for colour, 1 for grey.
+        in_memory: hold the images as one tensor; None does so up to 1 GiB.
+        options: see :class:`ImageDataModule`; there is no ``download``.
+
+    Raises:
+        FileNotFoundError: the root or the training images do not exist, or, once set up, the others.
+        ValueError: the root is a file but no zip.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int,
+        train: str = "train",
+        val: str | None = None,
+        test: str | None = "test",
+        name: str | None = None,
+        channels: int = 3,
+        in_memory: bool | None = None,
+        **options: Any,  # noqa: ANN401 - the base's
+    ) -> None:
+        super().__init__(root, False, image_size=image_size, **options)
+        self.train, self.held_out = train, {"val": val, "test": test}
+        self.channels, self.in_memory = channels, in_memory
+        self.name = name or self.root.absolute().name.removesuffix(".zip")
+        self.files = _Files(self.root, train)
+        self.class_names = self.files.classes(train)
+        self.num_classes = len(self.class_names)
+
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """List the files; they are decoded when they are wanted.
+
+        Raises:
+            FileNotFoundError: a split has no images.
+            ValueError: a split has a class that the training images lack.
+        """
+        val, test = (self._split(part, folder) if folder else None for part, folder in self.held_out.items())
+        return self._split("train", self.train), val, test
+
+    def _split(self, part: str, folder: str) -> ImageFileDataset:
+        listed = self.files.images(folder, self.class_names)
+        if not listed:
+            raise FileNotFoundError(f"{self.root} has no images under '{folder}'; set {part}: null if there are none")
+        names, labels = zip(*listed, strict=True)
+        read = partial(_read, self.files, names, self.image_size, self.channels)
+        return ImageFileDataset(read, torch.arange(len(names)), torch.tensor(labels))
+
+
+class TinyImageNetDataModule(ImageFolderDataModule):
+    """Tiny ImageNet as it is distributed: ``train/<wnid>/images``, ``val/images`` with ``val_annotations.txt``.
+
+    Its labelled validation images are the test images.
+    """
+
+    def __init__(self, root: str, image_size: int = 64, **options: Any) -> None:  # noqa: ANN401 - the base's
+        super().__init__(root, image_size, "train", None, "val", "tiny-imagenet", **options)
+
+
+class CINIC10DataModule(ImageFolderDataModule):
+    """CINIC-10: ``train``, ``valid`` and ``test``, 90,000 images each, 32 x 32."""
+
+    def __init__(self, root: str, image_size: int = 32, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(root, image_size, "train", "valid", "test", "cinic10", **options)
+
+
+class ImageNetDataModule(ImageFolderDataModule):
+    """ImageNet-1K as class folders under ``train`` and ``val``; the latter are the test images."""
+
+    def __init__(self, root: str, image_size: int = 224, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(root, image_size, "train", None, "val", "imagenet", **options)
+
+
+class _Files:
+    """Names and bytes below a folder, or in a zip file."""
+
+    def __init__(self, root: Path, train: str) -> None:
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist: expected a folder of class folders, or a zip of one")
+        self.root, self.zipped = root, root.is_file()
+        if self.zipped and not zipfile.is_zipfile(root):
+            raise ValueError(f"{root} is a file but no zip: expected a folder of class folders, or a zip of one")
+        self._archive = Archive(root)
+        self.members: list[str] = []
+        self.around = ""
+        if self.zipped:
+            members = [name for name in self._archive.members() if not name.startswith("__MACOSX/")]
+            tops = {name.partition("/")[0] for name in members}
+            self.around = f"{tops.pop()}/" if len(tops) == 1 and train.partition("/")[0] not in tops else ""
+            self.members = sorted(name.removeprefix(self.around) for name in members)
+
+    def classes(self, folder: str) -> list[str]:
+        """Folders below ``folder`` that hold images, sorted: their position is the class index."""
+        if self.zipped:
+            inside = [name.removeprefix(f"{folder}/") for name in self._below(folder)]
+            found = {name.partition("/")[0] for name in inside if "/" in name}
+        else:
+            below = self.root / folder
+            inside = [entry.name for entry in below.iterdir() if entry.is_dir()] if below.is_dir() else []
+            found = {name for name in inside if next(self._walk(f"{folder}/{name}"), None)}
+        if not found:
+            raise FileNotFoundError(f"{self.root} has no class folders with images under '{folder}'")
+        return sorted(found)
+
+    def images(self, folder: str, classes: list[str]) -> list[tuple[str, int]]:
+        """(name, class index) of every image of a split, sorted by name."""
+        position = {name: number for number, name in enumerate(classes)}
+        annotations = f"{folder}/val_annotations.txt"  # Tiny ImageNet's
+        if annotations in self.members or (self.root / annotations).is_file():
+            rows = [line.split("\t") for line in self.read(annotations).decode().splitlines() if line]
+            listed = sorted((f"{folder}/images/{row[0]}", row[1]) for row in rows)
+        else:
+            listed = [(name, name.removeprefix(f"{folder}/").partition("/")[0]) for name in self._below(folder)]
+        unknown = {label for _, label in listed} - set(position)
+        if unknown:
+            raise ValueError(f"{self.root}/{folder} has classes that the training images lack: {sorted(unknown)[:5]}")
+        return [(name, position[label]) for name, label in listed]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            ValueError: it is damaged in the zip.
+        """
+        if not self.zipped:
+            return (self.root / name).read_bytes()
+        try:
+            return self._archive.read(self.around + name)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.root}/{name} is damaged ({error}); repair or remove it") from error
+
+    def _below(self, folder: str) -> list[str]:
+        """Images of a split, sorted."""
+        if not self.zipped:
+            return sorted(self._walk(folder))
+        return [name for name in self.members if name.startswith(f"{folder}/") and name.lower().endswith(_SUFFIXES)]
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        for path, _, files in os.walk(self.root / folder, followlinks=True):
+            below = Path(path).relative_to(self.root).as_posix()
+            yield from (f"{below}/{file}" for file in files if file.lower().endswith(_SUFFIXES))
+
+
+def _read(files: _Files, names: Sequence[str], size: int, channels: int, index: int) -> Tensor:
+    return decode_or_raise(files.read(names[index]), f"{files.root}/{names[index]}", size, channels)
