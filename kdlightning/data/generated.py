@@ -98,19 +98,9 @@ class PoolDataModule(SourcedDataModule):
                 f"{type(self).__name__} trains on answered images: give TeacherAnswers' transfer set as path"
             )
         self.transfer_set = TransferSet(self.path)
-        pixels, index = self.transfer_set.column("image"), self.transfer_set.column("index")
-        shape = (self.source.channels, self.source.image_size, self.source.image_size)
-        if pixels.shape[1:] != shape:
-            raise ValueError(
-                f"{self.path} holds images of shape {tuple(pixels.shape[1:])}, but those of {self.name} are {shape}"
-            )
-        classes = self.transfer_set.manifest.get("num_classes", self.source.num_classes)
-        if classes != self.source.num_classes:
-            raise ValueError(
-                f"{self.path} has answers of {classes} classes, but {self.name} has {self.source.num_classes}"
-            )
-        images = ImageTensorDataset(pixels, index, None)
-        self.answered = AnsweredImages(images, index, self.transfer_set.answers(self.source.num_classes))
+        pixels, index = self.transfer_set.images(self.source), self.transfer_set.column("index")
+        answers = self.transfer_set.answers(self.source.num_classes)
+        self.answered = AnsweredImages(ImageTensorDataset(pixels, index, None), index, answers)
         self.train_set = self.answered
 
     def predict_indices(self) -> Tensor:
@@ -156,23 +146,18 @@ class GeneratedDataModule(PoolDataModule):
     """Images of a trained generator, ``G(z)`` with z drawn from a standard normal distribution.
 
     Args:
-        source: see :class:`PoolDataModule`.
         generator: directory of the saved generator (``network/`` of a ``MEKDGenerator`` run), or the generator; needed
             for ``predict`` only.
-        size: number of images.
-        path: the transfer set with their answers, for ``fit``.
-        seed: owner of the latent vectors.
+        options: see :class:`PoolDataModule`.
     """
 
     def __init__(
         self,
         source: ImageDataModule,
         generator: str | Generator | None = None,
-        size: int = 50_000,
-        path: str | None = None,
-        seed: int = 0,
+        **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__(source, size, path, seed)
+        super().__init__(source, **options)
         self._given = generator
         self._generator: Generator | None = None
 
@@ -223,8 +208,6 @@ class NoiseDataModule(PoolDataModule):
     """Images of noise: the control that every pool has to beat, and where zero-shot synthesis starts.
 
     Args:
-        source: see :class:`PoolDataModule`.
-        size: number of images.
         distribution: of the pixels, clamped to [0, 1]: ``uniform`` over [0, 1]; ``normal`` with mean 0.5 and standard
             deviation 0.25; ``scaled``, s₁ (U + 0.2) + s₂ N with U uniform, N standard normal and s₁, s₂ uniform over
             [0, 1] for every image (the released code of [Wang2021]_); ``smooth``, b + s Z with Z a grid of standard
@@ -232,8 +215,7 @@ class NoiseDataModule(PoolDataModule):
             them takes turns.
         cells: the least and the most cells along a side of ``smooth``'s grid: what a cell is to the image's size, a
             stroke should be to the objects'.
-        path: the transfer set with their answers, for ``fit``.
-        seed: owner of the pixels.
+        options: see :class:`PoolDataModule`.
     """
 
     def __init__(
@@ -241,11 +223,10 @@ class NoiseDataModule(PoolDataModule):
         source: ImageDataModule,
         size: int = 50_000,
         distribution: Distribution | list[Distribution] = "uniform",
-        path: str | None = None,
-        seed: int = 0,
         cells: tuple[int, int] = (6, 10),
+        **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__(source, size, path, seed)
+        super().__init__(source, size, **options)
         if not 1 <= cells[0] <= cells[1]:
             raise ValueError(
                 f"cells: expected two whole numbers, the first at least 1 and not above the second, got {cells}"

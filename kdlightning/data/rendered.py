@@ -50,13 +50,14 @@ class RenderedDataModule(ImageDataModule):
     """
 
     native_size = 32
+    glyphs: ClassVar[str]  # the characters that occur
 
     def __init__(
         self,
-        number: int,
-        channels: int,
-        render_seed: int,
-        image_size: int,
+        number: int = 50_000,
+        channels: int = 3,
+        render_seed: int = 0,
+        image_size: int = 32,
         **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
         super().__init__("", False, image_size=image_size, **options)
@@ -67,6 +68,7 @@ class RenderedDataModule(ImageDataModule):
         if channels not in (1, 3):
             raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
         self.number, self.channels, self.render_seed = number, channels, render_seed
+        self.class_names = list(self.glyphs)
         if render_seed:  # other images: a transfer set tells sources apart by name, length and size
             self.name = f"{self.name}-{render_seed}"
 
@@ -75,25 +77,22 @@ class RenderedDataModule(ImageDataModule):
         made = {"channels": self.channels, "render_seed": self.render_seed, "fonts": len(digit_fonts())}
         return {**super().identity(), **made}
 
-    def render(
-        self, number: int, draw: Callable[[np.random.Generator], Tensor], *part: int, glyphs: str
-    ) -> tuple[Tensor, Tensor]:
-        """Images uint8 ``(N, channels, image_size, image_size)`` of ``glyphs``, and which one each shows ``(N,)``.
+    def render(self, number: int, draw: Callable[[np.random.Generator], Tensor], *part: int) -> ImageSet:
+        """N images, labelled with which glyph they show.
 
         Args:
             number: N.
             draw: which glyphs a block of images shows.
             part: tells sets of one seed apart.
-            glyphs: the characters that occur.
         """
         images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         shown = []
         for block, target in enumerate(images.split(BLOCK)):
             rng = np.random.default_rng([self.render_seed, *part, block])
             which = draw(rng)
-            target.copy_(render_glyphs(rng, which, self.image_size, self.channels, glyphs)[: len(target)])
+            target.copy_(render_glyphs(rng, which, self.image_size, self.channels, self.glyphs)[: len(target)])
             shown.append(which)
-        return images, torch.cat(shown)[:number]
+        return tensor_set(images, torch.cat(shown)[:number])
 
 
 class RenderedDigitsDataModule(RenderedDataModule):
@@ -106,29 +105,16 @@ class RenderedDigitsDataModule(RenderedDataModule):
     from seeds of their own. Other releases of matplotlib, Pillow, numpy or torch can change pixels.
 
     Args:
-        number: training images, validation included.
         num_test: official test images.
-        channels: 3 for colour, 1 for the luma of the same images.
-        render_seed: owner of the images; ``seed`` owns split and order.
-        image_size: height and width; images are rendered at that size.
-        options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
 
     Raises:
-        ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
+        ValueError: also fewer than one test image.
     """
 
-    name, num_classes = "rendered-digits", 10
+    name, num_classes, glyphs = "rendered-digits", 10, DIGITS
 
-    def __init__(
-        self,
-        number: int = 50_000,
-        num_test: int = 10_000,
-        channels: int = 3,
-        render_seed: int = 0,
-        image_size: int = 32,
-        **options: Any,  # noqa: ANN401 - the base's
-    ) -> None:
-        super().__init__(number, channels, render_seed, image_size, **options)
+    def __init__(self, number: int = 50_000, num_test: int = 10_000, **options: Any) -> None:  # noqa: ANN401 - the base's
+        super().__init__(number, **options)
         if num_test < 1:
             raise ValueError(f"num_test: expected at least 1, got {num_test}")
         self.num_test = num_test
@@ -138,7 +124,7 @@ class RenderedDigitsDataModule(RenderedDataModule):
         return self._part(self.number, 0), None, self._part(self.num_test, 1)
 
     def _part(self, number: int, part: int) -> ImageSet:
-        return tensor_set(*self.render(number, lambda _: torch.arange(BLOCK) % 10, part, glyphs=DIGITS))
+        return self.render(number, lambda _: torch.arange(BLOCK) % 10, part)
 
 
 class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types

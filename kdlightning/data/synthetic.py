@@ -69,13 +69,7 @@ class SyntheticDataModule(StandInDataModule):
         unlabelled: withhold the labels.
     """
 
-    def __init__(
-        self,
-        source: ImageDataModule,
-        path: str,
-        column: str = "image",
-        unlabelled: bool = False,
-    ) -> None:
+    def __init__(self, source: ImageDataModule, path: str, column: str = "image", unlabelled: bool = False) -> None:
         super().__init__(source, unlabelled=unlabelled)
         self.path, self.column = path, column
 
@@ -99,15 +93,7 @@ class SyntheticDataModule(StandInDataModule):
             ValueError: its images have another shape than the source's, or it is of another number of classes.
         """
         made = self.transfer_set
-        images, label = made.column(self.column), made.columns.get("label")
-        shape = (self.channels, self.image_size, self.image_size)
-        if images.shape[1:] != shape:
-            raise ValueError(
-                f"{self.path} holds images of shape {tuple(images.shape[1:])}, but those of {self.name} are {shape}"
-            )
-        classes = made.manifest.get("num_classes", self.num_classes)
-        if classes != self.num_classes:
-            raise ValueError(f"{self.path} is of {classes} classes, but {self.name} has {self.num_classes}")
+        images, label = made.images(self, self.column), made.columns.get("label")
         self.source.setup()
         self.class_names = list(self.source.class_names)
         everything = ImageTensorDataset(images, torch.arange(len(images)), label)

@@ -160,6 +160,27 @@ class TransferSet:
             raise KeyError(f"{self.path} has no column {name!r}, only {sorted(self.columns)}")
         return self.columns[name]
 
+    def images(self, data: Any, column: str = "image") -> Tensor:  # noqa: ANN401 - any of the package's datamodules
+        """A column of images ``(M, C, H, W)``, uint8, that were made for a task.
+
+        Args:
+            data: the task's datamodule: ``channels``, ``image_size``, ``num_classes`` and ``name``.
+            column: which images.
+
+        Raises:
+            KeyError: no such column.
+            ValueError: the images have another shape than the task's, or the answers another number of classes.
+        """
+        images, shape = self.column(column), (data.channels, data.image_size, data.image_size)
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"{self.path} holds images of shape {tuple(images.shape[1:])}, but those of {data.name} are {shape}"
+            )
+        classes = self.manifest.get("num_classes", data.num_classes)
+        if classes != data.num_classes:
+            raise ValueError(f"{self.path} has answers of {classes} classes, but {data.name} has {data.num_classes}")
+        return images
+
     def answers(self, num_classes: int, column: str | None = None) -> Tensor:
         """What a student learns from: a column as rows ``(M, K)``.
 
@@ -288,10 +309,8 @@ class TransferSetDataModule(SourcedDataModule):
             )
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
-        answers, index = (
-            self.transfer_set.answers(self.source.num_classes, self.column),
-            self.transfer_set.column("index"),
-        )
+        index = self.transfer_set.column("index")
+        answers = self.transfer_set.answers(self.source.num_classes, self.column)
         if self.per_class is not None:
             label = self.transfer_set.column("label")
             firsts = [torch.nonzero(label == k).squeeze(1)[: self.per_class] for k in label.unique().tolist()]

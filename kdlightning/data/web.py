@@ -48,12 +48,11 @@ class WebDataModule(CollectedDataModule):
         root: a folder (all files below it, archives among them), a zip, a tar (also WebDataset's shards), or a text
             file with a path in every line.
         cache: where the decoded arrays go.
-        fraction: share of the usable images, drawn by the source's seed; a larger share has the smaller one's images.
         max_unusable: share of files that may be unusable before that is an error.
         max_pixels: images of more pixels are not decoded.
         unique: drop images whose 8 x 9 brightness differences all point the same way as an earlier image's (a
             difference hash of 64 bits): copies, rescaled copies and re-encoded ones.
-        num_workers: processes that decode.
+        options: ``fraction`` of the usable images and ``num_workers``, see :class:`CollectedDataModule`.
 
     Raises:
         FileNotFoundError: nothing at ``root``.
@@ -65,13 +64,12 @@ class WebDataModule(CollectedDataModule):
         source: ImageDataModule,
         root: str,
         cache: str = "cache",
-        fraction: float = 1.0,
         max_unusable: float = 0.5,
         max_pixels: int = 50_000_000,
         unique: bool = False,
-        num_workers: int = 0,
+        **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__(source, fraction, root, num_workers)
+        super().__init__(source, root=root, **options)
         if not 0 <= max_unusable <= 1:
             raise ValueError(f"max_unusable: expected a share from 0 to 1, got {max_unusable}")
         if not self.root.exists():

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 import torchvision
@@ -14,18 +14,7 @@ from kdlightning.networks.base import ChannelValues, Network
 
 
 class _External(Network):
-    """Resizes images to ``input_size`` and repeats a grey channel before it normalises.
-
-    Args:
-        num_classes: number of logits.
-        in_channels: channels of the pixels: 1, or as many as the classifier wants.
-        image_size: height and width of the images it is meant for; others work.
-        num_features: length of the vector that the classifier reads.
-        wanted_channels: channels that the classifier inside wants.
-        input_size: height and width that it wants; None to pass images on as they are.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
-    """
+    """Resizes images to ``input_size``, repeats a grey channel to ``wanted_channels``, then normalises."""
 
     def __init__(
         self,
@@ -71,7 +60,39 @@ class _External(Network):
             config.update({name: value for name, value in init_args.items() if name in config})
 
 
-class TimmNetwork(_External):
+class _Wrapper(_External):
+    """The features are those of a classifier that follows timm's convention."""
+
+    inner: ClassVar[str]  # the attribute that holds it
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1] → the classifier's features: a map, or tokens ``(N, L, F)``."""
+        features: Tensor = self._method("forward_features")(self.preprocess(x))
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features → logits ``(N, K)``, or the vector ``(N, num_features)`` before the classifier's last layer."""
+        output: Tensor = self._method("forward_head")(features, pre_logits=pre_logits)
+        return output
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""
+        classifier: nn.Module = self._method("get_classifier")()
+        return classifier
+
+    def _method(self, name: str) -> Any:  # noqa: ANN401  (a method of a foreign module)
+        inner = getattr(self, self.inner)
+        method = getattr(inner, name, None)
+        if method is None:
+            raise TypeError(
+                f"{type(inner).__name__} has no {name}; methods that read features need"
+                " forward_features(x), forward_head(features, pre_logits=False) and get_classifier(),"
+                " as timm's networks have them; a torchvision network gets them from TorchvisionNetwork"
+            )
+        return method
+
+
+class TimmNetwork(_Wrapper):
     """A classifier of timm (``pip install 'kdlightning[timm]'``) with its own normalisation and input size.
 
     Args:
@@ -89,6 +110,8 @@ class TimmNetwork(_External):
         ImportError: if timm is not installed.
         ValueError: if ``in_channels`` is neither 1 nor what the model takes.
     """
+
+    inner = "model"
 
     def __init__(
         self,
@@ -108,33 +131,12 @@ class TimmNetwork(_External):
         own = model.pretrained_cfg
         input_size = input_size or arguments.get("img_size") or own["input_size"][-1]
         mean, std = list(mean or own["mean"]), list(std or own["std"])
+        size, channels = image_size or cast(int, input_size), arguments.get("in_chans", 3)
         super().__init__(
-            num_classes,
-            in_channels,
-            image_size or cast(int, input_size),
-            model.head_hidden_size,
-            arguments.get("in_chans", 3),
-            input_size,
-            mean=mean,
-            std=std,
+            num_classes, in_channels, size, model.head_hidden_size, channels, input_size, mean=mean, std=std
         )
         self._remember(pretrained=False, input_size=input_size, mean=mean, std=std)
         self.model = model
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Pixels ``(N, C, H, W)`` in [0, 1] → a feature map ``(N, F, h, w)`` or tokens ``(N, L, F)``."""
-        features: Tensor = self.model.forward_features(self.preprocess(x))
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features → logits ``(N, K)``, or the vector ``(N, num_features)`` before the classifier."""
-        output: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
-        return output
-
-    def get_classifier(self) -> nn.Module:
-        """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""
-        classifier: nn.Module = self.model.get_classifier()
-        return classifier
 
 
 class TorchvisionNetwork(_External):
@@ -187,21 +189,13 @@ class TorchvisionNetwork(_External):
         body, neck, classifier = _split(torchvision.models.get_model(name, weights=weights, **arguments))
         if classifier.out_features != num_classes:
             classifier = nn.Linear(classifier.in_features, num_classes)
-        super().__init__(
-            num_classes,
-            in_channels,
-            image_size or cast(int, input_size),
-            classifier.in_features,
-            3,
-            input_size,
-            mean=mean,
-            std=std,
-        )
+        size = image_size or cast(int, input_size)
+        super().__init__(num_classes, in_channels, size, classifier.in_features, 3, input_size, mean=mean, std=std)
         self._remember(weights=None, input_size=input_size, mean=mean, std=std)
         self.body, self.neck, self.classifier = body, neck, classifier
 
 
-class Adapter(_External):
+class Adapter(_Wrapper):
     """The user's own classifier: normalised images in, logits out.
 
     ``forward_features`` and ``forward_head`` are the classifier's own, by timm's convention; without them it
@@ -224,6 +218,8 @@ class Adapter(_External):
         image_size: height and width of the images it is meant for; default ``size``, or 32.
     """
 
+    inner = "network"
+
     def __init__(
         self,
         network: nn.Module,
@@ -235,47 +231,14 @@ class Adapter(_External):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        super().__init__(
-            num_classes,
-            in_channels,
-            image_size or size or 32,
-            _num_features(network),
-            in_channels,
-            size,
-            mean=mean,
-            std=std,
-        )
+        own, features = image_size or size or 32, _num_features(network)
+        super().__init__(num_classes, in_channels, own, features, in_channels, size, mean=mean, std=std)
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""
         logits: Tensor = self.network(self.preprocess(x))
         return logits
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Pixels ``(N, C, H, W)`` in [0, 1] → the classifier's features."""
-        features: Tensor = self._method("forward_features")(self.preprocess(x))
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features → logits ``(N, K)``, or the vector before the classifier."""
-        output: Tensor = self._method("forward_head")(features, pre_logits=pre_logits)
-        return output
-
-    def get_classifier(self) -> nn.Module:
-        """The classifier's last layer."""
-        classifier: nn.Module = self._method("get_classifier")()
-        return classifier
-
-    def _method(self, name: str) -> Any:  # noqa: ANN401  (a method of a foreign module)
-        method = getattr(self.network, name, None)
-        if method is None:
-            raise TypeError(
-                f"{type(self.network).__name__} has no {name}; methods that read features need"
-                " forward_features(x), forward_head(features, pre_logits=False) and get_classifier(),"
-                " as timm's networks have them; a torchvision network gets them from TorchvisionNetwork"
-            )
-        return method
 
 
 def _num_features(network: nn.Module) -> int:

@@ -23,8 +23,8 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
     Args:
         latent_dim: Z; for MEKD the number of classes.
-        channels: C.
-        image_size: H = W, a multiple of 4.
+        channels: of the images, C.
+        image_size: H = W: 28, 32, 64, any multiple of 4.
 
     Raises:
         ValueError: an image size that is not a positive multiple of 4.
@@ -58,8 +58,8 @@ class Critic(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
     A subclass sets ``body`` (pixels to features) and ``head`` (features to one number).
 
     Args:
-        channels: C.
-        image_size: H = W, a multiple of 4.
+        channels: of the images, C.
+        image_size: H = W: 28, 32, 64, any multiple of 4.
 
     Raises:
         ValueError: an image size that is not a positive multiple of 4.
@@ -85,9 +85,6 @@ class DCGANGenerator(Generator):
     312,705 parameters for 10 classes, 32 pixels and one channel.
 
     Args:
-        latent_dim: number of classes.
-        channels: of the images.
-        image_size: 28, 32, 64: any multiple of 4.
         width: channels of the first map, the paper's 128.
     """
 
@@ -116,9 +113,6 @@ class TransposedGenerator(Generator):
     """A DCGAN generator by transposed convolutions, as in [Radford2016]_: a fraction of `DCGANGenerator`'s work.
 
     Args:
-        latent_dim: number of classes.
-        channels: of the images.
-        image_size: 28, 32, 64: any multiple of 4.
         width: channels of the first map.
     """
 
@@ -145,8 +139,6 @@ class DCGANCritic(Critic):
     98,113 parameters for 32 pixels and one channel.
 
     Args:
-        channels: of the images.
-        image_size: 28, 32, 64: any multiple of 4.
         width: channels of the first map, doubled three times.
         dropout: share of maps that are dropped.
     """
@@ -170,10 +162,6 @@ class InfoGANCritic(DCGANCritic):
 
     Args:
         latent_dim: length of the latent vectors.
-        channels: of the images.
-        image_size: 28, 32, 64: any multiple of 4.
-        width: see `DCGANCritic`.
-        dropout: see `DCGANCritic`.
     """
 
     def __init__(
@@ -189,13 +177,7 @@ class InfoGANCritic(DCGANCritic):
 
 
 class WGANGPGenerator(Generator):
-    """A fully connected generator, 128-256-512-1024: the likeliest reading of the arXiv version's WGAN-GP for MNIST.
-
-    Args:
-        latent_dim: number of classes.
-        channels: of the images.
-        image_size: any multiple of 4.
-    """
+    """A fully connected generator, 128-256-512-1024: the likeliest reading of the arXiv version's WGAN-GP for MNIST."""
 
     def __init__(self, latent_dim: int = 10, channels: int = 1, image_size: int = 28) -> None:
         super().__init__(latent_dim, channels, image_size)
@@ -206,12 +188,7 @@ class WGANGPGenerator(Generator):
 
 
 class WGANGPCritic(Critic):
-    """A fully connected critic without batch normalisation, 512-256, for the gradient penalty of [Gulrajani2017]_.
-
-    Args:
-        channels: of the images.
-        image_size: any multiple of 4.
-    """
+    """A fully connected critic without batch normalisation, 512-256, for the gradient penalty of [Gulrajani2017]_."""
 
     def __init__(self, channels: int = 1, image_size: int = 28) -> None:
         super().__init__(channels, image_size)
