@@ -8,7 +8,8 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from kdlightning.data.base import ImageDataModule, tensor_set
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.sets import tensor_set
 
 
 class Linear(nn.Module):

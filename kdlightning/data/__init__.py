@@ -1,6 +1,6 @@
 """Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
 
-from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.characters import RenderedCharactersDataModule
 from kdlightning.data.collected import CollectedDataModule, UnionDataModule
 from kdlightning.data.folders import (
@@ -20,6 +20,7 @@ from kdlightning.data.real import (
     SVHNDataModule,
 )
 from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
+from kdlightning.data.sets import ImageFileDataset, ImageTensorDataset
 from kdlightning.data.shader import ShaderDataModule
 from kdlightning.data.synthetic import NoImagesDataModule, SyntheticDataModule
 from kdlightning.data.transferset import TransferSet, TransferSetDataModule, TransferSetWriter

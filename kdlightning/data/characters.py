@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlightning.data.base import ImageSet
 from kdlightning.data.rendered import BLOCK, DIGITS, RenderedDataModule
+from kdlightning.data.sets import ImageSet
 
 SYMBOLS = "!?#$%&@()[]/+=*<>"
 CHARACTERS = DIGITS + string.ascii_letters + SYMBOLS

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.sets import ImageSet, ImageTensorDataset
 
 
 class Collection(NamedTuple):

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.decoding import Archive, decode_or_raise
+from kdlightning.data.sets import ImageFileDataset, ImageSet
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from kdlightning.data.base import ImageDataModule, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torchvision import datasets
 
-from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, tensor_set
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.decoding import read_path
+from kdlightning.data.sets import ImageFileDataset, ImageSet, tensor_set
 
 
 class DigitsDataModule(ImageDataModule):
@@ -48,6 +49,7 @@ class _TorchvisionDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download on one process, if asked to."""
+        super().prepare_data()
         if self.download:
             for split in self.splits:
                 type(self).reader(root=str(self.root), download=True, **split, **self.reader_options)

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import datasets
 
-from kdlightning.data.base import ImageDataModule, ImageFileDataset, ImageSet, tensor_set
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.decoding import read_path
 from kdlightning.data.real import SVHNDataModule
+from kdlightning.data.sets import ImageFileDataset, ImageSet, tensor_set
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
 
@@ -147,17 +148,9 @@ class SynDigitsDataModule(SVHNDataModule):
         ValueError: once set up, a file is damaged or of another format.
     """
 
-    name = "syn-digits"
+    name, downloadable = "syn-digits", False
     reader = _SynDigits
     files = "synth_train_32x32.mat and synth_test_32x32.mat"
-
-    def prepare_data(self) -> None:
-        """Refuse to download.
-
-        Raises:
-            ValueError: asked to.
-        """
-        _refuse_download(self)
 
     def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
         paths = [root / str(name) for _, name, _ in _SynDigits.split_list.values()]
@@ -183,14 +176,7 @@ class MNISTMDataModule(ImageDataModule):
     """
 
     name, num_classes, channels, native_size = "mnist-m", 10, 3, 32
-
-    def prepare_data(self) -> None:
-        """Refuse to download.
-
-        Raises:
-            ValueError: asked to.
-        """
-        _refuse_download(self)
+    downloadable = False
 
     def load(self) -> tuple[ImageSet, None, ImageSet]:
         """Read the lists; images are decoded when they are wanted.
@@ -213,11 +199,6 @@ class MNISTMDataModule(ImageDataModule):
         paths = [folder / name for name, _ in rows]
         labels = torch.tensor([int(label) for _, label in rows])
         return ImageFileDataset(partial(read_path, paths, self.image_size), torch.arange(len(paths)), labels)
-
-
-def _refuse_download(data: ImageDataModule) -> None:
-    if data.download:
-        raise ValueError(f"{data.name} cannot be downloaded: put its files into '{data.root}', set download: false")
 
 
 @lru_cache

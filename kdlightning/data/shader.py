@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from kdlightning import shaders
-from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import CollectedDataModule, Collection
+from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.shaders import OpenGLRenderer, Program, ShaderError, program_files, render_file
 from kdlightning.shaders.program import quantised
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from kdlightning.data.base import ImageDataModule, ImageSet, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import StandInDataModule
+from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.data.transferset import TransferSet
 from kdlightning.types import Answers
 

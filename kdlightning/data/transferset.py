@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from kdlightning.data.base import ImageDataModule, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule
+from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.types import Batch
 
 SCHEMA = 1

@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 
-from kdlightning.data.base import ImageDataModule, whole_batch
+from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import CollectedDataModule, Collection
 from kdlightning.data.decoding import TARS, Archive, decode
+from kdlightning.data.sets import whole_batch
 
 _BESIDE = (".json", ".txt", ".cls")  # labels and captions beside the images of a WebDataset shard
 _CHUNK = 64
@@ -101,10 +103,7 @@ class WebDataModule(CollectedDataModule):
 
     def reasons(self) -> dict[str, int]:
         """How many files were skipped, by reason; after :meth:`setup`."""
-        counts: dict[str, int] = {}
-        for one in self.unusable:
-            counts[one.reason] = counts.get(one.reason, 0) + 1
-        return counts
+        return dict(Counter(one.reason for one in self.unusable))
 
     def _key(self) -> str:
         """SHA-256 of the files' names, sizes and times, and of what decoding depends on."""

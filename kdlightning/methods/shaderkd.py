@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from kdlightning.data.base import ImageSet
+from kdlightning.data.sets import ImageSet
 from kdlightning.functional.adversarial import border_attack, deeper_attack
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.functional.selection import assign_targets

@@ -44,13 +44,7 @@ class MobileNetV1(Architecture):
 class InvertedResidual(nn.Module):
     """Widening 1x1, depthwise 3x3 and narrowing 1x1 convolution, Sec. 3.3 of [Sandler2018]_; the last without ReLU.
 
-    The input is added where the shape stays.
-
-    Args:
-        before: channels of the input.
-        after: channels of the output.
-        stride: stride of the depthwise convolution.
-        expansion: channels between as a multiple of ``before``.
+    The input is added where the shape stays. ``expansion``: channels between as a multiple of ``before``.
     """
 
     def __init__(self, before: int, after: int, stride: int, expansion: int) -> None:

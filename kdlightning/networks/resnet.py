@@ -16,14 +16,7 @@ from kdlightning.networks.architecture import Architecture, stages
 
 
 class Residual(nn.Module):
-    """``relu(block(x) + shortcut(x))``; the shortcut is a 1x1 convolution with BN where the shape changes.
-
-    Args:
-        block: convolutions with BN and ReLU, the last without activation.
-        before: channels of the input.
-        after: channels of the output.
-        stride: stride of the whole block.
-    """
+    """``relu(block(x) + shortcut(x))``; the shortcut is a 1x1 convolution with BN where the shape changes."""
 
     def __init__(self, block: list[nn.Module], before: int, after: int, stride: int) -> None:
         super().__init__()

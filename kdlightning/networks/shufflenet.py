@@ -30,13 +30,8 @@ class GroupedUnit(nn.Module):
     """Unit of ShuffleNet-V1, Fig. 2 of [Zhang2018]_.
 
     ``relu(block(x) + x)``, with stride 2 ``relu([block(x), pool(x)])``. The block is a narrowing 1x1 convolution in
-    groups, a shuffle of the groups, a depthwise 3x3 and a widening 1x1 convolution in groups.
-
-    Args:
-        before: channels of the input.
-        after: channels of the output, a multiple of 3; more than ``before`` with stride 2, else as many.
-        stride: 1, or 2 to halve the map.
-        groups: groups of the first convolution.
+    groups, a shuffle of the groups, a depthwise 3x3 and a widening 1x1 convolution in groups. ``after`` is a multiple
+    of 3, with stride 2 more than ``before``, else as many.
     """
 
     def __init__(self, before: int, after: int, stride: int, groups: int) -> None:
@@ -61,12 +56,8 @@ class SplitUnit(nn.Module):
     """Unit of ShuffleNet-V2, Figs. 3c and 3d of [Ma2018]_: two branches, joined and shuffled.
 
     With stride 1 one half of the channels passes and the other goes through the block (1x1, depthwise 3x3, 1x1); with
-    stride 2 both branches read all channels, and the first is a depthwise 3x3 and a 1x1 convolution.
-
-    Args:
-        before: channels of the input.
-        after: channels of the output, even; with stride 1 as many as ``before``.
-        stride: 1, or 2 to halve the map.
+    stride 2 both branches read all channels, and the first is a depthwise 3x3 and a 1x1 convolution. ``after`` is even,
+    with stride 1 as many as ``before``.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:

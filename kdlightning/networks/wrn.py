@@ -17,11 +17,6 @@ class PreActivated(nn.Module):
 
     The shortcut takes the input as it is; where the shape changes, a 1x1 convolution of the activated input, without BN
     (so the authors' code).
-
-    Args:
-        before: channels of the input.
-        after: channels of the output.
-        stride: stride of the first convolution.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:

@@ -13,7 +13,7 @@ from kd3 import main
 from PIL import Image
 
 from kdlightning.data import UnionDataModule
-from kdlightning.data.base import tensor_set
+from kdlightning.data.sets import tensor_set
 from kdlightning.functional.selection import student_share
 from kdlightning.methods import KD3
 from kdlightning.networks import LeNet5, SharedClassifierNetwork, save_network

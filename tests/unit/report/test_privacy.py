@@ -9,7 +9,7 @@ from torch import nn
 from kdlightning.callbacks import PoolPrivacy
 from kdlightning.callbacks.privacy import compare, nearest
 from kdlightning.data import GeneratedDataModule, TransferSet
-from kdlightning.data.base import tensor_set
+from kdlightning.data.sets import tensor_set
 from kdlightning.methods import TeacherAnswers
 from kdlightning.networks import LeNet5
 from kdlightning.networks.gan import Generator

@@ -1,0 +1,125 @@
+"""Sets of images that are served a batch at a time, from memory or from files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdlightning.types import Batch
+
+
+class ImageSet(Dataset[Batch], ABC):
+    """Images of one size, served a batch at a time.
+
+    Args:
+        index: source indices ``(N,)``, int64.
+        labels: class indices ``(N,)``, int64, or None where they are withheld.
+    """
+
+    def __init__(self, index: Tensor, labels: Tensor | None) -> None:
+        self.index, self.labels = index, labels
+
+    @abstractmethod
+    def pixels(self, rows: Tensor) -> Tensor:
+        """uint8 images ``(M, C, H, W)`` at these positions ``(M,)``."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """One batch: torch's fetcher calls this with all positions at once."""
+        rows = torch.as_tensor(positions)
+        return Batch(self.pixels(rows), self.index[rows], None if self.labels is None else self.labels[rows])
+
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)``."""
+        taken = copy(self)
+        taken.index, taken.labels = self.index[rows], None if self.labels is None else self.labels[rows]
+        return taken
+
+    def withheld(self) -> Self:
+        """The same images without labels."""
+        bare = copy(self)
+        bare.labels = None
+        return bare
+
+
+class ImageTensorDataset(ImageSet):
+    """Images in memory.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        index: see :class:`ImageSet`.
+        labels: see :class:`ImageSet`.
+
+    Raises:
+        ValueError: lengths differ, or the images are not uint8.
+    """
+
+    def __init__(self, images: Tensor, index: Tensor, labels: Tensor | None) -> None:
+        super().__init__(index, labels)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if len(images) != len(index) or (labels is not None and len(labels) != len(index)):
+            raise ValueError(
+                f"{len(images)} images, {len(index)} indices and {labels if labels is None else len(labels)} labels"
+            )
+        self.images = images
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Those in memory."""
+        return self.images[rows]
+
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)``."""
+        taken = super().take(rows)
+        taken.images = self.images[rows]
+        return taken
+
+
+class ImageFileDataset(ImageSet):
+    """Images that are decoded when they are asked for, in the loader's workers.
+
+    Args:
+        read: source index to uint8 image ``(C, H, W)``; the same size for all. It travels to worker processes.
+        index: see :class:`ImageSet`.
+        labels: see :class:`ImageSet`.
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:
+        super().__init__(index, labels)
+        self.read = read
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Decoded, image by image.
+
+        Raises:
+            ValueError: some cannot be decoded; all of the batch are named.
+        """
+        images, broken = [], []
+        for index in self.index[rows].tolist():
+            try:
+                images.append(self.read(index))
+            except ValueError as error:
+                broken.append(str(error))
+        if broken:
+            raise ValueError("\n".join(broken))
+        return torch.stack(images)
+
+
+def whole_batch(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list
+    """What a dataset with ``__getitems__`` has made is a batch already."""
+    return batch
+
+
+def tensor_set(images: Tensor, labels: Sequence[int] | Tensor) -> ImageTensorDataset:
+    """Images in source order with their labels."""
+    return ImageTensorDataset(images, torch.arange(len(images)), torch.as_tensor(labels).long())
