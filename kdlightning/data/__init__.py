@@ -1,7 +1,6 @@
 """Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.data.characters import RenderedCharactersDataModule
 from kdlightning.data.collected import CollectedDataModule, UnionDataModule
 from kdlightning.data.folders import (
     CINIC10DataModule,
@@ -17,9 +16,11 @@ from kdlightning.data.real import (
     FashionMNISTDataModule,
     Flowers102DataModule,
     MNISTDataModule,
+    MNISTMDataModule,
     SVHNDataModule,
+    SynDigitsDataModule,
 )
-from kdlightning.data.rendered import MNISTMDataModule, RenderedDigitsDataModule, SynDigitsDataModule
+from kdlightning.data.rendered import RenderedCharactersDataModule, RenderedDigitsDataModule
 from kdlightning.data.sets import ImageFileDataset, ImageTensorDataset
 from kdlightning.data.shader import ShaderDataModule
 from kdlightning.data.synthetic import NoImagesDataModule, SyntheticDataModule

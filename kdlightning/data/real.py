@@ -1,4 +1,8 @@
-"""Named sets of real images: the embedded digits, and what torchvision reads."""
+"""Named sets of real images: the embedded digits, what torchvision reads, Syn. Digits and MNIST-M.
+
+.. [Ganin2016] Y. Ganin, E. Ustinova, H. Ajakan, P. Germain, H. Larochelle, F. Laviolette, M. Marchand, V. Lempitsky.
+   Domain-Adversarial Training of Neural Networks. JMLR 17(59), 2016.
+"""
 
 import gzip
 import os
@@ -176,6 +180,79 @@ class Flowers102DataModule(_TorchvisionDataModule):
         paths, labels = zip(*(data[position] for position in range(len(data))), strict=True)
         read = partial(read_path, paths, self.image_size)
         return ImageFileDataset(read, torch.arange(len(paths)), torch.tensor(labels))
+
+
+class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types
+    """Same format as SVHN; no checksums are published."""
+
+    split_list: ClassVar[dict[str, list[str | None]]] = {
+        "train": [None, "synth_train_32x32.mat", None],
+        "test": [None, "synth_test_32x32.mat", None],
+    }
+
+
+class SynDigitsDataModule(SVHNDataModule):
+    """Syn. Digits [Ganin2016]_: about 480,000 + 9,500 colour digits in computer fonts, 32 x 32.
+
+    The two files of ``SynthDigits.zip``, MATLAB 5 files like SVHN's: ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``; a
+    label 10 would be read as 0. Reading them takes some 3 GB of memory.
+
+    Raises:
+        FileNotFoundError: once set up, a file is absent or empty.
+        ValueError: once set up, a file is damaged or of another format.
+    """
+
+    name, downloadable = "syn-digits", False
+    reader = _SynDigits
+    files = "synth_train_32x32.mat and synth_test_32x32.mat"
+
+    def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
+        paths = [root / str(name) for _, name, _ in _SynDigits.split_list.values()]
+        absent = [path.name for path in paths if not path.is_file() or not path.stat().st_size]
+        if absent:
+            raise FileNotFoundError(f"{self.name}: '{root}' lacks {' and '.join(absent)}: unpack SynthDigits.zip there")
+        try:
+            train, test = (self._images(_SynDigits(str(root), split)) for split in _SynDigits.split_list)
+        except (ValueError, KeyError, TypeError, OSError, RuntimeError, zlib.error) as error:
+            raise ValueError(
+                f"{self.name}: {self.files} in '{root}' cannot be read ({error}): expected MATLAB 5 files with uint8 X "
+                "(32, 32, 3, N) and y (N, 1); fetch them again"
+            ) from error
+        return train, None, test
+
+
+class MNISTMDataModule(ImageDataModule):
+    """MNIST-M [Ganin2016]_: some 59,000 + 9,000 MNIST digits blended with photographs, 32 x 32.
+
+    As distributed: below the root the folder ``mnist_m`` with the images ``mnist_m_train/*.png``,
+    ``mnist_m_test/*.png`` and the lists ``mnist_m_train_labels.txt``, ``mnist_m_test_labels.txt`` of lines such as
+    ``00000001.png 0``. An image's index is the number of its line, from 0. Only images that are drawn are decoded.
+    """
+
+    name, num_classes, channels, native_size = "mnist-m", 10, 3, 32
+    downloadable = False
+
+    def load(self) -> tuple[ImageSet, None, ImageSet]:
+        """Read the lists; images are decoded when they are wanted.
+
+        Raises:
+            FileNotFoundError: a list or a folder of images is not there.
+            ValueError: a line of a list is no name and label.
+        """
+        return self._part("train"), None, self._part("test")
+
+    def _part(self, part: str) -> ImageSet:
+        folder, listing = (self.root / f"mnist_m/mnist_m_{part}{suffix}" for suffix in ("", "_labels.txt"))
+        for needed in (listing, folder):
+            if not needed.exists():
+                raise FileNotFoundError(f"{self.name} lacks '{needed}': unpack mnist_m into '{self.root}'")
+        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        wrong = next((row for row in rows if len(row) != 2 or row[1] not in set("0123456789")), None)
+        if wrong or not rows:
+            raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")
+        paths = [folder / name for name, _ in rows]
+        labels = torch.tensor([int(label) for _, label in rows])
+        return ImageFileDataset(partial(read_path, paths, self.image_size), torch.arange(len(paths)), labels)
 
 
 def _may_write(folder: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Digits of other domains than handwriting: rendered in software, Syn. Digits, and MNIST-M.
+"""Digits and other characters rendered in software.
 
-They are for distillation out of domain (Table 6 of [Ma2024]_): a teacher of one domain, local images of another.
+Digits of another domain than handwriting are for distillation out of domain (Table 6 of [Ma2024]_): a teacher of one
+domain, local images of another. All characters are a pool like those from the web, of which few images are digits.
 
 .. [Ganin2016] Y. Ganin, E. Ustinova, H. Ajakan, P. Germain, H. Larochelle, F. Laviolette, M. Marchand, V. Lempitsky.
    Domain-Adversarial Training of Neural Networks. JMLR 17(59), 2016.
@@ -8,9 +9,9 @@ They are for distillation out of domain (Table 6 of [Ma2024]_): a teacher of one
 """
 
 import math
-import zlib
+import string
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,20 +20,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import datasets
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.data.decoding import read_path
-from kdlightning.data.real import SVHNDataModule
-from kdlightning.data.sets import ImageFileDataset, ImageSet, tensor_set
+from kdlightning.data.sets import ImageSet, tensor_set
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
 
-DIGITS = "0123456789"
+DIGITS = string.digits
+CHARACTERS = DIGITS + string.ascii_letters + "!?#$%&@()[]/+=*<>"
 
 BLOCK = 100  # images drawn and rendered at once: seeds are per block, and a block is always rendered whole
 _CONTRAST = 0.35  # least distance of the digit's luma and the background's, before their gradients
 _HEIGHT = 0.75  # of a digit in its square of the atlas
+_SYMBOL_FONTS = ("DejaVuSansDisplay", "DejaVuSerifDisplay", "LastResort", "STIXNonUni", "STIXSiz", "cmex", "cmsy")
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's grey images
 
 
@@ -128,99 +128,33 @@ class RenderedDigitsDataModule(RenderedDataModule):
         return self.render(number, lambda _: torch.arange(BLOCK) % 10, part)
 
 
-class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types
-    """Same format as SVHN; no checksums are published."""
+class RenderedCharactersDataModule(RenderedDataModule):
+    """Digits among letters and symbols, in matplotlib's fonts and in styles that handwriting never has.
 
-    split_list: ClassVar[dict[str, list[str | None]]] = {
-        "train": [None, "synth_train_32x32.mat", None],
-        "test": [None, "synth_test_32x32.mat", None],
-    }
-
-
-class SynDigitsDataModule(SVHNDataModule):
-    """Syn. Digits [Ganin2016]_: about 480,000 + 9,500 colour digits in computer fonts, 32 x 32.
-
-    The two files of ``SynthDigits.zip``, MATLAB 5 files like SVHN's: ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``; a
-    label 10 would be read as 0. Reading them takes some 3 GB of memory.
-
-    Raises:
-        FileNotFoundError: once set up, a file is absent or empty.
-        ValueError: once set up, a file is damaged or of another format.
+    Each image shows one character in its middle, like :class:`RenderedDigitsDataModule`'s: random font, size, place,
+    rotation, shear, grey or colours of either polarity, gradients, shadows, neighbours, outlines, blur and noise. All
+    characters are equally frequent: 10 of 79 are digits, one in eight. Image ``i`` depends on ``render_seed``, the size
+    and ``i``, not on how many there are. There are no test images: it is a pool for :class:`UnionDataModule`.
     """
 
-    name, downloadable = "syn-digits", False
-    reader = _SynDigits
-    files = "synth_train_32x32.mat and synth_test_32x32.mat"
+    name, num_classes, glyphs, default_num_val = "rendered-characters", len(CHARACTERS), CHARACTERS, 0
 
-    def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-        paths = [root / str(name) for _, name, _ in _SynDigits.split_list.values()]
-        absent = [path.name for path in paths if not path.is_file() or not path.stat().st_size]
-        if absent:
-            raise FileNotFoundError(f"{self.name}: '{root}' lacks {' and '.join(absent)}: unpack SynthDigits.zip there")
-        try:
-            train, test = (self._images(_SynDigits(str(root), split)) for split in _SynDigits.split_list)
-        except (ValueError, KeyError, TypeError, OSError, RuntimeError, zlib.error) as error:
-            raise ValueError(
-                f"{self.name}: {self.files} in '{root}' cannot be read ({error}): expected MATLAB 5 files with uint8 X "
-                "(32, 32, 3, N) and y (N, 1); fetch them again"
-            ) from error
-        return train, None, test
+    def load(self) -> tuple[ImageSet, None, None]:
+        """Render: 10,000 images of 28 x 28 take some five seconds of one core."""
 
+        def draw(rng: np.random.Generator) -> Tensor:
+            return torch.from_numpy(rng.integers(len(CHARACTERS), size=BLOCK))
 
-class MNISTMDataModule(ImageDataModule):
-    """MNIST-M [Ganin2016]_: some 59,000 + 9,000 MNIST digits blended with photographs, 32 x 32.
-
-    As distributed: below the root the folder ``mnist_m`` with the images ``mnist_m_train/*.png``,
-    ``mnist_m_test/*.png`` and the lists ``mnist_m_train_labels.txt``, ``mnist_m_test_labels.txt`` of lines such as
-    ``00000001.png 0``. An image's index is the number of its line, from 0. Only images that are drawn are decoded.
-    """
-
-    name, num_classes, channels, native_size = "mnist-m", 10, 3, 32
-    downloadable = False
-
-    def load(self) -> tuple[ImageSet, None, ImageSet]:
-        """Read the lists; images are decoded when they are wanted.
-
-        Raises:
-            FileNotFoundError: a list or a folder of images is not there.
-            ValueError: a line of a list is no name and label.
-        """
-        return self._part("train"), None, self._part("test")
-
-    def _part(self, part: str) -> ImageSet:
-        folder, listing = (self.root / f"mnist_m/mnist_m_{part}{suffix}" for suffix in ("", "_labels.txt"))
-        for needed in (listing, folder):
-            if not needed.exists():
-                raise FileNotFoundError(f"{self.name} lacks '{needed}': unpack mnist_m into '{self.root}'")
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-        wrong = next((row for row in rows if len(row) != 2 or row[1] not in set("0123456789")), None)
-        if wrong or not rows:
-            raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")
-        paths = [folder / name for name, _ in rows]
-        labels = torch.tensor([int(label) for _, label in rows])
-        return ImageFileDataset(partial(read_path, paths, self.image_size), torch.arange(len(paths)), labels)
+        return self.render(self.number, draw), None, None
 
 
 @lru_cache
 def digit_fonts() -> tuple[Path, ...]:
-    """The fonts of matplotlib whose digits are digits.
-
-    Its symbol fonts have none, or other signs in their place: their shapes do not resemble DejaVu Sans's, matplotlib's
-    default. Correlations of shape are above 0.3 for the fonts with digits, italics included, and below 0.1 for others.
-    """
+    """The fonts of matplotlib that have digits; its symbol fonts have none, or other signs in their place."""
     from matplotlib import get_data_path
 
-    folder = Path(get_data_path(), "fonts", "ttf")
-    standard = _shapes(folder / "DejaVuSans.ttf")
-    fonts = sorted(folder.glob("*.ttf"))
-    return tuple(font for font in fonts if (_shapes(font) * standard).sum(1).mean() > 0.2)
-
-
-def _shapes(font: Path) -> Tensor:
-    """The ten digits stretched to 24 x 24, centred and of norm 1 ``(10, 576)``; 0 where nothing is drawn."""
-    boxes = (draw_glyph(font, digit, 64) for digit in DIGITS)
-    shapes = torch.stack([torch.from_numpy(np.asarray(box.resize((24, 24)), np.float32)).flatten() for box in boxes])
-    return F.normalize(shapes - shapes.mean(1, keepdim=True), dim=1)
+    fonts = sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf"))
+    return tuple(font for font in fonts if not font.name.startswith(_SYMBOL_FONTS))
 
 
 def draw_glyph(font: Path, glyph: str, points: float) -> Image.Image:

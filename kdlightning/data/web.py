@@ -180,9 +180,6 @@ class _Decoding(Dataset[tuple[str, Tensor | str]]):
             return name, "broken"
         return name, decode(content, self.size, self.channels, self.max_pixels)
 
-    def __getitems__(self, positions: list[int]) -> list[tuple[str, Tensor | str]]:
-        return [self[position] for position in positions]
-
     def _read(self, file: str, member: str) -> bytes:
         if not member:
             return Path(file).read_bytes()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from kdlightning.networks.base import ChannelValues, Network, scaled
+from kdlightning.networks.base import ChannelValues, Network
 
 
 class Architecture(Network):
@@ -66,7 +66,7 @@ class Architecture(Network):
 
     def scaled(self, channels: int) -> int:
         """Number of channels or units at the width multiplier, at least one."""
-        return scaled(channels, self.width)
+        return max(1, round(channels * self.width))
 
     def end(self, num_features: int, *hidden: nn.Module) -> None:
         """Set neck and classifier: mean of the last map, hidden layers, a linear layer that reads ``num_features``."""

@@ -151,11 +151,6 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
         save_network(self, save_directory, overwrite=True)
 
 
-def scaled(width: int, multiplier: float) -> int:
-    """Number of channels or units at a width multiplier, at least one."""
-    return max(1, round(width * multiplier))
-
-
 @torch.no_grad()
 def penultimate_features(
     network: nn.Module, images: Tensor, device: torch.device | str, batch_size: int = 500

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from kdlightning.networks.architecture import Architecture
-from kdlightning.networks.base import scaled
 
 # MobileNet-V2's expansion, channels, blocks and stride of the first block, Table 2 of [Sandler2018]_ but for one stride
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -81,7 +80,7 @@ class MobileNetV2(Architecture):
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
-        num_features = scaled(1280, max(1.0, self.width))
+        num_features = max(1280, self.scaled(1280))
         before = self.scaled(32)
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 3, 2))
         for expansion, channels, blocks, stride in STAGES:

@@ -134,17 +134,11 @@ class ResNet56(CIFARResNet, depth=56, stem_channels=None):
 
 
 class ResNet110(CIFARResNet, depth=110, stem_channels=None):
-    """`CIFARResNet` of depth 110 [He2016]_, student of KD3 [Tang2023]_: 1.73M parameters, 0.26G MACs.
-
-    Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
-    """
+    """`CIFARResNet` of depth 110 [He2016]_, student of KD3 [Tang2023]_: 1.73M parameters, 0.26G MACs."""
 
 
 class ResNet116(CIFARResNet, depth=116, stem_channels=None):
-    """`CIFARResNet` of depth 116 [He2016]_, student of KD3 [Tang2023]_: 1.83M parameters, 0.27G MACs.
-
-    Last map ``(N, 64, 8, 8)`` at 32 x 32 pixels.
-    """
+    """`CIFARResNet` of depth 116 [He2016]_, student of KD3 [Tang2023]_: 1.83M parameters, 0.27G MACs."""
 
 
 class ResNet8x4(CIFARResNet, depth=8, stem_channels=None):

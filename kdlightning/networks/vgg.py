@@ -88,7 +88,4 @@ class VGG13BN(VGG, defaults={"pools": 3}, depth=13, batch_norm=True, hidden=(), 
 
 
 class VGG16BN(VGG, defaults={"pools": 3}, depth=16, batch_norm=True, hidden=(), dropout=0.0):
-    """`VGG` of depth 16 with BN and a single linear layer, KD3's teacher: 14.73M parameters.
-
-    Three poolings up to 32 pixels; pass ``pools=4`` for 64 pixels.
-    """
+    """`VGG` of depth 16 with BN and a single linear layer, KD3's teacher: 14.73M parameters; as `VGG13BN` else."""

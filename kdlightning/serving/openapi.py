@@ -1,6 +1,7 @@
 """The server's description for machines: an OpenAPI document of the addresses, with this model's tensors."""
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 from kdlightning import __version__
@@ -10,13 +11,6 @@ from kdlightning.serving.model import INPUT, ServedModel
 _Schema = dict[str, Any]
 
 
-_FAILURES = {
-    400: "The tensors are not what the model takes; the text says what was expected",
-    401: "The key is missing or wrong",
-    404: "No such model or version",
-    408: "The body took too long",
-    413: "The body is longer than the server allows",
-}
 _BINARY: _Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -68,7 +62,7 @@ def _get(summary: str, *fields: str, failures: tuple[int, ...] = ()) -> _Schema:
 
 def _operation(summary: str, content: _Schema, *failures: int) -> _Schema:
     refused = {"content": _json(_object("error", error={"type": "string"}))}
-    responses = {str(status): {"description": _FAILURES[status], **refused} for status in (401, *failures)}
+    responses = {str(status): {"description": HTTPStatus(status).phrase, **refused} for status in (401, *failures)}
     return {"summary": summary, "responses": {"200": {"description": summary, "content": content}, **responses}}
 
 

@@ -10,8 +10,7 @@ from kdlightning.data import (
     RenderedDigitsDataModule,
     UnionDataModule,
 )
-from kdlightning.data.characters import CHARACTERS
-from kdlightning.data.rendered import DIGITS, render_glyphs
+from kdlightning.data.rendered import CHARACTERS, DIGITS, render_glyphs
 
 
 def characters(number=30, **options):
