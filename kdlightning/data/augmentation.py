@@ -9,6 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+_FILL = 0.5  # what a transform uncovers becomes grey
+
 
 class ShaderAugmentation(nn.Module):
     """Shader KD's augmentation (Sec. 4 of [Frank2023]_) for a datamodule's ``augmentation``.
@@ -20,25 +22,22 @@ class ShaderAugmentation(nn.Module):
     Args:
         size: height and width of the images.
         regime: how much.
-        fill: of what a transform uncovers.
 
     Raises:
         ValueError: fewer than 8 pixels.
     """
 
-    def __init__(
-        self, size: int, regime: Literal["standard", "minimal", "none"] = "standard", fill: float = 0.5
-    ) -> None:
+    def __init__(self, size: int, regime: Literal["standard", "minimal", "none"] = "standard") -> None:
         super().__init__()
         if size < 8:
             raise ValueError(f"size: expected at least 8 pixels, got {size}")
         scale = size / 224
         heavy: list[nn.Module] = [
-            v2.RandAugment(num_ops=4, magnitude=14, fill=fill),
-            v2.RandomApply([v2.ElasticTransform(alpha=50 * scale, sigma=5 * scale, fill=fill)], p=0.5),
+            v2.RandAugment(num_ops=4, magnitude=14, fill=_FILL),
+            v2.RandomApply([v2.ElasticTransform(alpha=50 * scale, sigma=5 * scale, fill=_FILL)], p=0.5),
             v2.RandomInvert(p=0.1),
         ]
-        light = [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=max(1, round(12 * scale)), fill=fill)]
+        light = [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=max(1, round(12 * scale)), fill=_FILL)]
         chosen = {"standard": [*heavy, *light], "minimal": light, "none": []}[regime]
         self.transforms = nn.ModuleList(chosen)
 

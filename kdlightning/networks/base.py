@@ -152,23 +152,20 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
 
 @torch.no_grad()
-def penultimate_features(
-    network: nn.Module, images: Tensor, device: torch.device | str, batch_size: int = 500
-) -> Tensor:
+def penultimate_features(network: nn.Module, images: Tensor, device: torch.device | str) -> Tensor:
     """What a classifier's last layer reads.
 
     Args:
         network: with timm's ``forward_features`` and ``forward_head``, in eval mode, on ``device``.
         images: ``(N, C, H, W)``, uint8 or float in [0, 1], anywhere.
         device: where to compute.
-        batch_size: images at a time.
 
     Returns:
         float32 ``(N, F)``, on ``device``.
     """
     timm: Any = network
     parts = []
-    for part in images.split(batch_size):
+    for part in images.split(500):
         pixels = part.to(device)
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         parts.append(timm.forward_head(timm.forward_features(pixels), pre_logits=True))
