@@ -19,6 +19,7 @@ MODULES = {
     **{f"kdlightning.teachers.{name}": f"kdlightning.remote.{name}" for name in _REMOTE},
     **{f"kdlightning.methods.{name}": f"kdlightning.modules.{name}" for name in _MODULES},
     **{f"kdlightning.{name}": f"kdlightning.commands.{name}" for name in _COMMANDS},
+    "kdlightning.data.characters": "kdlightning.data.rendered",
     "kdlightning.teachers.remote": "kdlightning.remote.openinference",
     "kdlightning.methods.answers": "kdlightning.modules.asking",
     "kdlightning.methods.pool": "kdlightning.modules.selecting",

@@ -4,17 +4,22 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 from kdlightning import __version__
 from kdlightning.remote.protocol import BINARY_EXTENSION, HEADER_LENGTH, ProtocolError
 from kdlightning.serving.model import ServedModel
 from kdlightning.serving.openapi import document
 
-if TYPE_CHECKING:
+with suppress(ImportError):  # the extra ``serve``: create_app says so
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 
     _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,11 +41,7 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
         ImportError: the extra ``serve`` is not installed.
     """
     try:
-        from starlette.applications import Starlette
-        from starlette.exceptions import HTTPException
-        from starlette.middleware import Middleware
-        from starlette.responses import JSONResponse
-        from starlette.routing import Route
+        import starlette.applications  # noqa: F401
     except ImportError as error:
         raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
 
@@ -90,7 +91,6 @@ class _RequireKey:
 
 def _metrics(model: ServedModel) -> "_Endpoint":
     """The count, as Prometheus reads it."""
-    from starlette.responses import Response
 
     async def endpoint(_: "Request") -> Response:
         name = "kdlightning_images_answered_total"
@@ -103,9 +103,6 @@ def _metrics(model: ServedModel) -> "_Endpoint":
 
 def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
     """The one endpoint that takes a body."""
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import Response
-
     # a network is asked by one thread at a time: its layers use all cores, and the count stays exact
     room, one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
 
@@ -131,9 +128,6 @@ def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
 
 async def _read(request: "Request", limit: int) -> bytes:
     """The body of a request, as long as it stays within the limit."""
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
-
     close = {"connection": "close"}  # what is left of the body is not read
     too_long = f"expected a body of at most {limit} bytes, got {{}}; send fewer images in a request"
     announced = request.headers.get("content-length", "")
@@ -154,8 +148,6 @@ async def _read(request: "Request", limit: int) -> bytes:
 
 
 def _header_length(request: "Request") -> int | None:
-    from starlette.exceptions import HTTPException
-
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return None
@@ -166,8 +158,6 @@ def _header_length(request: "Request") -> int | None:
 
 def _check_name(model: ServedModel, request: "Request") -> None:
     """404 for an address of another model or version."""
-    from starlette.exceptions import HTTPException
-
     for part, wanted in (("name", model.name), ("version", model.version)):
         given = request.path_params.get(part, wanted)
         if given != wanted:
@@ -177,8 +167,6 @@ def _check_name(model: ServedModel, request: "Request") -> None:
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> "Response":
-    from starlette.responses import JSONResponse
-
     return JSONResponse({"error": text}, status, headers)
 
 
