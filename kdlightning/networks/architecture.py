@@ -41,27 +41,14 @@ class Architecture(Network):
 
     def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **fixed: Any) -> None:  # noqa: ANN401
         """Give the constructor its whole signature: the Hub's mixin records by it, and the command line asks it."""
-        build: Callable[..., None] = cls.__init__
-        own = list(inspect.signature(build).parameters.values())
-        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
-            taken = {parameter.name for parameter in own}
+        told = list(inspect.signature(cls.__init__).parameters.values())
+        own = [one for one in told if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        passes_on = any(one.kind is one.VAR_KEYWORD for one in told)
+        if passes_on:
             inherited = inspect.signature(super(cls, cls).__init__).parameters.values()
-            own = [*own[:-1], *(parameter for parameter in inherited if parameter.name not in taken)]
-        changed = defaults or {}
-        parameters = [
-            parameter.replace(default=changed.get(parameter.name, parameter.default))
-            for parameter in sorted(own, key=lambda parameter: parameter.kind)  # those by position first
-            if parameter.name not in fixed
-        ]
-        signature = inspect.Signature(parameters, return_annotation=None)
-
-        def __init__(*args: Any, **options: Any) -> None:  # noqa: ANN401, N807
-            given = signature.bind(*args, **options)
-            given.apply_defaults()
-            build(**given.arguments, **fixed)
-
-        __init__.__signature__ = signature  # type: ignore[attr-defined]
-        cls.__init__ = __init__  # type: ignore[method-assign]
+            own += [one for one in inherited if one.name not in {parameter.name for parameter in own}]
+        if passes_on or fixed or defaults:
+            cls.__init__ = _constructor(cls.__init__, own, defaults or {}, fixed)  # type: ignore[method-assign]
         super().__init_subclass__()
 
     def scaled(self, channels: int) -> int:
@@ -73,6 +60,28 @@ class Architecture(Network):
         self.num_features = num_features
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden)
         self.classifier = nn.Linear(num_features, self.num_classes)
+
+
+def _constructor(
+    build: Callable[..., None], told: list[inspect.Parameter], defaults: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> Callable[..., None]:
+    """A constructor that takes what it is told to take, by position or by name, and builds with the fixed besides."""
+    signature = inspect.Signature(
+        [
+            parameter.replace(default=defaults.get(parameter.name, parameter.default))
+            for parameter in sorted(told, key=lambda parameter: parameter.kind)  # those by position first
+            if parameter.name not in fixed
+        ],
+        return_annotation=None,
+    )
+
+    def __init__(*args: Any, **options: Any) -> None:  # noqa: ANN401, N807
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        build(**given.arguments, **fixed)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__
 
 
 def stages(
