@@ -156,9 +156,10 @@ class GeneratedDataModule(PoolDataModule):
         self,
         source: ImageDataModule,
         generator: str | Generator | None = None,
+        size: int = 50_000,
         **options: Any,  # noqa: ANN401 - the base's
     ) -> None:
-        super().__init__(source, **options)
+        super().__init__(source, size, **options)
         self._given = generator
         self._generator: Generator | None = None
 

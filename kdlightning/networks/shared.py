@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
 from kdlightning.networks.base import Network
 
@@ -155,11 +156,8 @@ def _width(student: Any, maps: bool) -> int:  # noqa: ANN401 - any classifier
 
 
 def _convolutions(before: int, after: int) -> nn.Sequential:
-    layers = nn.Sequential()
-    for inputs, outputs, kernel in ((before, after // 2, 1), (after // 2, after // 2, 3), (after // 2, after, 1)):
-        layers.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False))
-        layers.extend([nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)])
-    return layers
+    shapes = ((before, after // 2, 1), (after // 2, after // 2, 3), (after // 2, after, 1))
+    return nn.Sequential(*(layer for shape in shapes for layer in Conv2dNormActivation(*shape)))
 
 
 def _linear(before: int, after: int, activation: bool) -> nn.Module:
