@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drawing.curves import new_figure
 from drawing.selection import Case, Drawn, sample
-from kdlightning.data.base import ImageSet
+from kdlightning.data.sets import ImageSet
 from kdlightning.networks.base import penultimate_features
 from kdlightning.teachers import WhiteBoxTeacher
 

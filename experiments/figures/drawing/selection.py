@@ -22,7 +22,7 @@ from torchvision.utils import make_grid
 from drawing.curves import finish, new_figure
 from drawing.runs import build, flat, network_at
 from kdlightning.data import CollectedDataModule
-from kdlightning.data.base import ImageSet
+from kdlightning.data.sets import ImageSet
 from kdlightning.functional.selection import Mapping, combine, select
 from kdlightning.teachers import WhiteBoxTeacher
 
