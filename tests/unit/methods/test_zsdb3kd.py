@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from helpers import Linear, ToyDataModule, trainer
 
 from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.commands.recipes import read_recipe
 from kdlightning.data import NoImagesDataModule, NoiseDataModule, SyntheticDataModule, TransferSet
 from kdlightning.methods import DB3KDLabels, ZSDB3KDImages
 from kdlightning.teachers import HardLabelTeacher
@@ -219,18 +219,17 @@ def test_bad_numbers(tmp_path, wrong, message):
 def test_the_recipes_show_the_method_no_real_image():
     """What makes and labels the images is given a task without images; only the teacher and the tests see real ones."""
     for recipe in RECIPES.rglob("zsdb3kd/*.yaml"):
-        content = yaml.safe_load(recipe.read_text())
-        variables = content["variables"]
-        blind = [stage for stage in content["stages"] if stage["command"] == "predict"]
-        assert {stage["config"]["model"]["class_path"] for stage in blind} >= {"ZSDB3KDImages", "DB3KDLabels"}
+        _, stages, _ = read_recipe(recipe)
+        real = next(stage.config["data"]["class_path"] for stage in stages if stage.name == "teacher")
+        blind = [stage for stage in stages if stage.command == "predict"]
+        assert {stage.config["model"]["class_path"] for stage in blind} >= {"ZSDB3KDImages", "DB3KDLabels"}
         for stage in blind:
-            data = stage["config"]["data"]
+            data = stage.config["data"]
             assert data["class_path"] in ("NoiseDataModule", "SyntheticDataModule")
-            source = data["init_args"]["source"]
-            assert variables[source.strip("{}")]["class_path"] == "NoImagesDataModule", stage["name"]
-        for stage in content["stages"]:
-            if stage["command"] == "fit" and stage["name"] != "teacher":
-                assert stage["config"]["data"]["class_path"] != variables["transfer"]["class_path"], stage["name"]
+            assert data["init_args"]["source"]["class_path"] == "NoImagesDataModule", stage.name
+        for stage in stages:
+            if stage.command == "fit" and stage.name != "teacher":
+                assert stage.config["data"]["class_path"] != real, stage.name
 
 
 def test_the_data_of_the_run_hold_no_real_image(tmp_path):
