@@ -105,6 +105,11 @@ def reference(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: node
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", min(paths, key=len), node, text)
 
 
+def skip(app: Sphinx, what: str, name: str, member: object, skipped: bool, options: object) -> bool | None:
+    """Leave out what NamedTuple writes of its fields: the class's docstring has them."""
+    return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def attribute(app: Sphinx, what: str, name: str, member: object, options: object, lines: list[str]) -> None:
     """Before napoleon: in the first line of a property it would take what stands before a colon for a type."""
     if what in ("attribute", "property") and lines:
@@ -135,6 +140,7 @@ def first_page(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", page)
+    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", attribute, priority=400)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("missing-reference", reference)

@@ -37,9 +37,7 @@ class Drawing:
 
     def box(self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box") -> Self:
         """A rectangle with lines of text in its middle, the first one bold."""
-        self._parts.append(
-            f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>'
-        )
+        self._parts.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>')
         top = y + height / 2 + 5 - 9 * (len(lines) - 1)
         for number, line in enumerate(lines):
             self.text(x + width / 2, top + 18 * number, line, "small" if number else "bold")
