@@ -1,4 +1,4 @@
-"""The documents' drawings: ``python docs/figures`` writes all as SVG beside their scripts, ``python docs/figures kd3`` one."""
+"""The documents' drawings as SVG, beside their scripts: ``python docs/figures``, or with names of some."""
 
 import importlib
 import sys

@@ -77,6 +77,14 @@ def test_nothing_is_documented_that_is_not_there_or_twice():
     assert {package for package, _ in summaries()} == set(PACKAGES)
 
 
+@pytest.mark.parametrize("folder", [each.name for each in pkgutil.iter_modules(functional.__path__) if each.ispkg])
+def test_a_functional_folder_names_something_public_of_every_file(folder):
+    # its page shows what __all__ names
+    package = importlib.import_module(f"{functional.__name__}.{folder}")
+    shown = {getattr(getattr(package, name), "__module__", None) for name in package.__all__}
+    assert {f"{package.__name__}.{each.name}" for each in pkgutil.iter_modules(package.__path__)} <= shown
+
+
 def test_the_drawings_are_what_their_scripts_draw(monkeypatch):
     # numbers may differ in the last place between processors: a pixel is not seen
     folder = ROOT / "docs" / "figures"
