@@ -110,10 +110,13 @@ def skip(app: Sphinx, what: str, name: str, member: object, skipped: bool, optio
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def attribute(app: Sphinx, what: str, name: str, member: object, options: object, lines: list[str]) -> None:
-    """Before napoleon: in the first line of a property it would take what stands before a colon for a type."""
+def before(app: Sphinx, what: str, name: str, member: object, options: object, lines: list[str]) -> None:
+    """Before napoleon, which takes "K." for a list, and what stands before a property's colon for its type."""
+    lines[:] = [re.sub(r"^( +\w+: )(\w)\.$", r"\1*\2*.", line) for line in lines]
     if what in ("attribute", "property") and lines:
         lines[0] = lines[0].replace(": ", " – ")
+    if what == "data" and lines[:1] == str(type(member).__doc__).splitlines()[:1]:
+        lines.clear()  # a constant has its type's docstring
 
 
 def docstring(*arguments: list[str]) -> None:
@@ -123,7 +126,6 @@ def docstring(*arguments: list[str]) -> None:
         return re.sub(r"\n *", " ", found[1])
 
     lines = arguments[-1]
-    lines[:] = [re.sub(r"(:param \w+: )(\w\.)$", r"\1\\\2", line) for line in lines]  # "K." begins no list
     text = re.sub(r"\[(\w+\d{4}\w?)\]_", r"[\1]", "\n".join(lines))
     text = re.sub(r"^\.\. (\[\w+\].*(?:\n +.*)*\n?)", lambda found: one_line(found) + "\n\n", text, flags=re.M)
     text = re.sub(r"^(\d\d?\. .*(?:\n(?!\d\d?\. ) *\S.*)+)", one_line, text, flags=re.M)
@@ -141,7 +143,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", page)
     app.connect("autodoc-skip-member", skip)
-    app.connect("autodoc-process-docstring", attribute, priority=400)
+    app.connect("autodoc-process-docstring", before, priority=400)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("missing-reference", reference)
     app.connect("build-finished", first_page)
