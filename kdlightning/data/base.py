@@ -17,9 +17,17 @@ from kdlightning.data.sets import ImageSet, ImageTensorDataset, whole_batch
 from kdlightning.types import Batch
 
 Transform = torch.nn.Module | Callable[[Tensor], Tensor]
+Options = Any  # of a base class, passed on by keyword
 
 _MEMORY = 2**30  # bytes of decoded pixels that are held without being asked to
 _CHUNK = 1000  # images decoded or resized at once: bounds the float copies that resizing makes
+
+
+def at_least(minimum: int, **settings: int | None) -> None:
+    """Refuse, with a ValueError, settings that are given and below a minimum."""
+    for setting, value in settings.items():
+        if value is not None and value < minimum:
+            raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -87,13 +95,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        counts = {
-            "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_samples": num_samples,
-            "image_size": image_size, "augmentation_groups": augmentation_groups,
-        }  # fmt: skip
-        for setting, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, num_samples=num_samples)
+        at_least(1, image_size=image_size, augmentation_groups=augmentation_groups)
         self.root, self.download = Path(root).expanduser(), download
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_samples, self.unlabelled = num_samples, unlabelled
@@ -105,11 +108,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self._ready = False
 
     def prepare_data(self) -> None:
-        """Refuse to download what nobody may.
-
-        Raises:
-            ValueError: asked to.
-        """
+        """Refuse, with a ValueError, to download what nobody may."""
         if self.download and not self.downloadable:
             raise ValueError(f"{self.name} cannot be downloaded: put its files into '{self.root}', set download: false")
 
@@ -123,16 +122,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split, once.
-
-        Raises:
-            ValueError: more images asked for than there are.
-        """
+        """Load and split, once; a ValueError where more images are asked for than there are."""
         if self._ready:
             return
         train, val, test = self.load()
         self.source_length = len(train)
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(len(train), generator=self._generator())
         number = 0 if val is not None else self._count_val(len(train))
         held_out, rest = order[:number], order[number:]
         wanted = len(rest) if self.num_samples is None else self.num_samples
@@ -162,15 +157,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def identity(self) -> dict[str, Any]:
         """What makes this source this source, for manifests: plain values."""
         self.setup()
-        return {
-            "name": self.name,
-            "length": self.source_length,
-            "seed": self.seed,
-            "num_samples": len(self.train_set),
-            "num_val": self.num_val,
-            "image_size": self.image_size,
-            "unlabelled": self.unlabelled,
-        }
+        drawn = {"num_samples": len(self.train_set), "num_val": self.num_val, "image_size": self.image_size}
+        source = {"name": self.name, "length": self.source_length, "seed": self.seed}
+        return {**source, **drawn, "unlabelled": self.unlabelled}
 
     def candidate_pool(self, limit: int | None = None) -> Batch:
         """The training images, or ``limit`` of them drawn by seed, as one batch: uint8 pixels."""
@@ -194,14 +183,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def shuffled_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         """Batches in an order that depends on (seed, epoch) alone, also over processes: Lightning sets the epoch."""
         world, rank = self._place()
-        sampler: DistributedSampler[Batch] = DistributedSampler(
-            dataset, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
-        )
+        sampler: DistributedSampler[Batch] = DistributedSampler(dataset, world, rank, seed=self.seed)
         # Lightning starts a resumed run's workers before it sets the epoch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        return self._loader(
-            dataset, batch_size=self.batch_size, sampler=sampler, persistent_workers=self.num_workers > 0
-        )
+        kept = self.num_workers > 0
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, persistent_workers=kept)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training images, or those that the ``selector`` chooses."""
@@ -215,21 +201,17 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, labelled."""
-        return self._sequential(self.val_set)
+        return self._loader(self.val_set, batch_size=self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images, labelled.
-
-        Raises:
-            ValueError: the data set has none.
-        """
+        """Test images, labelled; a ValueError where the data set has none."""
         if self.test_set is None:
             raise ValueError(f"{self.name} has no labelled test images")
-        return self._sequential(self.test_set)
+        return self._loader(self.test_set, batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Training images in order, without augmentation."""
-        return self._sequential(self.train_set)
+        return self._loader(self.train_set, batch_size=self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to float32 in [0, 1], on the device; augmentation while training."""
@@ -267,20 +249,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Number of processes, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _sequential(self, dataset: ImageSet) -> DataLoader[Batch]:
-        return self._loader(dataset, batch_size=self.eval_batch_size, shuffle=False)
-
     def _loader(self, dataset: Dataset[Batch], **options: Any) -> DataLoader[Batch]:  # noqa: ANN401 - DataLoader's
-        return DataLoader(
-            dataset=dataset,
-            collate_fn=whole_batch,
-            num_workers=self.num_workers,
-            generator=self._generator(),
-            **options,
-        )
+        shared: dict[str, Any] = {"collate_fn": whole_batch, "num_workers": self.num_workers}
+        return DataLoader(dataset, generator=self._generator(), **shared, **options)
 
     def _generator(self) -> torch.Generator:
-        """A loader's own, so that starting one leaves the random state of the training alone."""
+        """One of its own, so that splitting and starting a loader leave the random state of the training alone."""
         return torch.Generator().manual_seed(self.seed)
 
     def _count_val(self, length: int) -> int:

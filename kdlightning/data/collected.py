@@ -1,7 +1,7 @@
 """Pools: images that are not the task's own, to select from; the task's data set keeps validation and test."""
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,27 +11,8 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 
 
-class Collection(NamedTuple):
-    """What has been collected.
-
-    Attributes:
-        images: uint8 ``(M, C, H, W)``, of the task's channels and size.
-        truth: the task's class that an image shows, or -1 for none of them ``(M,)``; None where nobody knows.
-    """
-
-    images: Tensor
-    truth: Tensor | None
-
-
 class StandInDataModule(ImageDataModule):
-    """Images that stand in for a task's own: classes, size, batches, augmentation and order are the source's.
-
-    Args:
-        source: the task's data set. Its training images are never used.
-        root: where the images come from, if from files.
-        unlabelled: withhold the labels.
-        num_workers: of the loaders, and of decoding.
-    """
+    """Images that stand in for a task's own: all but them is the source's, also validation and test images."""
 
     default_num_val = 0
 
@@ -49,6 +30,16 @@ class StandInDataModule(ImageDataModule):
         """Let the source download."""
         self.source.prepare_data()
 
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """The images that stand in, and the source's for validation and test."""
+        self.source.setup()
+        self.class_names = list(self.source.class_names)
+        return self.stand_ins(), self.source.val_set, self.source.test_set
+
+    @abstractmethod
+    def stand_ins(self) -> ImageTensorDataset:
+        """The images, whose index is their position in what they are drawn from."""
+
 
 class CollectedDataModule(StandInDataModule):
     """A pool of unlabelled images to train on; classes, sizes, augmentation, validation and test are the source's.
@@ -62,7 +53,8 @@ class CollectedDataModule(StandInDataModule):
         num_workers: processes that decode.
 
     Attributes:
-        truth: of the pool's images, by position: see :class:`Collection`. For reports; no method is given it.
+        truth: the task's class that an image of the pool shows, by position, or -1 for none ``(N,)``; None where nobody
+            knows. For reports; no method is given it.
 
     Raises:
         ValueError: a share outside its range.
@@ -77,21 +69,18 @@ class CollectedDataModule(StandInDataModule):
         self.fraction = fraction
 
     @abstractmethod
-    def collect(self) -> Collection:
-        """All images of the pool."""
+    def collect(self) -> Tensor:
+        """All images of the pool ``(M, C, H, W)``, uint8, of the task's channels and size; sets their ``truth``."""
 
-    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
-        """The drawn share of the pool, and the source's images for validation and test."""
-        self.source.setup()
-        self.class_names = list(self.source.class_names)
-        images, truth = self.collect()
+    def stand_ins(self) -> ImageTensorDataset:
+        """The drawn share of the pool."""
+        images = self.collect()
         index = torch.arange(len(images))
         if self.fraction < 1:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+            order = torch.randperm(len(images), generator=self._generator())
             index = order[: max(1, round(self.fraction * len(images)))].sort().values
-            images, truth = images[index], None if truth is None else truth[index]
-        self.truth = truth
-        return ImageTensorDataset(images, index, None), self.source.val_set, self.source.test_set
+            images, self.truth = images[index], None if self.truth is None else self.truth[index]
+        return ImageTensorDataset(images, index, None)
 
     def identity(self) -> dict[str, Any]:
         """Adds which share."""
@@ -127,7 +116,7 @@ class UnionDataModule(CollectedDataModule):
         for pool in self.pools:
             pool.prepare_data()
 
-    def collect(self) -> Collection:
+    def collect(self) -> Tensor:
         """One pool after the other, each in its own order."""
         images, truth = [], []
         for pool in self.pools:
@@ -137,7 +126,8 @@ class UnionDataModule(CollectedDataModule):
             if whole.label is not None:
                 ours = [self.class_names.index(name) if name in self.class_names else -1 for name in pool.class_names]
                 truth.append(torch.tensor(ours)[whole.label])
-        return Collection(torch.cat(images), torch.cat(truth) if len(truth) == len(self.pools) else None)
+        self.truth = torch.cat(truth) if len(truth) == len(self.pools) else None
+        return torch.cat(images)
 
     def identity(self) -> dict[str, Any]:
         """Adds whose images."""
@@ -148,7 +138,6 @@ def _channels(images: Tensor, channels: int) -> Tensor:
     """uint8 images ``(N, C, H, W)`` in grey (ITU-R BT.601) or in three channels."""
     if images.shape[1] == channels:
         return images
-    if channels == 1:
-        grey: Tensor = torch.cat([tvf.rgb_to_grayscale(part) for part in images.split(1000)])
-        return grey
-    return images.expand(-1, channels, -1, -1)
+    if channels != 1:
+        return images.expand(-1, channels, -1, -1)
+    return torch.cat([tvf.rgb_to_grayscale(part) for part in images.split(1000)])

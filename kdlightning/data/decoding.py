@@ -21,9 +21,6 @@ class Archive:
     """A zip, or by its name a tar, which every process opens for itself.
 
     A handle that a worker inherits by fork would share its position in the file with every other worker's.
-
-    Args:
-        path: of the file.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -63,17 +60,7 @@ def read_path(paths: Sequence[Path], size: int, index: int) -> Tensor:
 
 
 def decode_or_raise(content: bytes, name: str, size: int, channels: int) -> Tensor:
-    """An image file of any kind as uint8 ``(channels, size, size)``: short side resized, centre cropped.
-
-    Args:
-        content: the file's bytes.
-        name: what an error calls it.
-        size: height and width.
-        channels: 3 for colour, 1 for luma.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """An image file of any kind, as :func:`decode` makes it; if it is damaged, a ValueError with its ``name``."""
     try:
         with Image.open(io.BytesIO(content)) as file:
             return _square(file, size, channels)

@@ -3,15 +3,14 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.decoding import Archive, decode_or_raise
 from kdlightning.data.sets import ImageFileDataset, ImageSet
 
@@ -51,7 +50,7 @@ class ImageFolderDataModule(ImageDataModule):
         name: str | None = None,
         channels: int = 3,
         in_memory: bool | None = None,
-        **options: Any,  # noqa: ANN401 - the base's
+        **options: Options,
     ) -> None:
         super().__init__(root, False, image_size=image_size, **options)
         self.train, self.held_out = train, {"val": val, "test": test}
@@ -62,12 +61,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.num_classes = len(self.class_names)
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
-        """List the files; they are decoded when they are wanted.
-
-        Raises:
-            FileNotFoundError: a split has no images.
-            ValueError: a split has a class that the training images lack.
-        """
+        """List the files, decoded when they are wanted; a ValueError where a split has a class that training lacks."""
         val, test = (self._split(part, folder) if folder else None for part, folder in self.held_out.items())
         return self._split("train", self.train), val, test
 
@@ -76,7 +70,7 @@ class ImageFolderDataModule(ImageDataModule):
         if not listed:
             raise FileNotFoundError(f"{self.root} has no images under '{folder}'; set {part}: null if there are none")
         names, labels = zip(*listed, strict=True)
-        read = partial(_read, self.files, names, self.image_size, self.channels)
+        read = partial(self.files.image, names, self.image_size, self.channels)
         return ImageFileDataset(read, torch.arange(len(names)), torch.tensor(labels))
 
 
@@ -86,21 +80,21 @@ class TinyImageNetDataModule(ImageFolderDataModule):
     Its labelled validation images are the test images.
     """
 
-    def __init__(self, root: str, image_size: int = 64, **options: Any) -> None:  # noqa: ANN401 - the base's
+    def __init__(self, root: str, image_size: int = 64, **options: Options) -> None:
         super().__init__(root, image_size, "train", None, "val", "tiny-imagenet", **options)
 
 
 class CINIC10DataModule(ImageFolderDataModule):
     """CINIC-10: ``train``, ``valid`` and ``test``, 90,000 images each, 32 x 32."""
 
-    def __init__(self, root: str, image_size: int = 32, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, root: str, image_size: int = 32, **options: Options) -> None:
         super().__init__(root, image_size, "train", "valid", "test", "cinic10", **options)
 
 
 class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet-1K as class folders under ``train`` and ``val``; the latter are the test images."""
 
-    def __init__(self, root: str, image_size: int = 224, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, root: str, image_size: int = 224, **options: Options) -> None:
         super().__init__(root, image_size, "train", None, "val", "imagenet", **options)
 
 
@@ -108,13 +102,15 @@ class _Files:
     """Names and bytes below a folder, or in a zip file."""
 
     def __init__(self, root: Path, train: str) -> None:
+        expected = "expected a folder of class folders, or a zip of one"
         if not root.exists():
-            raise FileNotFoundError(f"{root} does not exist: expected a folder of class folders, or a zip of one")
+            raise FileNotFoundError(f"{root} does not exist: {expected}")
         self.root, self.zipped = root, root.is_file()
         if self.zipped and not zipfile.is_zipfile(root):
-            raise ValueError(f"{root} is a file but no zip: expected a folder of class folders, or a zip of one")
+            raise ValueError(f"{root} is a file but no zip: {expected}")
         self._archive = Archive(root)
         self.members: list[str] = []
+        self._walked: dict[str, list[str]] = {}
         self.around = ""
         if self.zipped:
             members = [name for name in self._archive.members() if not name.startswith("__MACOSX/")]
@@ -124,13 +120,8 @@ class _Files:
 
     def classes(self, folder: str) -> list[str]:
         """Folders below ``folder`` that hold images, sorted: their position is the class index."""
-        if self.zipped:
-            inside = [name.removeprefix(f"{folder}/") for name in self._below(folder)]
-            found = {name.partition("/")[0] for name in inside if "/" in name}
-        else:
-            below = self.root / folder
-            inside = [entry.name for entry in below.iterdir() if entry.is_dir()] if below.is_dir() else []
-            found = {name for name in inside if next(self._walk(f"{folder}/{name}"), None)}
+        inside = (name.removeprefix(f"{folder}/") for name in self._below(folder))
+        found = {name.partition("/")[0] for name in inside if "/" in name}
         if not found:
             raise FileNotFoundError(f"{self.root} has no class folders with images under '{folder}'")
         return sorted(found)
@@ -149,12 +140,12 @@ class _Files:
             raise ValueError(f"{self.root}/{folder} has classes that the training images lack: {sorted(unknown)[:5]}")
         return [(name, position[label]) for name, label in listed]
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one file.
+    def image(self, names: Sequence[str], size: int, channels: int, index: int) -> Tensor:
+        """One of the images; partially applied, it travels to workers."""
+        return decode_or_raise(self.read(names[index]), f"{self.root}/{names[index]}", size, channels)
 
-        Raises:
-            ValueError: it is damaged in the zip.
-        """
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; a ValueError if it is damaged in the zip."""
         if not self.zipped:
             return (self.root / name).read_bytes()
         try:
@@ -163,16 +154,10 @@ class _Files:
             raise ValueError(f"{self.root}/{name} is damaged ({error}); repair or remove it") from error
 
     def _below(self, folder: str) -> list[str]:
-        """Images of a split, sorted."""
-        if not self.zipped:
-            return sorted(self._walk(folder))
-        return [name for name in self.members if name.startswith(f"{folder}/") and name.lower().endswith(_SUFFIXES)]
-
-    def _walk(self, folder: str) -> Iterator[str]:
-        for path, _, files in os.walk(self.root / folder, followlinks=True):
-            below = Path(path).relative_to(self.root).as_posix()
-            yield from (f"{below}/{file}" for file in files if file.lower().endswith(_SUFFIXES))
-
-
-def _read(files: _Files, names: Sequence[str], size: int, channels: int, index: int) -> Tensor:
-    return decode_or_raise(files.read(names[index]), f"{files.root}/{names[index]}", size, channels)
+        """Images of a split, sorted; a folder is walked through once."""
+        if not self.zipped and folder not in self._walked:
+            walk = os.walk(self.root / folder, followlinks=True)
+            below = ((Path(path).relative_to(self.root).as_posix(), files) for path, _, files in walk)
+            self._walked[folder] = sorted(f"{path}/{file}" for path, files in below for file in files)
+        names = self.members if self.zipped else self._walked[folder]
+        return [name for name in names if name.startswith(f"{folder}/") and name.lower().endswith(_SUFFIXES)]

@@ -1,39 +1,24 @@
 """Images that are made, not collected: a fixed pool that a teacher is asked about once, and trained on afterwards."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
 from kdlightning.types import Answers, Batch
 
+Distribution = Literal["uniform", "normal", "scaled", "smooth"]
+
 _BLOCK = 1000  # seeds are per block, so that a larger pool begins with a smaller one
-
-
-class _Chunks(Dataset[Batch]):
-    """What the images are made from, in whole batches; the images are made on the device.
-
-    Processes share out batches, not images: a batch has the same rows whoever works on it, so its result has the same
-    bits.
-    """
-
-    def __init__(self, seeds: Tensor, size: int) -> None:
-        self.seeds, self.size = seeds, size
-
-    def __len__(self) -> int:
-        return -(-len(self.seeds) // self.size)
-
-    def __getitem__(self, number: int) -> Batch:
-        rows = torch.arange(len(self.seeds))[number * self.size : (number + 1) * self.size]
-        return Batch(self.seeds[rows], rows)
 
 
 class PoolDataModule(SourcedDataModule):
@@ -84,25 +69,17 @@ class PoolDataModule(SourcedDataModule):
         return {**self.origin(), **size, "image_size": self.source.image_size, "channels": self.source.channels}
 
     def setup(self, stage: str) -> None:
-        """Load the source and, where a ``path`` is given and needed, the answered pool.
-
-        Raises:
-            ValueError: ``fit`` without a path, or a pool of other images than the source's.
-        """
+        """Load the source and, where a ``path`` is given and needed, the answered pool; ``fit`` needs one."""
         super().setup(stage)
-        if stage == "predict" or hasattr(self, "answered"):
+        if self.path is None and stage == "fit":
+            name = type(self).__name__
+            raise ValueError(f"{name} trains on answered images: give TeacherAnswers' transfer set as path")
+        if self.path is None or stage == "predict" or hasattr(self, "answered"):
             return
-        if self.path is None:
-            if stage != "fit":
-                return
-            raise ValueError(
-                f"{type(self).__name__} trains on answered images: give TeacherAnswers' transfer set as path"
-            )
-        self.transfer_set = TransferSet(self.path)
-        pixels, index = self.transfer_set.images(self.source), self.transfer_set.column("index")
-        answers = self.transfer_set.answers(self.source.num_classes)
-        self.answered = AnsweredImages(ImageTensorDataset(pixels, index, None), index, answers)
-        self.train_set = self.answered
+        answered = self.transfer_set = TransferSet(self.path)
+        pixels, index = answered.images(self.source), answered.column("index")
+        images = ImageTensorDataset(pixels, index, None)
+        self.answered = self.train_set = AnsweredImages(images, index, answered.answers(self.source.num_classes))
 
     def predict_indices(self) -> Tensor:
         """Indices ``(N,)`` of the images."""
@@ -120,20 +97,21 @@ class PoolDataModule(SourcedDataModule):
         return self.size if limit is None else limit
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The images in order."""
-        return DataLoader(_Chunks(self._seeds(self.size), self.source.eval_batch_size), batch_size=None)
+        """What the images are made from, in order and in whole batches; they are made on the device.
+
+        Processes share out batches, not images: one has the same rows, hence the same bits, whoever works on it.
+        """
+        parts = (rows.split(self.source.eval_batch_size) for rows in (self._seeds(self.size), self.predict_indices()))
+        batches: Any = [Batch(*rows) for rows in zip(*parts, strict=True)]
+        return DataLoader(batches, batch_size=None)
 
     def _seeds(self, number: int) -> Tensor:
-        blocks = []
-        for block in range(-(-number // _BLOCK)):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
-            blocks.append(self.seeds(block, generator))
-        return torch.cat(blocks)[:number]
+        own = (torch.Generator().manual_seed(self.seed * 1_000_003 + block) for block in range(-(-number // _BLOCK)))
+        return torch.cat([self.seeds(block, generator) for block, generator in enumerate(own)])[:number]
 
     def _rounded(self, seeds: Tensor) -> Tensor:
         """Images of seeds, as an image file would hold them."""
-        rounded: Tensor = self.images(seeds).float().mul(255).round_().div_(255)
-        return rounded
+        return self.images(seeds).float().mul(255).round_().div_(255)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the images of a ``predict`` batch on its device; else the source's conversion and augmentation."""
@@ -153,40 +131,31 @@ class GeneratedDataModule(PoolDataModule):
     """
 
     def __init__(
-        self,
-        source: ImageDataModule,
-        generator: str | Generator | None = None,
-        size: int = 50_000,
-        **options: Any,  # noqa: ANN401 - the base's
+        self, source: ImageDataModule, generator: str | Generator | None = None, size: int = 50_000, **options: Options
     ) -> None:
         super().__init__(source, size, **options)
         self._given = generator
-        self._generator: Generator | None = None
 
-    @property
+    @cached_property
     def generator(self) -> Generator:
         """The generator, frozen.
 
         Raises:
-            ValueError: none was given, or it does not make images of the source's size and number of classes.
+            ValueError: none was given, or it does not fit the source, see :func:`check_generator`.
             TypeError: the directory holds something else.
         """
-        if self._generator is None:
-            if self._given is None:
-                raise ValueError("GeneratedDataModule makes images with a generator: give its directory")
-            made = self._given if isinstance(self._given, Generator) else load_network(self._given)
-            if not isinstance(made, Generator):
-                raise TypeError(f"{self._given} holds a {type(made).__name__}, not a generator")
-            check_generator(made, self.source)
-            self._generator = made.requires_grad_(False).eval()
-        return self._generator
+        if self._given is None:
+            raise ValueError("GeneratedDataModule makes images with a generator: give its directory")
+        made = self._given if isinstance(self._given, Generator) else load_network(self._given)
+        if not isinstance(made, Generator):
+            raise TypeError(f"{self._given} holds a {type(made).__name__}, not a generator")
+        check_generator(made, self.source)
+        return made.requires_grad_(False).eval()
 
     @property
     def paid(self) -> Answers:
         """What the generator's training has paid, from its notes."""
-        if self._given is None or isinstance(self._given, Generator):
-            return Answers(0, 0, 0)
-        told = notes(self._given)
+        told = {} if self._given is None or isinstance(self._given, Generator) else notes(self._given)
         return Answers(*(int(told.get(name, 0)) for name in Answers._fields))
 
     def origin(self) -> dict[str, Any]:
@@ -199,11 +168,7 @@ class GeneratedDataModule(PoolDataModule):
 
     def images(self, seeds: Tensor) -> Tensor:
         """G(z)."""
-        pixels: Tensor = self.generator.to(seeds.device)(seeds)
-        return pixels
-
-
-Distribution = Literal["uniform", "normal", "scaled", "smooth"]
+        return cast(Tensor, self.generator.to(seeds.device)(seeds))
 
 
 class NoiseDataModule(PoolDataModule):
@@ -226,13 +191,12 @@ class NoiseDataModule(PoolDataModule):
         size: int = 50_000,
         distribution: Distribution | list[Distribution] = "uniform",
         cells: tuple[int, int] = (6, 10),
-        **options: Any,  # noqa: ANN401 - the base's
+        **options: Options,
     ) -> None:
         super().__init__(source, size, **options)
         if not 1 <= cells[0] <= cells[1]:
-            raise ValueError(
-                f"cells: expected two whole numbers, the first at least 1 and not above the second, got {cells}"
-            )
+            order = "the first at least 1 and not above the second"
+            raise ValueError(f"cells: expected two whole numbers, {order}, got {cells}")
         self.distribution, self.cells = distribution, tuple(cells)
 
     def origin(self) -> dict[str, Any]:
@@ -262,40 +226,25 @@ def _noise(kind: str, shape: torch.Size, cells: tuple[int, ...], generator: torc
     if kind == "uniform":
         return torch.rand(shape, generator=generator)
     if kind == "normal":
-        normal: Tensor = torch.randn(shape, generator=generator)
-        return normal.mul_(0.25).add_(0.5)
+        return torch.randn(shape, generator=generator).mul_(0.25).add_(0.5)
     first, second = torch.rand(2, shape[0], 1, 1, 1, generator=generator)
     if kind == "scaled":
         plain = torch.rand(shape, generator=generator) + 0.2
-        scaled: Tensor = first * plain + second * torch.randn(shape, generator=generator)
-        return scaled
+        return first * plain + second * torch.randn(shape, generator=generator)
     out, sides = torch.empty(shape), range(cells[0], cells[1] + 1)
     for number, side in enumerate(sides):
         rows = out[number :: len(sides)]
         grid = torch.randn(len(rows), shape[1], side, side, generator=generator)
         rows.copy_(F.interpolate(grid, shape[-2:], mode="bicubic"))
-    smooth: Tensor = 0.4 * first + (0.3 + 0.4 * second) * out
-    return smooth
+    return 0.4 * first + (0.3 + 0.4 * second) * out
 
 
 def check_generator(generator: Generator, data: Any) -> None:  # noqa: ANN401 - any of the package's datamodules
-    """Refuse a generator that does not fit a data set.
-
-    Args:
-        generator: makes images.
-        data: a datamodule with ``num_classes``, ``channels``, ``image_size`` and ``name``.
-
-    Raises:
-        ValueError: naming both sides.
-    """
-    if generator.latent_dim != data.num_classes:
-        raise ValueError(
-            f"the generator has {generator.latent_dim} latent dimensions, one per class, but {data.name} has "
-            f"{data.num_classes} classes"
-        )
-    made = (generator.channels, generator.image_size)
-    if made != (data.channels, data.image_size):
-        raise ValueError(
-            f"the generator makes images of {made[0]} channels and {made[1]} pixels, but those of {data.name} have "
-            f"{data.channels} channels and {data.image_size} pixels"
-        )
+    """Refuse, with a ValueError, a generator of other classes, channels or size than a datamodule's."""
+    latent, classes = generator.latent_dim, data.num_classes
+    if latent != classes:
+        made, task = f"has {latent} latent dimensions, one per class", f"{data.name} has {classes} classes"
+        raise ValueError(f"the generator {made}, but {task}")
+    made, task = (f"{each.channels} channels and {each.image_size} pixels" for each in (generator, data))
+    if made != task:
+        raise ValueError(f"the generator makes images of {made}, but those of {data.name} have {task}")

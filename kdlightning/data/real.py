@@ -37,10 +37,10 @@ class DigitsDataModule(ImageDataModule):
 
         digits = load_digits()
         images = torch.from_numpy(digits.images).float().mul(255 / 16).round().to(torch.uint8)[:, None]
-        labels = torch.from_numpy(digits.target).long()
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1797))
-        test, train = order[:397].sort().values, order[397:].sort().values
-        return tensor_set(images[train], labels[train]), None, tensor_set(images[test], labels[test])
+        rows = (part.sort().values for part in (order[397:], order[:397]))
+        train, test = (tensor_set(images[part], digits.target[part]) for part in rows)
+        return train, None, test
 
 
 class _TorchvisionDataModule(ImageDataModule):
@@ -59,11 +59,7 @@ class _TorchvisionDataModule(ImageDataModule):
                 type(self).reader(root=str(self.root), download=True, **split, **self.reader_options)
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-        """Read by torchvision.
-
-        Raises:
-            FileNotFoundError: the files are not there, or damaged; says which belong where.
-        """
+        """Read by torchvision; a FileNotFoundError says which files belong where if they are absent or damaged."""
         if self.download and self.trainer is None:  # nobody else calls it
             self.prepare_data()
         return self._load(self.root)
@@ -74,10 +70,9 @@ class _TorchvisionDataModule(ImageDataModule):
             try:
                 parts.append(type(self).reader(root=str(root), download=False, **split, **self.reader_options))
             except (RuntimeError, FileNotFoundError) as error:
-                raise FileNotFoundError(
-                    f"{self.name} is not in '{self.root}', or is damaged ({error}): put {self.files} there, or set "
-                    "download: true to fetch it"
-                ) from error
+                where = f"{self.name} is not in '{self.root}', or is damaged ({error})"
+                todo = f"put {self.files} there, or set download: true to fetch it"
+                raise FileNotFoundError(f"{where}: {todo}") from error
         # torchvision writes MNIST's names as "0 - zero"
         self.class_names = [str(name).partition(" - ")[0] for name in getattr(parts[0], "classes", self.class_names)]
         train, *val, test = (self._images(part) for part in parts)
@@ -105,16 +100,11 @@ class MNISTDataModule(_TorchvisionDataModule):
         """Download if asked to; unpack what lies there packed, if that may be written beside it."""
         super().prepare_data()
         raw = self._raw(self.root)
-        if raw.is_dir() and _may_write(raw):
+        if _may_write(raw):
             _unpack(raw, raw)
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-        """Read by torchvision.
-
-        Raises:
-            FileNotFoundError: the files are not there; says which belong where.
-            ValueError: a packed file is damaged.
-        """
+        """Read by torchvision; a ValueError if a packed file is damaged."""
         raw = self._raw(self.root)
         if _may_write(raw) or all(packed.with_suffix("").exists() for packed in raw.glob("*-ubyte.gz")):
             _unpack(raw, raw)
@@ -214,10 +204,8 @@ class SynDigitsDataModule(SVHNDataModule):
         try:
             train, test = (self._images(_SynDigits(str(root), split)) for split in _SynDigits.split_list)
         except (ValueError, KeyError, TypeError, OSError, RuntimeError, zlib.error) as error:
-            raise ValueError(
-                f"{self.name}: {self.files} in '{root}' cannot be read ({error}): expected MATLAB 5 files with uint8 X "
-                "(32, 32, 3, N) and y (N, 1); fetch them again"
-            ) from error
+            expected = "expected MATLAB 5 files with uint8 X (32, 32, 3, N) and y (N, 1); fetch them again"
+            raise ValueError(f"{self.name}: {self.files} in '{root}' cannot be read ({error}): {expected}") from error
         return train, None, test
 
 
@@ -233,12 +221,7 @@ class MNISTMDataModule(ImageDataModule):
     downloadable = False
 
     def load(self) -> tuple[ImageSet, None, ImageSet]:
-        """Read the lists; images are decoded when they are wanted.
-
-        Raises:
-            FileNotFoundError: a list or a folder of images is not there.
-            ValueError: a line of a list is no name and label.
-        """
+        """Read the lists, whose lines are names and labels; images are decoded when they are wanted."""
         return self._part("train"), None, self._part("test")
 
     def _part(self, part: str) -> ImageSet:

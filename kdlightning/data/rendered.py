@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, Options, at_least
 from kdlightning.data.sets import ImageSet, tensor_set
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
@@ -54,18 +54,12 @@ class RenderedDataModule(ImageDataModule):
     glyphs: ClassVar[str]  # the characters that occur
 
     def __init__(
-        self,
-        number: int = 50_000,
-        channels: int = 3,
-        render_seed: int = 0,
-        image_size: int = 32,
-        **options: Any,  # noqa: ANN401 - the base's
+        self, number: int = 50_000, channels: int = 3, render_seed: int = 0, image_size: int = 32, **options: Options
     ) -> None:
         super().__init__("", False, image_size=image_size, **options)
-        least = {"number": (number, 1), "image_size": (image_size, 8), "render_seed": (render_seed, 0)}
-        for setting, (value, minimum) in least.items():
-            if value < minimum:
-                raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
+        at_least(1, number=number)
+        at_least(8, image_size=image_size)
+        at_least(0, render_seed=render_seed)
         if channels not in (1, 3):
             raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
         self.number, self.channels, self.render_seed = number, channels, render_seed
@@ -79,13 +73,7 @@ class RenderedDataModule(ImageDataModule):
         return {**super().identity(), **made}
 
     def render(self, number: int, draw: Callable[[np.random.Generator], Tensor], *part: int) -> ImageSet:
-        """N images, labelled with which glyph they show.
-
-        Args:
-            number: N.
-            draw: which glyphs a block of images shows.
-            part: tells sets of one seed apart.
-        """
+        """N images, labelled with the glyphs that ``draw`` chose a block; ``part`` tells sets of one seed apart."""
         images = torch.empty(number, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         shown = []
         for block, target in enumerate(images.split(BLOCK)):
@@ -114,18 +102,17 @@ class RenderedDigitsDataModule(RenderedDataModule):
 
     name, num_classes, glyphs = "rendered-digits", 10, DIGITS
 
-    def __init__(self, number: int = 50_000, num_test: int = 10_000, **options: Any) -> None:  # noqa: ANN401 - the base's
+    def __init__(self, number: int = 50_000, num_test: int = 10_000, **options: Options) -> None:
         super().__init__(number, **options)
-        if num_test < 1:
-            raise ValueError(f"num_test: expected at least 1, got {num_test}")
+        at_least(1, num_test=num_test)
         self.num_test = num_test
 
     def load(self) -> tuple[ImageSet, None, ImageSet]:
         """Render: 10,000 images of 32 x 32 take about five seconds of one core."""
-        return self._part(self.number, 0), None, self._part(self.num_test, 1)
-
-    def _part(self, number: int, part: int) -> ImageSet:
-        return self.render(number, lambda _: torch.arange(BLOCK) % 10, part)
+        digits = torch.arange(BLOCK) % 10
+        parts = (self.render(size, lambda _: digits, part) for part, size in enumerate((self.number, self.num_test)))
+        train, test = parts
+        return train, None, test
 
 
 class RenderedCharactersDataModule(RenderedDataModule):
@@ -141,11 +128,8 @@ class RenderedCharactersDataModule(RenderedDataModule):
 
     def load(self) -> tuple[ImageSet, None, None]:
         """Render: 10,000 images of 28 x 28 take some five seconds of one core."""
-
-        def draw(rng: np.random.Generator) -> Tensor:
-            return torch.from_numpy(rng.integers(len(CHARACTERS), size=BLOCK))
-
-        return self.render(self.number, draw), None, None
+        shown = self.render(self.number, lambda rng: torch.from_numpy(rng.integers(len(CHARACTERS), size=BLOCK)))
+        return shown, None, None
 
 
 @lru_cache
@@ -187,20 +171,11 @@ def _atlas(cell: int, glyphs: str) -> tuple[Tensor, Tensor]:
 def render_glyphs(
     rng: np.random.Generator, which: Tensor, image_size: int, channels: int, glyphs: str = DIGITS
 ) -> Tensor:
-    """Images of the given characters, everything else random.
+    """Images ``(N, channels, image_size, image_size)``, uint8, in colour or its luma; all but ``which`` is ``rng``'s.
 
-    The masks of a character and its neighbours are sampled at twice the size, and blurred while they are halved;
-    colours, light and noise are added at the final size.
-
-    Args:
-        rng: owner of everything that is random.
-        which: ``(N,)``, positions in ``glyphs``.
-        image_size: height and width.
-        channels: 3 for colour, 1 for its luma.
-        glyphs: the characters that occur; neighbours are drawn from them.
-
-    Returns:
-        uint8 ``(N, channels, image_size, image_size)``.
+    They show the characters at these positions ``(N,)`` in ``glyphs``, and neighbours that are drawn from it. The masks
+    of a character and its neighbours are sampled at twice the size, and blurred while they are halved; colours, light
+    and noise are added at the final size.
     """
     number = len(which)
 

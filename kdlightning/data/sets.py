@@ -56,9 +56,7 @@ class ImageTensorDataset(ImageSet):
     """Images in memory.
 
     Args:
-        images: uint8 ``(N, C, H, W)``.
-        index: see :class:`ImageSet`.
-        labels: see :class:`ImageSet`.
+        images: uint8 ``(N, C, H, W)``; ``index`` and ``labels`` as :class:`ImageSet` has them.
 
     Raises:
         ValueError: lengths differ, or the images are not uint8.
@@ -68,10 +66,9 @@ class ImageTensorDataset(ImageSet):
         super().__init__(index, labels)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-        if len(images) != len(index) or (labels is not None and len(labels) != len(index)):
-            raise ValueError(
-                f"{len(images)} images, {len(index)} indices and {labels if labels is None else len(labels)} labels"
-            )
+        labelled = None if labels is None else len(labels)
+        if len(images) != len(index) or labelled not in (None, len(index)):
+            raise ValueError(f"{len(images)} images, {len(index)} indices and {labelled} labels")
         self.images = images
 
     def pixels(self, rows: Tensor) -> Tensor:
@@ -90,8 +87,7 @@ class ImageFileDataset(ImageSet):
 
     Args:
         read: source index to uint8 image ``(C, H, W)``; the same size for all. It travels to worker processes.
-        index: see :class:`ImageSet`.
-        labels: see :class:`ImageSet`.
+            ``index`` and ``labels`` as :class:`ImageSet` has them.
     """
 
     def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:
@@ -99,11 +95,7 @@ class ImageFileDataset(ImageSet):
         self.read = read
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Decoded, image by image.
-
-        Raises:
-            ValueError: some cannot be decoded; all of the batch are named.
-        """
+        """Decoded, image by image; a ValueError names all of the batch that cannot be."""
         images, broken = [], []
         for index in self.index[rows].tolist():
             try:

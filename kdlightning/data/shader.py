@@ -5,12 +5,10 @@
 """
 
 import hashlib
-import json
-import os
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,9 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from kdlightning import shaders
-from kdlightning.data.base import ImageDataModule
-from kdlightning.data.collected import CollectedDataModule, Collection
-from kdlightning.data.sets import ImageSet, ImageTensorDataset
+from kdlightning.data.base import ImageDataModule, at_least
+from kdlightning.data.cached import kept
+from kdlightning.data.collected import CollectedDataModule
+from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.shaders import OpenGLRenderer, Program, ShaderError, program_files, render_file
 from kdlightning.shaders.program import quantised
 
@@ -80,17 +79,14 @@ class ShaderDataModule(CollectedDataModule):
         renewal: float = 0.1,
     ) -> None:
         super().__init__(source, fraction)
-        for setting, value in {"size": size, "per_program": per_program, "colours": colours}.items():
-            if value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, size=size, per_program=per_program, colours=colours)
         if not 0 < flat <= 1:
             raise ValueError(f"flat: expected a share above 0 and up to 1, got {flat}")
         if not 0 < renewal <= 1:
             raise ValueError(f"renewal: expected a share of the batch above 0 and up to 1, got {renewal}")
         if online and renderer != "torch":
-            raise ValueError(
-                f"online: expected renderer: torch, which renders where the student trains, got {renderer}"
-            )
+            where = "which renders where the student trains"
+            raise ValueError(f"online: expected renderer: torch, {where}, got {renderer}")
         if programs and renderer != "opengl":
             raise ValueError(f"programs: expected renderer: opengl, which reads GLSL, got {renderer}")
         self.programs = Path(programs).expanduser() if programs else None
@@ -103,17 +99,17 @@ class ShaderDataModule(CollectedDataModule):
         super().prepare_data()
         self._rendered()
 
-    def collect(self) -> Collection:
+    def collect(self) -> Tensor:
         """The pool, from the cache if it has been rendered before."""
         images, facts = self._rendered()
         self.dropped, self._next = facts["dropped"], int(facts["programs"])
-        return Collection(torch.from_numpy(images), None)
+        return torch.from_numpy(images)
 
-    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+    def stand_ins(self) -> ImageTensorDataset:
         """Notes that no image is from a later program yet."""
-        sets = super().load()
-        self._origin = torch.full((len(sets[0]), 2), -1)  # program and draw of the images that are not the pool's first
-        return sets
+        pool = super().stand_ins()
+        self._origin = torch.full((len(pool), 2), -1)  # program and draw of the images that are not the pool's first
+        return pool
 
     def identity(self) -> dict[str, Any]:
         """Adds what makes the images."""
@@ -129,21 +125,21 @@ class ShaderDataModule(CollectedDataModule):
         Returns:
             Positions ``(M,)`` in the pool that hold a new image; mostly none.
         """
-        trainer: Any = self.trainer
+        trainer, pool = cast(Any, self.trainer), cast(ImageTensorDataset, self.train_set)
         world, device = trainer.world_size, trainer.strategy.root_device
         self._owed += self.renewal * self.batch_size * world
         changed = []
         while self._owed >= self.per_program * world:
             number = self._next + trainer.global_rank
-            made = self._images(self._program(number), number, None, device)
-            kept = ~simple(made, self.flat, self.colours)
+            made = self._images(number, None, device)
+            fit = ~simple(made, self.flat, self.colours)
             origin = torch.tensor([(number, draw) for draw in range(len(made))], device=device)
             if world > 1:
                 gather = trainer.strategy.all_gather
-                made, kept, origin = (gather(each).flatten(0, 1) for each in (made, kept, origin))
-            made, origin = (each[kept].cpu()[: len(self.train_set)] for each in (made, origin))
-            rows = (self.renewed + torch.arange(len(made))) % len(self.train_set)
-            self._pool()[rows], self._origin[rows] = made, origin
+                made, fit, origin = (gather(each).flatten(0, 1) for each in (made, fit, origin))
+            made, origin = (each[fit].cpu()[: len(pool)] for each in (made, origin))
+            rows = (self.renewed + torch.arange(len(made))) % len(pool)
+            pool.images[rows], self._origin[rows] = made, origin
             self._next += world
             self._owed -= len(made)
             self.renewed += len(made)
@@ -162,72 +158,46 @@ class ShaderDataModule(CollectedDataModule):
         self.setup()
         device = self.trainer.strategy.root_device  # type: ignore[union-attr]
         self._next, self._owed, self.renewed = state["next"], state["owed"], state["renewed"]
-        self._origin = state["origin"].clone()
-        for number in self._origin[:, 0].unique().tolist():
-            if number >= 0:
-                rows = (self._origin[:, 0] == number).nonzero()[:, 0]
-                made = self._images(self._program(number), number, None, device).cpu()
-                self._pool()[rows] = made[self._origin[rows, 1]]
-
-    def _pool(self) -> Tensor:
-        assert isinstance(self.train_set, ImageTensorDataset)  # collect() gives tensors
-        return self.train_set.images
-
-    def _program(self, number: int) -> Program:
-        return Program.from_seed(self.render_seed * 1_000_003 + number)
+        self._origin, pool = state["origin"].clone(), cast(ImageTensorDataset, self.train_set)
+        for number in set(self._origin[:, 0].tolist()) - {-1}:
+            rows = (self._origin[:, 0] == number).nonzero()[:, 0]
+            pool.images[rows] = self._images(number, None, device).cpu()[self._origin[rows, 1]]
 
     def _key(self) -> str:
-        settings = (
-            "with programs", self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours,
-            self.channels, self.image_size, _SPAN,
-        )  # fmt: skip
+        kinds = (self.size, self.per_program, self.renderer, self.render_seed, self.flat, self.colours)
+        settings = ("with programs", *kinds, self.channels, self.image_size, _SPAN)
         digest = hashlib.sha256(repr(settings).encode())
-        # another version writes other programs
-        sources = sorted(Path(shaders.__file__).parent.glob("*.py"))
+        sources = sorted(Path(shaders.__file__).parent.glob("*.py"))  # another version writes other programs
         for source in [*sources, *self._files()]:
             digest.update(source.name.encode() + source.read_bytes())
         return digest.hexdigest()
 
     def _rendered(self) -> tuple[np.ndarray, dict[str, float]]:
         file = self.cache / f"shaders-{self._key()[:16]}.npy"
-        if not file.exists():
-            images, facts = self._render()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.npy")
-            np.save(temporary, images.numpy())
-            file.with_suffix(".json").write_text(json.dumps(facts) + "\n")
-            temporary.replace(file)
-        images = np.load(file, mmap_mode="c")
-        return images, json.loads(file.with_suffix(".json").read_text())
+        return kept(file, file.with_suffix(".json"), self._render)
 
     def _files(self) -> list[Path]:
-        if self.programs is None:
-            return []
-        files = program_files(self.programs)
-        if not files:
+        files = program_files(self.programs) if self.programs else []
+        if self.programs and not files:
             raise ValueError(f"programs: expected a folder with *.frag or *.glsl files, got {self.programs}")
         return files
 
-    def _render(self) -> tuple[Tensor, dict[str, float]]:
+    def _render(self) -> tuple[np.ndarray, dict[str, float]]:
         """The images; which share of all that were rendered was dropped, and how many programs there were."""
         images = torch.empty(self.size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        kept = number = dropped = 0
+        had = number = dropped = 0
         files = deque(self._files())
         with OpenGLRenderer() if self.renderer == "opengl" and not files else nullcontext() as opengl:
-            while kept < self.size:
+            while had < self.size:
                 if number > 20 + 20 * self.size:
-                    raise RuntimeError(
-                        f"{number} programs gave {kept} images of {self.size}: lower colours, or raise flat"
-                    )
-                if self.programs is None:
-                    made = self._images(self._program(number), number, opengl)
-                else:
-                    made = self._of_the_next(files, number)
+                    some = f"{number} programs gave {had} images of {self.size}"
+                    raise RuntimeError(f"{some}: lower colours, or raise flat")
+                made = self._of_the_next(files, number) if self.programs else self._images(number, opengl)
                 left_out = simple(made, self.flat, self.colours)
-                made = made[~left_out][: self.size - kept]
-                images[kept : kept + len(made)] = made
-                kept, number, dropped = kept + len(made), number + 1, dropped + int(left_out.sum())
-        return images, {"dropped": dropped / (number * self.per_program), "programs": number}
+                made = made[~left_out][: self.size - had]
+                images[had : had + len(made)] = made
+                had, number, dropped = had + len(made), number + 1, dropped + int(left_out.sum())
+        return images.numpy(), {"dropped": dropped / (number * self.per_program), "programs": number}
 
     def _of_the_next(self, files: deque[Path], number: int) -> Tensor:
         """Images of the user's program whose turn it is; those that give none lose their turn for good."""
@@ -235,46 +205,36 @@ class ShaderDataModule(CollectedDataModule):
             file = files.popleft()
             try:
                 made = render_file(file, self._times(number), self.image_size, channels=self.channels)
+                if simple(made, self.flat, self.colours).all():
+                    raise ShaderError("its images are simple")
             except ShaderError as error:
-                reason = str(error)
-            else:
-                if not simple(made, self.flat, self.colours).all():
-                    files.append(file)
-                    return made
-                reason = "its images are simple"
-            rank_zero_warn(f"programs: {file} is left out: {reason}")
+                rank_zero_warn(f"programs: {file} is left out: {error}")
+                continue
+            files.append(file)
+            return made
         raise RuntimeError(f"programs: nothing in {self.programs} can be used; a warning says why for every file")
 
     def _times(self, number: int) -> list[float]:
         generator = torch.Generator().manual_seed(self.render_seed * 1_000_003 + number)
-        times: list[float] = (_SPAN * torch.rand(self.per_program, generator=generator)).tolist()
-        return times
+        return cast(list[float], (_SPAN * torch.rand(self.per_program, generator=generator)).tolist())
 
-    def _images(
-        self, program: Program, number: int, opengl: OpenGLRenderer | None, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """All images of a program, uint8 on the device; the simple ones, too."""
+    def _images(self, number: int, opengl: OpenGLRenderer | None, device: torch.device | str = "cpu") -> Tensor:
+        """All images of a program of the grammar, uint8 on the device; the simple ones, too."""
+        program, times = Program.from_seed(self.render_seed * 1_000_003 + number), self._times(number)
         variants = range(self.per_program)
         shape: dict[str, Any] = {"size": self.image_size, "channels": self.channels, "variants": variants}
         if opengl is not None:
-            return opengl.render(program, self._times(number), **shape)
-        return quantised(program.render(self._times(number), **shape, device=device))
+            return opengl.render(program, times, **shape)
+        return quantised(program.render(times, **shape, device=device))
 
 
 def simple(images: Tensor, flat: float = 0.9, colours: int = 4) -> Tensor:
-    """Which images are constant, or nearly so.
+    """Which images ``(N, C, H, W)``, uint8, are constant, or nearly so: bool ``(N,)``.
 
-    Args:
-        images: uint8 ``(N, C, H, W)``.
-        flat: the largest share of pixels that may have one colour, at 16 levels per channel.
-        colours: the least number of such colours.
-
-    Returns:
-        bool ``(N,)``.
+    More than a share ``flat`` of the pixels have one colour, or all fewer than ``colours``, at 16 levels per channel.
     """
-    levels = (images // 16).flatten(2).long()
     base = torch.tensor([16**k for k in range(images.shape[1])], device=images.device).view(1, -1, 1)
-    code = (levels * base).sum(1)
+    code = ((images // 16).flatten(2).long() * base).sum(1)
     counts = torch.zeros(len(images), 16 ** images.shape[1], dtype=torch.int32, device=images.device)
     counts.scatter_add_(1, code, torch.ones_like(code, dtype=torch.int32))
     return (counts.amax(1) > flat * code.shape[1]) | ((counts > 0).sum(1) < colours)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.collected import StandInDataModule
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.data.transferset import TransferSet
@@ -38,13 +38,12 @@ class NoImagesDataModule(ImageDataModule):
         image_size: int,
         channels: int = 1,
         class_names: Sequence[str] | None = None,
-        **options: Any,  # noqa: ANN401 - the base's
+        **options: Options,
     ) -> None:
         names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
         if num_classes < 2 or len(names) != num_classes:
-            raise ValueError(
-                f"expected at least 2 classes and as many names, got {num_classes} classes and {len(names)} names"
-            )
+            got = f"{num_classes} classes and {len(names)} names"
+            raise ValueError(f"expected at least 2 classes and as many names, got {got}")
         self.num_classes, self.channels, self.native_size = num_classes, channels, image_size
         super().__init__("", False, image_size=image_size, **options)
         self.name, self.class_names = name, names
@@ -85,23 +84,12 @@ class SyntheticDataModule(StandInDataModule):
         told = self.transfer_set.manifest
         return Answers(*(int(told.get(name, 0)) for name in ("queries_paid", "bytes_up", "bytes_down")))
 
-    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
-        """The written images, and the source's for validation and test.
-
-        Raises:
-            FileNotFoundError: no such set.
-            KeyError: it has no such images.
-            ValueError: its images have another shape than the source's, or it is of another number of classes.
-        """
-        made = self.transfer_set
-        images, label = made.images(self, self.column), made.columns.get("label")
-        self.source.setup()
-        self.class_names = list(self.source.class_names)
-        everything = ImageTensorDataset(images, torch.arange(len(images)), label)
-        return everything, self.source.val_set, self.source.test_set
+    def stand_ins(self) -> ImageTensorDataset:
+        """The written images; errors as :class:`TransferSet` and :meth:`TransferSet.images` raise them."""
+        images = self.transfer_set.images(self, self.column)
+        return ImageTensorDataset(images, torch.arange(len(images)), self.transfer_set.columns.get("label"))
 
     def identity(self) -> dict[str, Any]:
         """Adds what the images are, to the bit."""
-        identity = super().identity()
-        images = self.train_set.__getitems__(list(range(len(self.train_set)))).image
+        identity, images = super().identity(), self.candidate_pool().image
         return {**identity, "images": hashlib.sha256(images.numpy().tobytes()).hexdigest()}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, at_least
+from kdlightning.data.cached import write_json
 from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.types import Batch
 
 SCHEMA = 1
+_SHARDS = "shard-*.safetensors"
 
 
 class TransferSetWriter:
@@ -47,22 +49,18 @@ class TransferSetWriter:
         self.path = Path(path)
         self.header = {"schema": SCHEMA, **header}
         if (self.path / "manifest.json").exists():
-            raise FileExistsError(
-                f"{self.path} already holds a finished transfer set: there is nothing left to ask. Train on it "
-                "(TransferSetDataModule), or choose another output"
-            )
+            remedy = "there is nothing left to ask. Train on it (TransferSetDataModule), or choose another output"
+            raise FileExistsError(f"{self.path} already holds a finished transfer set: {remedy}")
         self.path.mkdir(parents=True, exist_ok=True)
         begun = self.path / "header.json"
         if not begun.exists():
-            _write_json(begun, self.header)
+            write_json(begun, self.header)
         # another process may have been first: what lies there decides
         there = json.loads(begun.read_text())
         if there != json.loads(json.dumps(self.header)):
             different = sorted(key for key in {*there, *self.header} if there.get(key) != self.header.get(key))
-            raise FileExistsError(
-                f"{self.path} was begun with other settings ({', '.join(different)}); give the same settings to "
-                "finish it, or another output"
-            )
+            remedy = "give the same settings to finish it, or another output"
+            raise FileExistsError(f"{self.path} was begun with other settings ({', '.join(different)}); {remedy}")
 
     def done(self) -> Tensor:
         """Source indices ``(M,)``, int64, of the rows that are written already."""
@@ -71,18 +69,10 @@ class TransferSetWriter:
 
     def rows(self) -> dict[str, Tensor]:
         """All rows written so far, column by column, in no particular order; empty before the first."""
-        shards = [read_shard(shard) for shard in _shards(self.path)]
-        return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
+        return _read(list(self.path.glob(_SHARDS)))
 
     def write(self, rows: Mapping[str, Tensor]) -> Path:
-        """Write rows as one shard.
-
-        Args:
-            rows: columns of equal length; ``index`` ``(M,)`` int64 is required.
-
-        Raises:
-            ValueError: no ``index``, or columns of different lengths.
-        """
+        """Write rows as one shard: columns of one length (else a ValueError), ``index`` ``(M,)`` int64 among them."""
         lengths = {name: len(column) for name, column in rows.items()}
         if "index" not in rows or len(set(lengths.values())) != 1:
             raise ValueError(f"a shard needs an 'index' column and columns of one length, got {lengths}")
@@ -98,24 +88,16 @@ class TransferSetWriter:
         """Check that every expected row is there and write the manifest.
 
         Args:
-            expected: source indices ``(N,)`` that the set must hold.
+            expected: source indices ``(N,)`` that the set must hold; a RuntimeError if not: it stays resumable.
             facts: what the manifest says besides the header: cost, statistics (plain JSON).
-
-        Raises:
-            RuntimeError: rows are missing; the set stays resumable.
         """
         missing = set(expected.tolist()) - set(self.done().tolist())
         if missing:
-            raise RuntimeError(
-                f"{self.path} lacks {len(missing)} of {len(expected)} rows (first: {min(missing)}); "
-                "run the same command again to label them"
-            )
-        shards = sorted(shard.name for shard in _shards(self.path))
-        made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        _write_json(
-            self.path / "manifest.json",
-            {**self.header, **facts, "rows": len(expected), "made": made, "shards": shards},
-        )
+            lacking = f"{self.path} lacks {len(missing)} of {len(expected)} rows (first: {min(missing)})"
+            raise RuntimeError(f"{lacking}; run the same command again to label them")
+        shards = sorted(shard.name for shard in self.path.glob(_SHARDS))
+        added = {"rows": len(expected), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "shards": shards}
+        write_json(self.path / "manifest.json", {**self.header, **facts, **added})
         return TransferSet(self.path)
 
 
@@ -143,8 +125,7 @@ class TransferSet:
         absent = [name for name in self.manifest["shards"] if not (self.path / name).exists()]
         if absent:
             raise RuntimeError(f"{self.path} lacks {len(absent)} of its shards, first {absent[0]}")
-        shards = [read_shard(self.path / name) for name in self.manifest["shards"]]
-        columns = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        columns = _read([self.path / name for name in self.manifest["shards"]])
         order = columns["index"].argsort()
         self.columns = {name: column[order] for name, column in columns.items()}
 
@@ -152,21 +133,13 @@ class TransferSet:
         return len(self.columns["index"])
 
     def column(self, name: str) -> Tensor:
-        """One column, rows sorted by source index.
-
-        Raises:
-            KeyError: no such column.
-        """
+        """One column, rows sorted by source index; a KeyError if there is none of that name."""
         if name not in self.columns:
             raise KeyError(f"{self.path} has no column {name!r}, only {sorted(self.columns)}")
         return self.columns[name]
 
     def images(self, data: Any, column: str = "image") -> Tensor:  # noqa: ANN401 - any of the package's datamodules
-        """A column of images ``(M, C, H, W)``, uint8, that were made for a task.
-
-        Args:
-            data: the task's datamodule: ``channels``, ``image_size``, ``num_classes`` and ``name``.
-            column: which images.
+        """A column of images ``(M, C, H, W)``, uint8, that were made for a task's datamodule.
 
         Raises:
             KeyError: no such column.
@@ -174,23 +147,17 @@ class TransferSet:
         """
         images, shape = self.column(column), (data.channels, data.image_size, data.image_size)
         if images.shape[1:] != shape:
-            raise ValueError(
-                f"{self.path} holds images of shape {tuple(images.shape[1:])}, but those of {data.name} are {shape}"
-            )
+            here = f"{self.path} holds images of shape {tuple(images.shape[1:])}"
+            raise ValueError(f"{here}, but those of {data.name} are {shape}")
         classes = self.manifest.get("num_classes", data.num_classes)
         if classes != data.num_classes:
             raise ValueError(f"{self.path} has answers of {classes} classes, but {data.name} has {data.num_classes}")
         return images
 
     def answers(self, num_classes: int, column: str | None = None) -> Tensor:
-        """What a student learns from: a column as rows ``(M, K)``.
+        """What a student learns from: a column as float32 rows ``(M, K)``; class indices become one-hot rows.
 
-        Args:
-            num_classes: K.
-            column: by default ``activation`` (DB3KD's) or, where there is none, ``answer`` (the teacher's own).
-
-        Returns:
-            float32 ``(M, K)``; class indices become one-hot rows.
+        By default it is ``activation`` (DB3KD's) or, where there is none, ``answer`` (the teacher's own).
         """
         values = self.column(column or ("activation" if "activation" in self.columns else "answer"))
         return F.one_hot(values, num_classes).float() if values.ndim == 1 else values
@@ -200,12 +167,9 @@ class AnsweredImages(ImageTensorDataset):
     """Images of a source joined to the rows of a transfer set by source index.
 
     Args:
-        source: the source's training images.
+        source: the source's training images; a ValueError if it lacks an image that there is a row for.
         index: source indices ``(M,)`` of the rows, sorted.
         answer: what the rows say ``(M, K)``.
-
-    Raises:
-        ValueError: the source lacks an image that the transfer set has a row for.
     """
 
     def __init__(self, source: ImageTensorDataset, index: Tensor, answer: Tensor) -> None:
@@ -213,12 +177,11 @@ class AnsweredImages(ImageTensorDataset):
         position[source.index] = torch.arange(len(source.index))
         rows = position[index]
         if (rows < 0).any():
-            raise ValueError(
-                f"the transfer set has rows for {int((rows < 0).sum())} images that the source does not yield: use the "
-                "datamodule, num_samples and seed that it was made with (they stand in its manifest)"
-            )
-        labels = None if source.labels is None else source.labels[rows]
-        super().__init__(source.images[rows], index, labels)
+            remedy = "use the datamodule, num_samples and seed that it was made with (they stand in its manifest)"
+            absent = f"{int((rows < 0).sum())} images that the source does not yield"
+            raise ValueError(f"the transfer set has rows for {absent}: {remedy}")
+        taken = source.take(rows)
+        super().__init__(taken.images, index, taken.labels)
         self.answer = answer
 
     def __getitems__(self, positions: list[int]) -> Batch:
@@ -230,9 +193,6 @@ class SourcedDataModule(L.LightningDataModule):
     """Trains on :attr:`answered`; everything else is a source's: augmentation, order, validation, test, its attributes.
 
     A subclass sets ``answered`` in :meth:`setup`, after this one's.
-
-    Args:
-        source: the task's data set.
     """
 
     answered: AnsweredImages
@@ -289,48 +249,36 @@ class TransferSetDataModule(SourcedDataModule):
         self, source: ImageDataModule, path: str, column: str | None = None, per_class: int | None = None
     ) -> None:
         super().__init__(source)
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"per_class: expected at least 1, got {per_class}")
+        at_least(1, per_class=per_class)
         self.path, self.column, self.per_class = path, column, per_class
 
     def setup(self, stage: str) -> None:
-        """Load the source and join the transfer set to it.
-
-        Raises:
-            ValueError: the transfer set was made from another source.
-        """
+        """Load the source and join the transfer set to it; a ValueError if it was made from another source."""
         super().setup(stage)
         self.transfer_set = TransferSet(self.path)
         made_from = self.transfer_set.manifest["source"]
         here = self.source.identity()
         different = [key for key in ("name", "length", "image_size", "images") if made_from.get(key) != here.get(key)]
         if different:
-            raise ValueError(
-                f"{self.path} was made from {made_from} but the source is {here}: {', '.join(different)} differ"
-            )
+            differ = f"{', '.join(different)} differ"
+            raise ValueError(f"{self.path} was made from {made_from} but the source is {here}: {differ}")
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
         index = self.transfer_set.column("index")
         answers = self.transfer_set.answers(self.source.num_classes, self.column)
         if self.per_class is not None:
             label = self.transfer_set.column("label")
-            firsts = [torch.nonzero(label == k).squeeze(1)[: self.per_class] for k in label.unique().tolist()]
-            rows = torch.cat(firsts).sort().values
+            rows = torch.cat([(label == k).nonzero()[: self.per_class, 0] for k in label.unique()]).sort().values
             answers, index = answers[rows], index[rows]
         self.answered = AnsweredImages(self.source.train_set, index, answers)
 
 
-def _shards(path: Path) -> list[Path]:
-    return sorted(path.glob("shard-*.safetensors"))
+def _read(paths: Sequence[Path]) -> dict[str, Tensor]:
+    shards = [read_shard(path) for path in paths]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
 
 
 def read_shard(shard: Path) -> dict[str, Tensor]:
     """The columns of one safetensors file."""
     with safe_open(shard, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)

@@ -1,36 +1,33 @@
 """Images from the web: any folder, list, zip or tar shards, of any size and quality, unlabelled, decoded once."""
 
 import hashlib
-import json
-import os
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 
-from kdlightning.data.base import ImageDataModule
-from kdlightning.data.collected import CollectedDataModule, Collection
+from kdlightning.data.base import ImageDataModule, Options
+from kdlightning.data.cached import kept
+from kdlightning.data.collected import CollectedDataModule
 from kdlightning.data.decoding import TARS, Archive, decode
-from kdlightning.data.sets import whole_batch
 
 _BESIDE = (".json", ".txt", ".cls")  # labels and captions beside the images of a WebDataset shard
 _CHUNK = 64
 
 
 class Unusable(NamedTuple):
-    """A file that is no image to train on.
+    """A file that is no image to train on: its name, with its archive, and why not.
 
-    Attributes:
-        name: of the file, with its archive.
-        reason: ``not an image``, ``broken``, ``animated``, ``CMYK``, ``16-bit``, ``huge`` or ``duplicate``.
+    Reasons are ``not an image``, ``broken``, ``animated``, ``CMYK``, ``16-bit``, ``huge`` and ``duplicate``.
     """
 
     name: str
@@ -69,7 +66,7 @@ class WebDataModule(CollectedDataModule):
         max_unusable: float = 0.5,
         max_pixels: int = 50_000_000,
         unique: bool = False,
-        **options: Any,  # noqa: ANN401 - the base's
+        **options: Options,
     ) -> None:
         super().__init__(source, root=root, **options)
         if not 0 <= max_unusable <= 1:
@@ -86,7 +83,7 @@ class WebDataModule(CollectedDataModule):
         super().prepare_data()
         self._decoded()
 
-    def collect(self) -> Collection:
+    def collect(self) -> Tensor:
         """The decoded pool.
 
         Raises:
@@ -95,7 +92,7 @@ class WebDataModule(CollectedDataModule):
         """
         pixels, self.unusable = self._decoded()
         self.files = len(pixels) + len(self.unusable)
-        return Collection(torch.from_numpy(pixels), None)
+        return torch.from_numpy(pixels)
 
     def identity(self) -> dict[str, Any]:
         """Adds which pool."""
@@ -117,10 +114,8 @@ class WebDataModule(CollectedDataModule):
     def _decoded(self) -> tuple[np.ndarray, list[Unusable]]:
         """The array of the pool, memory-mapped, and what is not in it."""
         place = self.cache / self._key()[:16]
-        if not (place / "unusable.json").exists():
-            self._decode(place)
-        told = [Unusable(*row) for row in json.loads((place / "unusable.json").read_text())]
-        pixels: np.ndarray = np.load(place / "images.npy", mmap_mode="c")  # a private copy, page by page
+        pixels, rows = kept(place / "images.npy", place / "unusable.json", self._decode)
+        told = [Unusable(*row) for row in rows]
         total = len(pixels) + len(told)
         if len(told) > self.max_unusable * total or not len(pixels):
             first = ", ".join(f"{one.name} ({one.reason})" for one in told[:3])
@@ -130,62 +125,44 @@ class WebDataModule(CollectedDataModule):
             )
         return pixels, told
 
-    def _decode(self, place: Path) -> None:
+    def _decode(self) -> tuple[np.ndarray, list[Unusable]]:
         names = list(_members(self.root))
         if not names:
             raise FileNotFoundError(f"{self.root} has no files")
-        files = _Decoding(names, self.image_size, self.channels, self.max_pixels)
-        loader = DataLoader(
-            files, batch_size=_CHUNK, collate_fn=whole_batch, num_workers=self.num_workers, generator=self._generator()
-        )
-        place.mkdir(parents=True, exist_ok=True)
+        files: Any = _Decoding(names, self.image_size, self.channels, self.max_pixels)
         images, unusable, seen = [], [], set()
-        for chunk in loader:
-            for name, found in chunk:
-                if isinstance(found, str):
-                    unusable.append(Unusable(name, found))
-                    continue
-                mark = difference_hash(found) if self.unique else None
-                if mark in seen:
-                    unusable.append(Unusable(name, "duplicate"))
-                    continue
-                if mark is not None:
-                    seen.add(mark)
-                images.append(found.numpy())
+        for name, found in chain.from_iterable(self._loader(files, batch_size=_CHUNK)):
+            mark = difference_hash(found) if self.unique and isinstance(found, Tensor) else None
+            if isinstance(found, str) or mark in seen:
+                unusable.append(Unusable(name, found if isinstance(found, str) else "duplicate"))
+                continue
+            seen.update([] if mark is None else [mark])
+            images.append(found.numpy())
         shape = (0, self.channels, self.image_size, self.image_size)
-        temporary = place / f"images.{os.getpid()}.npy"
-        np.save(temporary, np.stack(images) if images else np.empty(shape, np.uint8))
-        temporary.replace(place / "images.npy")
-        listed = place / f"unusable.{os.getpid()}.tmp"
-        listed.write_text(json.dumps(unusable, indent=1) + "\n")
-        listed.replace(place / "unusable.json")  # last: its presence says that the array is whole
+        return np.stack(images) if images else np.empty(shape, np.uint8), unusable
 
 
-class _Decoding(Dataset[tuple[str, Tensor | str]]):
+class _Decoding:
     """Files as images of one size, or the reason why not."""
 
-    def __init__(self, names: Sequence[tuple[str, str]], size: int, channels: int, max_pixels: int) -> None:
-        self.names, self.size, self.channels, self.max_pixels = names, size, channels, max_pixels
-        self._archive: Archive | None = None
+    def __init__(self, names: Sequence[tuple[str, str]], *settings: int) -> None:
+        self.names, self.settings = names, settings
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, position: int) -> tuple[str, Tensor | str]:
         file, member = self.names[position]
-        name = f"{file}/{member}" if member else file
         try:
-            content = self._read(file, member)
+            content = _opened(file).read(member) if member else Path(file).read_bytes()
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError):
-            return name, "broken"
-        return name, decode(content, self.size, self.channels, self.max_pixels)
+            found: Tensor | str = "broken"
+        else:
+            found = decode(content, *self.settings)
+        return f"{file}/{member}" if member else file, found
 
-    def _read(self, file: str, member: str) -> bytes:
-        if not member:
-            return Path(file).read_bytes()
-        if self._archive is None or self._archive.path != file:
-            self._archive = Archive(file)
-        return self._archive.read(member)
+
+_opened = lru_cache(maxsize=1)(Archive)  # members of one archive follow each other
 
 
 def difference_hash(image: Tensor) -> int:
