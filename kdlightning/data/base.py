@@ -34,7 +34,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     """A data set of labelled images. Splits depend on ``seed`` alone, batches carry source indices.
 
     ``predict`` yields the training images in order, without augmentation: what a labelling phase asks the teacher.
-    A subclass sets the four attributes below and overrides :meth:`load`; images leave the loaders as uint8 and become
+    A subclass sets the first four attributes and overrides :meth:`load`; images leave the loaders as uint8 and become
     float32 in [0, 1] on the device.
 
     Args:
@@ -55,28 +55,20 @@ class ImageDataModule(L.LightningDataModule, ABC):
         seed: owner of the split, the subset and the order.
         num_workers: of the loaders, and of decoding files into memory; images in memory need none.
 
-    Attributes:
-        name: of the data set, in tables and manifests.
-        num_classes: K.
-        channels: 1 or 3.
-        native_size: height and width without ``image_size``.
-        class_names: K names; complete after :meth:`setup`.
-        train_set: the drawn training images, after :meth:`setup`.
-        selector: makes the data set that an epoch trains on; None: all training images. Methods that select set it,
-            and have Lightning ask for the loader anew every epoch.
-
     Raises:
         ValueError: a size or a number below 1.
     """
 
-    name: str
-    num_classes: int
-    channels: int
-    native_size: int
+    name: str  #: of the data set, in tables and manifests
+    num_classes: int  #: K
+    channels: int  #: 1 or 3
+    native_size: int  #: height and width without ``image_size``
+    class_names: list[str]  #: K of them; complete after :meth:`setup`
     default_num_val: int | float = 0.1
     downloadable: bool = True
     in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
-    train_set: ImageSet
+    train_set: ImageSet  #: the drawn training images, after :meth:`setup`
+    #: makes what an epoch trains on, set by methods that select: they have Lightning ask for the loader every epoch
     selector: Callable[[], Dataset[Batch]] | None = None
 
     def __init__(
@@ -132,10 +124,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         held_out, rest = order[:number], order[number:]
         wanted = len(rest) if self.num_samples is None else self.num_samples
         if wanted > len(rest):
-            raise ValueError(
-                f"num_samples={wanted} but {self.name} has {len(train)} training images, {number} of them for "
-                f"validation: at most {len(rest)}"
-            )
+            there = f"{self.name} has {len(train)} training images, {number} of them for validation"
+            raise ValueError(f"num_samples={wanted} but {there}: at most {len(rest)}")
         self._val = val if val is not None else train.take(held_out)
         self._test = test
         chosen = self._held(train if wanted == len(train) else train.take(rest[:wanted].sort().values))

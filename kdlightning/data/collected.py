@@ -52,14 +52,11 @@ class CollectedDataModule(StandInDataModule):
         root: where the images come from, if from files.
         num_workers: processes that decode.
 
-    Attributes:
-        truth: the task's class that an image of the pool shows, by position, or -1 for none ``(N,)``; None where nobody
-            knows. For reports; no method is given it.
-
     Raises:
         ValueError: a share outside its range.
     """
 
+    #: the task's class that an image of the pool shows ``(N,)``, or -1; None: unknown. No method is given it
     truth: Tensor | None = None
 
     def __init__(self, source: ImageDataModule, fraction: float = 1.0, root: str = "", num_workers: int = 0) -> None:

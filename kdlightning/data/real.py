@@ -55,8 +55,7 @@ class _TorchvisionDataModule(ImageDataModule):
         """Download on one process, if asked to."""
         super().prepare_data()
         if self.download:
-            for split in self.splits:
-                type(self).reader(root=str(self.root), download=True, **split, **self.reader_options)
+            self._read(self.root, download=True)
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet]:
         """Read by torchvision; a FileNotFoundError says which files belong where if they are absent or damaged."""
@@ -64,15 +63,17 @@ class _TorchvisionDataModule(ImageDataModule):
             self.prepare_data()
         return self._load(self.root)
 
+    def _read(self, root: Path, download: bool) -> list[Any]:
+        given = {"root": str(root), "download": download, **self.reader_options}
+        return [type(self).reader(**given, **split) for split in self.splits]
+
     def _load(self, root: Path) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-        parts = []
-        for split in self.splits:
-            try:
-                parts.append(type(self).reader(root=str(root), download=False, **split, **self.reader_options))
-            except (RuntimeError, FileNotFoundError) as error:
-                where = f"{self.name} is not in '{self.root}', or is damaged ({error})"
-                todo = f"put {self.files} there, or set download: true to fetch it"
-                raise FileNotFoundError(f"{where}: {todo}") from error
+        try:
+            parts = self._read(root, download=False)
+        except (RuntimeError, FileNotFoundError) as error:
+            where = f"{self.name} is not in '{self.root}', or is damaged ({error})"
+            todo = f"put {self.files} there, or set download: true to fetch it"
+            raise FileNotFoundError(f"{where}: {todo}") from error
         # torchvision writes MNIST's names as "0 - zero"
         self.class_names = [str(name).partition(" - ")[0] for name in getattr(parts[0], "classes", self.class_names)]
         train, *val, test = (self._images(part) for part in parts)

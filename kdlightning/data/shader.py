@@ -53,15 +53,12 @@ class ShaderDataModule(CollectedDataModule):
             the place of its oldest ones. By torch, on the device that trains.
         renewal: with ``online``, how many new images come in a step, as a share of the batch.
 
-    Attributes:
-        dropped: share of the rendered images that were constant or simple, after :meth:`setup`.
-        renewed: number of images that have been replaced so far.
-
     Raises:
         ValueError: a number below 1, a share outside its range, OpenGL while training, or programs without OpenGL.
     """
 
-    dropped: float
+    dropped: float  #: share of the rendered images that were constant or simple, after :meth:`setup`
+    renewed: int  #: number of images that have been replaced so far
 
     def __init__(
         self,
@@ -120,10 +117,7 @@ class ShaderDataModule(CollectedDataModule):
         """Replace the pool's oldest images by those of new programs, as many as one step owes; called once a step.
 
         A program is rendered when as many images are owed as it gives. Processes render a program each and share the
-        images, so that their pools are the same.
-
-        Returns:
-            Positions ``(M,)`` in the pool that hold a new image; mostly none.
+        images, so that their pools are the same. Returns the positions ``(M,)`` of new images; mostly none.
         """
         trainer, pool = cast(Any, self.trainer), cast(ImageTensorDataset, self.train_set)
         world, device = trainer.world_size, trainer.strategy.root_device

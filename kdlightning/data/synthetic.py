@@ -9,7 +9,7 @@ import torch
 
 from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.collected import StandInDataModule
-from kdlightning.data.sets import ImageSet, ImageTensorDataset
+from kdlightning.data.sets import ImageSet, ImageTensorDataset, tensor_set
 from kdlightning.data.transferset import TransferSet
 from kdlightning.types import Answers
 
@@ -50,9 +50,7 @@ class NoImagesDataModule(ImageDataModule):
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
         """Nothing to train on, nothing to validate on, no test images."""
-        nothing = torch.empty(0, dtype=torch.int64)
-        images = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        empty = ImageTensorDataset(images, nothing, nothing)
+        empty = tensor_set(torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8), [])
         return empty, empty, None
 
 

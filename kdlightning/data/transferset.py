@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,11 @@ class TransferSetWriter:
 
     def done(self) -> Tensor:
         """Source indices ``(M,)``, int64, of the rows that are written already."""
-        rows = self.rows()
-        return rows["index"] if rows else torch.empty(0, dtype=torch.int64)
+        return self.rows().get("index", torch.empty(0, dtype=torch.int64))
 
     def rows(self) -> dict[str, Tensor]:
         """All rows written so far, column by column, in no particular order; empty before the first."""
-        return _read(list(self.path.glob(_SHARDS)))
+        return _read(self.path.glob(_SHARDS))
 
     def write(self, rows: Mapping[str, Tensor]) -> Path:
         """Write rows as one shard: columns of one length (else a ValueError), ``index`` ``(M,)`` int64 among them."""
@@ -125,7 +124,7 @@ class TransferSet:
         absent = [name for name in self.manifest["shards"] if not (self.path / name).exists()]
         if absent:
             raise RuntimeError(f"{self.path} lacks {len(absent)} of its shards, first {absent[0]}")
-        columns = _read([self.path / name for name in self.manifest["shards"]])
+        columns = _read(self.path / name for name in self.manifest["shards"])
         order = columns["index"].argsort()
         self.columns = {name: column[order] for name, column in columns.items()}
 
@@ -273,7 +272,7 @@ class TransferSetDataModule(SourcedDataModule):
         self.answered = AnsweredImages(self.source.train_set, index, answers)
 
 
-def _read(paths: Sequence[Path]) -> dict[str, Tensor]:
+def _read(paths: Iterable[Path]) -> dict[str, Tensor]:
     shards = [read_shard(path) for path in paths]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
 

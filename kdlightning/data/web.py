@@ -5,7 +5,6 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,12 +83,7 @@ class WebDataModule(CollectedDataModule):
         self._decoded()
 
     def collect(self) -> Tensor:
-        """The decoded pool.
-
-        Raises:
-            FileNotFoundError: no file at all.
-            ValueError: too many unusable files, or not one usable.
-        """
+        """The decoded pool; a FileNotFoundError without a file, a ValueError if too few are usable."""
         pixels, self.unusable = self._decoded()
         self.files = len(pixels) + len(self.unusable)
         return torch.from_numpy(pixels)
@@ -118,11 +112,9 @@ class WebDataModule(CollectedDataModule):
         told = [Unusable(*row) for row in rows]
         total = len(pixels) + len(told)
         if len(told) > self.max_unusable * total or not len(pixels):
+            most = f"{len(told)} of {total} files cannot be used, and max_unusable is {self.max_unusable}"
             first = ", ".join(f"{one.name} ({one.reason})" for one in told[:3])
-            raise ValueError(
-                f"{self.root}: {len(told)} of {total} files cannot be used, and max_unusable is {self.max_unusable}: "
-                f"{first}, ...; all are listed in {place / 'unusable.json'}"
-            )
+            raise ValueError(f"{self.root}: {most}: {first}, ...; all are listed in {place / 'unusable.json'}")
         return pixels, told
 
     def _decode(self) -> tuple[np.ndarray, list[Unusable]]:
@@ -132,12 +124,15 @@ class WebDataModule(CollectedDataModule):
         files: Any = _Decoding(names, self.image_size, self.channels, self.max_pixels)
         images, unusable, seen = [], [], set()
         for name, found in chain.from_iterable(self._loader(files, batch_size=_CHUNK)):
-            mark = difference_hash(found) if self.unique and isinstance(found, Tensor) else None
-            if isinstance(found, str) or mark in seen:
-                unusable.append(Unusable(name, found if isinstance(found, str) else "duplicate"))
-                continue
-            seen.update([] if mark is None else [mark])
-            images.append(found.numpy())
+            reason = found if isinstance(found, str) else ""
+            if self.unique and not reason:
+                mark = difference_hash(found)
+                reason = "duplicate" if mark in seen else ""
+                seen.add(mark)
+            if reason:
+                unusable.append(Unusable(name, reason))
+            else:
+                images.append(found.numpy())
         shape = (0, self.channels, self.image_size, self.image_size)
         return np.stack(images) if images else np.empty(shape, np.uint8), unusable
 
@@ -147,14 +142,17 @@ class _Decoding:
 
     def __init__(self, names: Sequence[tuple[str, str]], *settings: int) -> None:
         self.names, self.settings = names, settings
+        self._archive = Archive("")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, position: int) -> tuple[str, Tensor | str]:
         file, member = self.names[position]
+        if member and self._archive.path != file:
+            self._archive = Archive(file)
         try:
-            content = _opened(file).read(member) if member else Path(file).read_bytes()
+            content = self._archive.read(member) if member else Path(file).read_bytes()
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError):
             found: Tensor | str = "broken"
         else:
@@ -162,15 +160,8 @@ class _Decoding:
         return f"{file}/{member}" if member else file, found
 
 
-_opened = lru_cache(maxsize=1)(Archive)  # members of one archive follow each other
-
-
 def difference_hash(image: Tensor) -> int:
-    """64 bits: which of two neighbours on a grid of 8 x 9 is brighter; equal for copies, also rescaled ones.
-
-    Args:
-        image: uint8 ``(C, H, W)``.
-    """
+    """64 bits of an image ``(C, H, W)``: which of two neighbours on a grid of 8 x 9 is brighter; equal for copies."""
     grid = tvf.resize(image.float().mean(0, keepdim=True), [8, 9], antialias=True)[0]
     bits = (grid[:, 1:] > grid[:, :-1]).flatten().tolist()
     return sum(1 << place for place, bit in enumerate(bits) if bit)
