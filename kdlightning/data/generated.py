@@ -227,7 +227,7 @@ def _noise(kind: str, shape: torch.Size, cells: tuple[int, ...], generator: torc
         return torch.rand(shape, generator=generator)
     if kind == "normal":
         return torch.randn(shape, generator=generator).mul_(0.25).add_(0.5)
-    first, second = torch.rand(2, shape[0], 1, 1, 1, generator=generator)
+    first, second = torch.rand(2, shape[0], 1, 1, 1, generator=generator).unbind()
     if kind == "scaled":
         plain = torch.rand(shape, generator=generator) + 0.2
         return first * plain + second * torch.randn(shape, generator=generator)
