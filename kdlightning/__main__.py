@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from kdlightning import __version__
@@ -12,17 +13,13 @@ _COMMANDS = {
     "validate": ("cli", "measure on the validation images"),
     "test": ("cli", "measure on the test images"),
     "predict": ("cli", "label or synthesise: writes a transfer set, resumes where it was stopped"),
-    "estimate": (
-        "estimate",
-        "what a run or a recipe will ask, send and pay, before the first question",
-    ),
+    "estimate": ("estimate", "what a run or a recipe will ask, send and pay, before the first question"),
     "run": ("recipes", "run a recipe: several stages, finished ones are skipped"),
     "report": ("report", "compare finished runs: report.md, report.html, results.csv, results.json"),
     "serve": ("serve", "put a saved network behind HTTP: the Open Inference Protocol"),
     "ledger": ("ledger", "the answers that were paid for: show, verify, export, replay"),
     "networks": ("networks", "list the networks with their parameters and MACs"),
 }
-
 
 _ALL = ("fit", "validate", "test", "predict")  # Lightning's own help for them has hundreds of lines
 _OPTIONS = (
@@ -90,22 +87,15 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit status.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(usage())
-        return 0
-    if arguments[0] == "--version":
-        sys.stdout.write(f"kdlightning {__version__}\n")
-        return 0
+    """Run one command; its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     name = arguments[0]
+    asks_help = name in _ALL and {"-h", "--help"} & set(arguments)
+    if asks_help or name in ("-h", "--help", "--version"):
+        version = f"kdlightning {__version__}\n"
+        sys.stdout.write(page(name) if asks_help else version if name == "--version" else usage())
+        return 0
     if name not in _COMMANDS:
-        from difflib import get_close_matches
-
         near = get_close_matches(name, _COMMANDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         sys.stderr.write(f"kdlightning: no command '{name}'{hint}\n\n{usage()}")
@@ -113,13 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
     if name in _ALL:
-        if {"-h", "--help"} & set(arguments):
-            sys.stdout.write(page(name))
-            return 0
         arguments = ["--help" if argument == "--help_all" else argument for argument in arguments]
     module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
-    rest = arguments if _COMMANDS[name][0] == "cli" else arguments[1:]
-    return int(module.main(rest) or 0)
+    return int(module.main(arguments if name in _ALL else arguments[1:]) or 0)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torchmetrics import MeanMetric
 
 from kdlightning.teachers import HardLabelTeacher
 from kdlightning.types import Batch
@@ -21,24 +20,18 @@ class Agreement(Callback):
 
     def __init__(self, teacher: HardLabelTeacher) -> None:
         self.teacher = teacher
-        self._same = self._seen = torch.zeros(())
+        self._share = MeanMetric()
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
-        self._same = torch.zeros((), device=pl_module.device)
-        self._seen = torch.zeros((), device=pl_module.device)
+        self._share = MeanMetric().to(pl_module.device)
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch,  # noqa: ANN401
-        batch_idx: int, dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any  # noqa: ANN401
     ) -> None:  # fmt: skip
         """Ask both."""
-        same = self.teacher.query(batch.image) == pl_module(batch.image).argmax(1)
-        self._same += same.sum()
-        self._seen += len(same)
+        self._share.update(self.teacher.query(batch.image) == pl_module(batch.image).argmax(1))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the share, over all processes."""
-        both = trainer.strategy.reduce(torch.stack([self._same, self._seen]), reduce_op="sum")
-        assert isinstance(both, Tensor)
-        pl_module.log("test/agreement", both[0] / both[1])
+        pl_module.log("test/agreement", self._share.compute())

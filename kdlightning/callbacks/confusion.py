@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
@@ -25,7 +24,7 @@ class ConfusionMatrix(Callback):
 
     def __init__(self) -> None:
         self._fitted = False
-        self._counts: Tensor | None = None
+        self._counts: MulticlassConfusionMatrix | None = None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only a run's own test counts, not one of a checkpoint that somebody gives."""
@@ -36,34 +35,23 @@ class ConfusionMatrix(Callback):
         self._counts = None
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch,  # noqa: ANN401
-        batch_idx: int, dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any  # noqa: ANN401
     ) -> None:  # fmt: skip
         """Count a batch, from the logits that the accuracy is of."""
         if not self._fitted or not isinstance(pl_module, DistillationModule) or not isinstance(outputs, Mapping):
             return
-        logits, label = outputs["logits"], batch.label
-        assert label is not None
-        classes = logits.shape[1]
-        if classes > MOST_CLASSES:
-            return
-        counts = torch.bincount(label * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
-        self._counts = counts if self._counts is None else self._counts + counts
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add up what all processes have counted."""
-        if self._counts is not None:
-            total = trainer.strategy.reduce(self._counts, reduce_op="sum")
-            assert isinstance(total, Tensor)
-            self._counts = total
+        logits = outputs["logits"]
+        if logits.shape[1] <= MOST_CLASSES and batch.label is not None:
+            self._counts = self._counts or MulticlassConfusionMatrix(logits.shape[1]).to(logits.device)
+            self._counts.update(logits, batch.label)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the counts."""
-        if self._counts is None or not trainer.is_global_zero:
+        """Write what all processes have counted."""
+        if self._counts is None:
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        names = getattr(data, "class_names", [])
-        if len(names) != len(self._counts):
-            names = [str(k) for k in range(len(self._counts))]
-        content = {"schema": 1, "class_names": names, "counts": self._counts.tolist()}
-        (Path(trainer.default_root_dir) / "confusion.json").write_text(json.dumps(content) + "\n")
+        counts = self._counts.compute().tolist()
+        if trainer.is_global_zero:
+            names = getattr(getattr(trainer, "datamodule", None), "class_names", [])
+            names = names if len(names) == len(counts) else [str(k) for k in range(len(counts))]
+            content = {"schema": 1, "class_names": names, "counts": counts}
+            (Path(trainer.default_root_dir) / "confusion.json").write_text(json.dumps(content) + "\n")

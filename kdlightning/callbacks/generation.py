@@ -21,17 +21,6 @@ from kdlightning.networks.pretrained import load_network
 _BATCH = 500
 
 
-class _Given(nn.Module):
-    """A feature extractor for torchmetrics whose images are features already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
-
-
 class GeneratorQuality(Callback):
     """Logs how near the generated images are to the local ones, and signs of mode collapse.
 
@@ -64,8 +53,7 @@ class GeneratorQuality(Callback):
         """Measure, on the first process."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if isinstance(pl_module, GeneratorModule) and (last or (trainer.current_epoch + 1) % self.every_n_epochs == 0):
-            values = self.measure(trainer, pl_module) if trainer.is_global_zero else {}
-            values = trainer.strategy.broadcast(values)
+            values = trainer.strategy.broadcast(self.measure(trainer, pl_module) if trainer.is_global_zero else {})
             pl_module.log_dict({f"generator/{name}": value for name, value in values.items()}, rank_zero_only=True)
 
     @torch.no_grad()
@@ -82,21 +70,17 @@ class GeneratorQuality(Callback):
         self.histogram = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()
         share = torch.tensor(self.histogram, dtype=torch.float64) / number
         entropy = -(share * share.clamp_min(1e-12).log()).sum() / math.log(len(share))
-        values = {
-            "class_entropy": float(entropy),
-            "class_least": float(share.min()),
-            "confidence": float(logits.softmax(1).amax(1).mean()),
-            "diversity": _spread(features) / max(_spread(local_features), 1e-12),
-        }
         if self.inception:
-            fid = FrechetInceptionDistance(normalize=True)
-            kid = _kid(number, normalize=True)
+            options: dict[str, Any] = {"normalize": True}
             kinds = [(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images) for images in (local, made)]
         else:
-            given = _Given(features.shape[1])
-            fid = FrechetInceptionDistance(given)
-            kid = _kid(number, feature=given)
-            kinds = [local_features, features]
+            given: Any = nn.Identity()
+            given.num_features = features.shape[1]
+            options, kinds = {"feature": given}, [local_features, features]
+        fid = FrechetInceptionDistance(**options)
+        with warnings.catch_warnings():  # that it keeps all features: they are few
+            warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.* will save all extracted features")
+            kid = KernelInceptionDistance(subset_size=min(500, number), subsets=20, **options)
         for metric in (fid.to(module.device), kid.to(module.device)):
             for kind, real in zip(kinds, (True, False), strict=True):
                 for part in kind.split(_BATCH):
@@ -104,20 +88,20 @@ class GeneratorQuality(Callback):
         with torch.random.fork_rng():  # the subsets of KID must not move the training's random state
             torch.manual_seed(0)
             mean, _ = kid.compute()
-        return {**values, "fid": float(fid.compute()), "kid": float(mean)}
-
-
-def _kid(number: int, **options: Any) -> KernelInceptionDistance:  # noqa: ANN401 - torchmetrics' options
-    """The metric, without its warning that it keeps all features: they are few."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.* will save all extracted features")
-        return KernelInceptionDistance(subset_size=min(500, number), subsets=20, **options)
+        return {
+            "class_entropy": float(entropy),
+            "class_least": float(share.min()),
+            "confidence": float(logits.softmax(1).amax(1).mean()),
+            "diversity": _spread(features) / max(_spread(local_features), 1e-12),
+            "fid": float(fid.compute()),
+            "kid": float(mean),
+        }
 
 
 def _spread(features: Tensor) -> float:
     """Mean distance of two images drawn at random: neighbours in file order may be of one class."""
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).to(features.device)
-    shuffled = features[order]
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    shuffled = features[order.to(features.device)]
     return float((shuffled - shuffled.roll(1, 0)).norm(dim=1).mean())
 
 

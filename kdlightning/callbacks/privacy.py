@@ -75,11 +75,14 @@ class PoolPrivacy(Callback):
         if trainer.is_global_zero and isinstance(pl_module, LabellingModule) and pl_module.finished is not None:
             self.write(pl_module.finished, cast(Any, trainer).datamodule.source, pl_module.device)
 
+    @torch.no_grad()
     def write(self, made: TransferSet, source: ImageDataModule, device: torch.device | str = "cpu") -> Path:
         """Write ``privacy.json`` and ``privacy.png`` beside a finished pool.
 
+        The distances are in pixels, in [0, 1], and with a network in its features.
+
         Args:
-            made: a transfer set with a column ``image``.
+            made: a transfer set with a column ``image`` of made images ``(N, C, H, W)``, uint8.
             source: the data set of the local images: what the pool's generator was trained on.
             device: where to compute.
 
@@ -90,7 +93,11 @@ class PoolPrivacy(Callback):
         pool = images[_draw(len(images), self.number)]
         local = source.candidate_pool().image
         held_out = source.val_set.__getitems__(_draw(len(source.val_set), self.number).tolist()).image
-        spaces = self.measure(pool, local, held_out, device)
+        kinds = (pool, local, held_out)
+        spaces = {"pixels": compare(*(_pixels(images).to(device) for images in kinds))}
+        if self.network is not None:
+            network = self.network.to(device)
+            spaces["features"] = compare(*(penultimate_features(network, images, device) for images in kinds))
         record = {
             "schema": 1,
             "dataset": source.name,
@@ -102,33 +109,15 @@ class PoolPrivacy(Callback):
             "network": None if self.network is None else type(self.network).__name__,
             "spaces": spaces,
         }
-        save_image(_pairs(pool.to(device), local.to(device)), made.path / "privacy.png")
+        # the pool images that are nearest to a local one, above that neighbour
+        distance, position = nearest(_pixels(pool.to(device)), _pixels(local.to(device)))
+        which = distance.argsort()[:_SHOWN].cpu()
+        shown = torch.cat([pool[which], local[position.cpu()[which]]]).float() / 255
+        save_image(make_grid(shown, nrow=len(which), pad_value=0.5), made.path / "privacy.png")
         file = made.path / "privacy.json"
         draft = file.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(json.dumps(record, indent=1) + "\n")
         return draft.replace(file)
-
-    @torch.no_grad()
-    def measure(
-        self, pool: Tensor, local: Tensor, held_out: Tensor, device: torch.device | str = "cpu"
-    ) -> dict[str, dict[str, Any]]:
-        """Nearest-neighbour distances in pixels and, with a network, in features.
-
-        Args:
-            pool: made images ``(N, C, H, W)``, uint8.
-            local: local training images ``(M, C, H, W)``, uint8.
-            held_out: real images ``(V, C, H, W)``, uint8, that nothing was trained on.
-            device: where to compute.
-
-        Returns:
-            For ``pixels`` (in [0, 1]) and ``features``, what :func:`compare` says.
-        """
-        kinds = (pool, local, held_out)
-        spaces = {"pixels": compare(*(_pixels(images).to(device) for images in kinds))}
-        if self.network is not None:
-            network = self.network.to(device)
-            spaces["features"] = compare(*(penultimate_features(network, images, device) for images in kinds))
-        return spaces
 
 
 def _draw(total: int, number: int) -> Tensor:
@@ -138,12 +127,3 @@ def _draw(total: int, number: int) -> Tensor:
 
 def _pixels(images: Tensor) -> Tensor:
     return images.flatten(1).float() / 255
-
-
-def _pairs(pool: Tensor, local: Tensor) -> Tensor:
-    """The pool images that are nearest to a local one, above that neighbour, as one image in [0, 1]."""
-    distance, position = nearest(_pixels(pool), _pixels(local))
-    which = distance.argsort()[:_SHOWN]
-    shown = torch.cat([pool[which], local[position[which]]]).float() / 255
-    grid: Tensor = make_grid(shown, nrow=len(which), pad_value=0.5)
-    return grid

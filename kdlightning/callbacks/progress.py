@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +10,7 @@ from typing import Any, cast
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kdlightning.accounting.terms import Terms
 from kdlightning.modules.base import DistillationModule
@@ -40,12 +38,8 @@ class RunProgress(ProgressBar):
 
     def __init__(self, brief: bool = False) -> None:
         super().__init__()
-        self.brief = brief
-        self._enabled = True
+        self.brief, self._enabled, self._begun = brief, True, False  # begun: an epoch
         self._bar: Progress | None = None
-        self._metrics = ""
-        self._looked = self._said = 0.0
-        self._begun = False  # an epoch
 
     def disable(self) -> None:
         """Lightning switches the bar off on all processes but the first."""
@@ -57,61 +51,46 @@ class RunProgress(ProgressBar):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what is trained, and open the line: a method may ask before the first batch."""
-        self._introduce(trainer, pl_module)
-        self._open("starting", leave=True)
+        self._open("starting", module=pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of the epoch before, whose metrics are known now."""
-        if self._bar is None:
-            return
-        if self._begun:
-            self._tell_epoch(trainer)
-        self._begun = True
-        limit = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-        self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{limit}")
+        if self._bar is not None:
+            if self._begun:
+                self._tell_epoch()
+            self._begun = True
+            self._bar.update(self._task, description=self._epoch(trainer.current_epoch + 1))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
-    ) -> None:  # fmt: skip
+    def on_train_batch_end(self, trainer: L.Trainer, *hook: Any) -> None:  # noqa: ANN401
         """Look at the metrics, now and then."""
         if self._bar is not None and time.monotonic() - self._looked >= _REFRESH:
-            self._look(trainer, batch_idx + 1)
+            self._look(hook[-1] + 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of the last epoch."""
         if self._bar is not None:
-            self._tell_epoch(trainer, last=True)
+            self._tell_epoch(last=True)
         self._close()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what is labelled, and open the line."""
         if isinstance(pl_module, LabellingModule):
-            self._introduce(trainer, pl_module)
-            self._open("labelling", leave=True)
+            self._open("labelling", module=pl_module)
         else:
             self._open("predicting", trainer.num_predict_batches)
 
-    def on_predict_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
-    ) -> None:  # fmt: skip
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Learn how much there is to label, and how much is done already."""
-        if self._bar is not None and batch_idx == 0 and isinstance(pl_module, LabellingModule):
-            self._bar.reset(self._task, total=pl_module.rows_total, completed=pl_module.rows_done)
-            self._metrics = f"{pl_module.rows_done:,} of {pl_module.rows_total:,} images"
+        if self._bar is not None and isinstance(pl_module, LabellingModule):
+            self._count_rows(pl_module, self._bar.reset)
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,  # noqa: ANN401
-        batch_idx: int, dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Move the line."""
-        if not isinstance(pl_module, LabellingModule):
-            self._advance()
-        elif self._bar is not None:
-            done = min(pl_module.rows_done, pl_module.rows_total)
-            self._bar.update(self._task, completed=done)
-            self._metrics = f"{done:,} of {pl_module.rows_total:,} images"
+        if self._bar is not None and isinstance(pl_module, LabellingModule):
+            self._count_rows(pl_module, self._bar.update)
             if time.monotonic() - self._said >= _PATIENCE:
                 self._tell("labelling")
+        self._advance()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell how it ended."""
@@ -123,109 +102,97 @@ class RunProgress(ProgressBar):
         """Open a line that will vanish."""
         self._open("testing", trainer.num_test_batches)
 
-    def on_test_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        """Move it."""
-        self._advance()
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open a line that will vanish; while a training's is open it stays."""
         self._open("validating", trainer.num_val_batches)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
-        """Move it."""
-        if trainer.state.fn == "validate":
-            self._advance()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the console in order."""
-        self._close()
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close what is open."""
-        self._close()
-
-    def _introduce(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not self._enabled:
-            return
-        self._asked = _Asked(trainer, module)
-        for line in introduction(trainer, module, self._asked.terms):
-            _log.info(line)
-            if not self.brief:
-                Console(highlight=False).print(line, soft_wrap=True, markup=False)
-
-    def _open(self, description: str, batches: Any = math.inf, leave: bool = False) -> None:  # noqa: ANN401 - or a list
+    def _open(self, what: str, batches: Any = math.inf, module: L.LightningModule | None = None) -> None:  # noqa: ANN401
+        """A line that counts batches and vanishes, or one of a module at work, introduced, that stays."""
         if not self._enabled or self._bar is not None:
             return
         console = Console(highlight=False)
+        self._state = None if module is None else _State(self.trainer, module)
+        if module is not None and self._state is not None:
+            for line in introduction(self.trainer, module, self._state.terms):
+                _log.info(line)
+                if not self.brief:
+                    console.print(line, soft_wrap=True, markup=False)
         self._live = console.is_terminal and not console.is_dumb_terminal
-        self._metrics, self._begun, self._looked, self._said = "", False, 0.0, time.monotonic()
-        time_left = TimeRemainingColumn(elapsed_when_finished=True)
+        self._begun, self._looked, self._said = False, 0.0, time.monotonic()
+        # the state is written anew at every refresh: a teacher is asked inside a batch too
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(20), time_left, _State(self.state if leave else str),
-            console=console, disable=not self._live, transient=not leave or self.brief,
+            TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[state]}", style="cyan", markup=False),
+            console=console, disable=not self._live, transient=module is None or self.brief,
             refresh_per_second=2, speed_estimate_period=300,
         )  # fmt: skip
         total = sum(batches) if isinstance(batches, list) else batches
-        self._task = self._bar.add_task(description, total=total if math.isfinite(total) else None)
+        self._task = self._bar.add_task(what, total=total if math.isfinite(total) else None, state=self._state or "")
         self._bar.start()
 
-    def _advance(self) -> None:
-        if self._bar is not None:
+    def _advance(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Move a line that counts batches."""
+        if self._bar is not None and self._state is None:
             self._bar.advance(self._task)
 
-    def _close(self) -> None:
+    def _close(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _look(self, trainer: L.Trainer, batch: int) -> None:
-        assert self._bar is not None
-        self._looked = time.monotonic()
-        share = _share_done(trainer, batch)
-        self._bar.update(self._task, completed=share or 0, total=None if share is None else 1)
-        known: dict[str, Any] = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
-        names = dict.fromkeys([*(name for name in _WATCHED if name in known), *trainer.progress_bar_metrics])
-        self._metrics = ", ".join(_number(name.rpartition("/")[2], float(known[name])) for name in names)
+    on_test_batch_end = on_validation_batch_end = _advance
+    on_exception = teardown = _close
 
-    def _tell_epoch(self, trainer: L.Trainer, last: bool = False) -> None:
-        self._look(trainer, 0)
-        epoch, limit = max(1, trainer.current_epoch), trainer.max_epochs or 0
+    def _count_rows(self, module: LabellingModule, move: Any) -> None:  # noqa: ANN401 - a method of the bar
+        assert self._state is not None
+        done = min(module.rows_done, module.rows_total)
+        move(self._task, total=module.rows_total, completed=done)
+        self._state.metrics = f"{done:,} of {module.rows_total:,} images"
+
+    def _look(self, batch: int) -> None:
+        assert self._bar is not None
+        assert self._state is not None
+        self._looked = time.monotonic()
+        trainer, epochs = self.trainer, self.trainer.max_epochs or 0
+        shares = [trainer.global_step / trainer.max_steps] if trainer.max_steps > 0 else []
+        if epochs > 0 and math.isfinite(trainer.num_training_batches):
+            shares.append((trainer.current_epoch + batch / max(1, int(trainer.num_training_batches))) / epochs)
+        share = min(1.0, max(shares)) if shares else None  # of the training; nobody may know its end
+        self._bar.update(self._task, completed=share or 0, total=None if share is None else 1)
+        shown = trainer.progress_bar_metrics
+        known: dict[str, Any] = {**trainer.callback_metrics, **shown}
+        names = dict.fromkeys([*(name for name in _WATCHED if name in known), *shown])
+        self._state.metrics = ", ".join(_number(name.rpartition("/")[2], float(known[name])) for name in names)
+
+    def _epoch(self, number: int) -> str:
+        limit = self.trainer.max_epochs or 0
+        return f"epoch {number}" + (f" of {limit}" if limit > 0 else "")
+
+    def _tell_epoch(self, last: bool = False) -> None:
+        self._look(0)
+        epoch, limit = max(1, self.trainer.current_epoch), self.trainer.max_epochs or 0
         late = time.monotonic() - self._said >= _PATIENCE
         if late or (not self.brief and (last or epoch % max(1, math.ceil(limit / _LINES)) == 0)):
-            self._tell(f"epoch {epoch}" + (f" of {limit}" if limit > 0 else ""))
+            self._tell(self._epoch(epoch))
 
     def _tell(self, what: str) -> None:
         """The live line as it is now, for the log, and for a console that cannot show it living."""
         assert self._bar is not None
         left = self._bar.tasks[0].time_remaining
-        line = f"{what}: {self.state()}" + (f", {timedelta(seconds=math.ceil(left))} left" if left else "")
+        line = f"{what}: {self._state}" + (f", {timedelta(seconds=math.ceil(left))} left" if left else "")
         self._said = time.monotonic()
         _log.info(line)
         if not self._live:
             self._bar.console.print(line, soft_wrap=True, markup=False)
 
-    def state(self) -> str:
-        """Metrics, queries and money, as they are now."""
-        return ", ".join(part for part in (self._metrics, str(self._asked)) if part)
 
-
-class _State(ProgressColumn):
-    """Drawn at every refresh: a teacher is asked inside a batch too."""
-
-    def __init__(self, tell: Callable[[], str]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def render(self, task: Task) -> Text:
-        return Text(self._tell(), style="cyan", no_wrap=True, overflow="ellipsis")
-
-
-class _Asked:
-    """What a module's black-box teacher has been asked, in words, and its terms; none without one."""
+class _State:
+    """In words: metrics, and what a module's black-box teacher, if it has one, has been asked on which terms."""
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.metrics, self.terms = "", None
         teacher, data = getattr(module, "teacher", None), cast(Any, trainer).datamodule
-        self._teacher, self.terms = teacher if isinstance(teacher, BlackBoxTeacher) else None, None
+        self._teacher = teacher if isinstance(teacher, BlackBoxTeacher) else None
         if self._teacher is not None:
             self._began, self._before = time.monotonic(), self._teacher.paid.queries
             if hasattr(data, "image_size"):
@@ -233,29 +200,22 @@ class _Asked:
                 self.terms = self._teacher.terms(shape, Path(trainer.default_root_dir) / "queries.meter")
 
     def __str__(self) -> str:
-        if self._teacher is None:
-            return ""
-        paid, budget, seconds = self._teacher.paid.queries, self._teacher.budget, time.monotonic() - self._began
-        parts = [f"{paid:,}" + (f" of {budget:,}" if budget is not None else "") + " queries"]
-        if paid > self._before and seconds > 1:
-            parts.append(f"{(paid - self._before) / seconds:,.0f}/s")
-        if self.terms is not None and self.terms.price:
-            limit = self.terms.limits.price
-            parts.append(f"{paid * self.terms.price:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
+        parts = [self.metrics] if self.metrics else []
+        if self._teacher is not None:
+            paid, budget, seconds = self._teacher.paid.queries, self._teacher.budget, time.monotonic() - self._began
+            parts.append(f"{paid:,}" + (f" of {budget:,}" if budget is not None else "") + " queries")
+            if paid > self._before and seconds > 1:
+                parts.append(f"{(paid - self._before) / seconds:,.0f}/s")
+            if self.terms is not None and self.terms.price:
+                limit = self.terms.limits.price
+                parts.append(f"{paid * self.terms.price:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
         return ", ".join(parts)
 
 
 def introduction(trainer: L.Trainer, module: L.LightningModule, terms: Terms | None) -> list[str]:
-    """What is made from what, and of which data, in two lines.
-
-    Args:
-        trainer: with its datamodule set up.
-        module: what will run.
-        terms: of its black-box teacher, if it has one.
-    """
+    """What is made from what, and of which data, in two lines; the datamodule is set up."""
     data: Any = getattr(trainer, "datamodule", None)
-    transfer_set = getattr(data, "transfer_set", None)
-    manifest = transfer_set.manifest if transfer_set else {}
+    manifest = getattr(getattr(data, "transfer_set", None), "manifest", {})
     teacher = getattr(module, "teacher", None)
     who = manifest.get("teacher") or {} if teacher is None else teacher.identity
     access = who.get("access") or manifest.get("access")
@@ -279,17 +239,6 @@ def introduction(trainer: L.Trainer, module: L.LightningModule, terms: Terms | N
         budget = [form.format(limit) for form, limit in kinds if limit is not None]
         facts.append(f"budget {' and '.join(budget)}" if budget else "no budget set")
     return [f"{type(module).__name__}: {source} -> {made}", *(["; ".join(facts)] if facts else [])]
-
-
-def _share_done(trainer: L.Trainer, batch: int) -> float | None:
-    """The share of a training that is over, from 0 to 1; None where nobody knows its end."""
-    shares = []
-    if (trainer.max_epochs or 0) > 0 and math.isfinite(trainer.num_training_batches):
-        done = trainer.current_epoch + batch / max(1, int(trainer.num_training_batches))
-        shares.append(done / (trainer.max_epochs or 1))
-    if trainer.max_steps > 0:
-        shares.append(trainer.global_step / trainer.max_steps)
-    return min(1.0, max(shares)) if shares else None
 
 
 def _number(name: str, value: float) -> str:

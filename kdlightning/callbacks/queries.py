@@ -23,14 +23,12 @@ class QueryLogger(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Share the count before any process asks."""
-        teacher = self._teacher(pl_module)
-        if teacher is not None:
+        if teacher := self._teacher(pl_module):
             teacher.share(Path(trainer.default_root_dir) / "queries.meter")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the count so far."""
-        teacher = self._teacher(pl_module)
-        if teacher is not None:
+        if teacher := self._teacher(pl_module):
             paid: dict[str, Any] = {f"teacher/{name}": float(value) for name, value in teacher.paid._asdict().items()}
             pl_module.log_dict(paid, rank_zero_only=True)
 
@@ -46,7 +44,6 @@ class QueryLogger(Callback):
 
     @staticmethod
     def _teacher(pl_module: L.LightningModule) -> BlackBoxTeacher | None:
-        if isinstance(pl_module, LabellingModule):  # counts in its transfer set
-            return None
         teacher = getattr(pl_module, "teacher", None)
-        return teacher if isinstance(teacher, BlackBoxTeacher) else None
+        labels = isinstance(pl_module, LabellingModule)  # counts in its transfer set
+        return teacher if isinstance(teacher, BlackBoxTeacher) and not labels else None

@@ -16,7 +16,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
@@ -25,7 +24,7 @@ from kdlightning.callbacks.queries import STOPPED
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.hints import explain
-from kdlightning.commands.tracking import label_runs, log_record
+from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.teachers import BlackBoxTeacher
@@ -33,6 +32,13 @@ from kdlightning.teachers import BlackBoxTeacher
 Built = TypeVar("Built", bound="KDLightningCLI")
 
 SWEEP = "WANDB_SWEEP_ID"  # `wandb agent` sets it, and WANDB_RUN_ID, for its trials
+
+_FLAGS = {
+    "--overwrite": "Let this run replace one in its directory.",
+    "--restart": "Begin anew a run that was stopped before its first checkpoint: what it paid stays counted, and "
+    "recorded answers are not asked again.",
+    "--verbose": f"Show on the console, too, what the libraries say; it is always in the run's {LOG}.",
+}
 
 
 class _Parser(LightningArgumentParser):
@@ -48,18 +54,14 @@ class _Parser(LightningArgumentParser):
 class _RunConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's directory and into the logger; never over another run's."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write once, on the first process."""
-        if self.already_saved or not trainer.is_global_zero:
-            return
-        self.already_saved = True
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lightning calls it once, on the first process."""
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, root / self.config_filename, skip_none=False, overwrite=True)
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(content, allow_val_change=True)
+        for logger in wandb_loggers(trainer):
+            logger.experiment.config.update(content, allow_val_change=True)
 
 
 class KDLightningCLI(LightningCLI):
@@ -75,20 +77,12 @@ class KDLightningCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """``result.*``, ``overwrite``, ``restart``, ``over_budget`` and ``verbose``."""
         parser.add_lightning_class_args(RunResult, "result")
-        parser.add_argument("--overwrite", type=bool, default=False, help="Let this run replace one in its directory.")
-        parser.add_argument(
-            "--restart", type=bool, default=False,
-            help="Begin anew a run that was stopped before its first checkpoint: what it paid stays counted, and "
-            "recorded answers are not asked again.",
-        )  # fmt: skip
+        for option, text in _FLAGS.items():
+            parser.add_argument(option, type=bool, default=False, help=text)
         parser.add_argument(
             "--over_budget", type=Literal["refuse", "allow"], default="refuse",
             help="A run that will ask more than its teacher's budget allows does not start; 'allow' lets it go as far "
             "as the budget does. `kdlightning estimate` tells what a run will ask.",
-        )  # fmt: skip
-        parser.add_argument(
-            "--verbose", type=bool, default=False,
-            help=f"Show on the console, too, what the libraries say; it is always in the run's {LOG}.",
         )  # fmt: skip
 
     def _parse_ckpt_path(self) -> None:
@@ -126,31 +120,25 @@ class KDLightningCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401
         """Add the callbacks that every run has, unless the configuration brings its own."""
-        root = Path(self.config_init[self.subcommand].trainer.default_root_dir)
-        mine: list[L.Callback] = [QueryLogger(), RunProgress(self.brief)]
+        config = self.config_init[self.subcommand].trainer
+        mine: dict[type[L.Callback], L.Callback] = {QueryLogger: QueryLogger()}  # each with what takes its place
+        if config.get("enable_progress_bar") is not False:
+            mine[L.callbacks.ProgressBar] = RunProgress(self.brief)
         if not isinstance(self.model, LabellingModule):
-            checkpoints = root / "checkpoints"
-            mine += [ConfusionMatrix(), ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)]
-        given = _as_list(self.config_init[self.subcommand].trainer.get("callbacks"))
-        bar = self.config_init[self.subcommand].trainer.get("enable_progress_bar") is not False
-        bar &= not any(isinstance(own, L.callbacks.ProgressBar) for own in given)
+            checkpoints = Path(config.default_root_dir) / "checkpoints"
+            mine[ConfusionMatrix] = ConfusionMatrix()
+            mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+        given = _as_list(config.get("callbacks"))
         self.trainer_defaults["callbacks"] = [
-            callback
-            for callback in mine
-            if not any(isinstance(own, type(callback)) for own in given)
-            and (bar or not isinstance(callback, L.callbacks.ProgressBar))
+            callback for kind, callback in mine.items() if not any(isinstance(own, kind) for own in given)
         ]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
         """Refuse what the budget will surely not allow; say in W&B what the run is."""
-        self._check_budget()
+        self.before_predict()
         if isinstance(self.model, TaughtModule):
             label_runs(self.trainer, self.model, self.datamodule)
-
-    def before_predict(self) -> None:
-        """Refuse what the budget will surely not allow."""
-        self._check_budget()
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's
         """Train. Where the teacher's answers end, or the user stops it, say how to go on."""
@@ -174,16 +162,14 @@ class KDLightningCLI(LightningCLI):
             raise
 
     def _say_how_to_go_on(self, reason: str) -> None:
-        checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
-        lines = [f"kdlightning: {reason}"]
-        if (checkpoints / STOPPED).exists():
-            lines.append(f"the state at this moment: {checkpoints / STOPPED}")
-        last = (checkpoints / "last.ckpt").exists()
-        again = f"--ckpt_path {checkpoints / 'last.ckpt'}" if last else "--restart true"
-        lines.append(f"to go on from the end of the last whole epoch: {again}" if last else f"to go on: {again}")
-        sys.stderr.write("\n  -> ".join(lines) + "\n")
+        root = Path(self.trainer.default_root_dir)
+        stopped, (last, again) = root / "checkpoints" / STOPPED, _way_on(root)
+        state = f"\n  -> the state at this moment: {stopped}" if stopped.exists() else ""
+        place = " from the end of the last whole epoch" if last else ""
+        sys.stderr.write(f"kdlightning: {reason}{state}\n  -> to go on{place}: {again}\n")
 
-    def _check_budget(self) -> None:
+    def before_predict(self) -> None:
+        """Refuse what the budget will surely not allow."""
         config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
         if config.over_budget == "allow" or not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
             return
@@ -197,12 +183,11 @@ class KDLightningCLI(LightningCLI):
             if perhaps:
                 sys.stderr.write(f"kdlightning: warning: {forecast.method} may need {' and '.join(perhaps)}\n")
             if surely:
-                sys.stderr.write(
-                    f"kdlightning: error: {forecast.method} needs {' and '.join(surely)}. Raise the budget, ask less, "
-                    "or give --over_budget allow to go as far as it does: what is paid is kept. `kdlightning estimate` "
-                    "tells more.\n"
+                self.parser.error(
+                    f"{forecast.method} needs {' and '.join(surely)}. Raise the budget, ask less, or give "
+                    "--over_budget allow to go as far as it does: what is paid is kept. "
+                    "`kdlightning estimate` tells more."
                 )
-                raise SystemExit(2)
 
     def trained_batches(self) -> int:
         """How many batches the checkpoint has seen that this run goes on with."""
@@ -232,13 +217,10 @@ class KDLightningCLI(LightningCLI):
 
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None or config.restart
-        meter = root / "queries.meter"
-        valuable = any((root / name).exists() for name in ("result.json", "checkpoints/last.ckpt"))
-        valuable |= meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
-        if valuable and not resuming and not config.overwrite:
-            last = root / "checkpoints" / "last.ckpt"
-            again = f"--ckpt_path {last}" if last.exists() else "--restart true"
-            resume = "" if (root / "result.json").exists() and not last.exists() else f"{again} to go on with it, "
+        meter, finished, (last, again) = root / "queries.meter", (root / "result.json").exists(), _way_on(root)
+        paid = meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
+        if (finished or last or paid) and not resuming and not config.overwrite:
+            resume = "" if finished and not last else f"{again} to go on with it, "
             self.parser.error(
                 f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
                 "--overwrite true to replace it."
@@ -247,6 +229,12 @@ class KDLightningCLI(LightningCLI):
             for leftover in ("result.json", "queries.meter", LOG):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)
+
+
+def _way_on(root: Path) -> tuple[bool, str]:
+    """Whether a run in that directory has ended an epoch, and the option to go on with it."""
+    last = root / "checkpoints" / "last.ckpt"
+    return last.exists(), f"--ckpt_path {last}" if last.exists() else "--restart true"
 
 
 def default_directory(config: Namespace) -> Path:
@@ -268,19 +256,14 @@ class _StageCLI(KDLightningCLI):
 
 
 def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
-    """Run one of Lightning's subcommands.
-
-    Args:
-        args: the command line, subcommand first; None for the process's own.
-        brief: show no more than a stage of a recipe needs.
+    """Run one of Lightning's subcommands; ``brief`` shows no more than a stage of a recipe needs.
 
     Raises:
         SystemExit: with status 2, after a message, when the package refuses what it was given.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
     with RunLog():
         try:
-            build(_StageCLI if brief else KDLightningCLI, arguments)
+            build(_StageCLI if brief else KDLightningCLI, list(sys.argv[1:] if args is None else args))
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             if not _ours(error):
                 raise
@@ -307,6 +290,7 @@ def build(kind: type[Built], arguments: list[str]) -> Built:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=_RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_class=_Parser,

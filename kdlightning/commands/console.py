@@ -5,13 +5,12 @@ import sys
 import sysconfig
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 LOG = "log.txt"
 PACKAGE = str(Path(__file__).parents[1])
@@ -52,17 +51,15 @@ class RunLog(logging.Handler):
         self._before: list[tuple[logging.Logger, list[logging.Handler], bool]] = []
 
     def __enter__(self) -> "RunLog":
-        self._before = [(one, one.handlers, one.propagate) for one in map(logging.getLogger, _TALKATIVE)]
-        for logger, _, _ in self._before:
+        for logger in map(logging.getLogger, _TALKATIVE):
+            self._before.append((logger, logger.handlers, logger.propagate))
             logger.handlers, logger.propagate = [], True
         logging.getLogger(_OURS).setLevel(logging.INFO)
         logging.getLogger().addHandler(self)
         self._show, warnings.showwarning = warnings.showwarning, _log_warning  # type: ignore[assignment]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         warnings.showwarning = self._show
         logging.getLogger().removeHandler(self)
         for logger, handlers, propagate in self._before:
@@ -71,12 +68,7 @@ class RunLog(logging.Handler):
             self._file.close()
 
     def open(self, directory: Path, verbose: bool) -> None:
-        """Write the log into a run's directory.
-
-        Args:
-            directory: where ``log.txt`` is continued, or begun.
-            verbose: show everything on stderr too.
-        """
+        """Continue, or begin, ``log.txt`` in a run's directory; ``verbose`` shows everything on stderr too."""
         directory.mkdir(parents=True, exist_ok=True)
         process = f"rank {rank()} " if rank() else ""
         self._file = logging.FileHandler(directory / LOG)
@@ -84,7 +76,7 @@ class RunLog(logging.Handler):
         early, self._early, self._everything = self._early, [], verbose
         for record in early:
             self._file.handle(record)
-            if not self._acted_on(record):
+            if not _acted_on(record):
                 self._print(record)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -96,14 +88,14 @@ class RunLog(logging.Handler):
         self._print(record)
 
     def _print(self, record: logging.LogRecord) -> None:
-        chatter = not self._acted_on(record)
-        if rank() == 0 and not (chatter and (_own(record) or not self._everything)):  # what is ours is printed already
-            said = "" if chatter else f"kdlightning: {record.levelname.lower()}: "
+        acted_on = _acted_on(record)
+        if rank() == 0 and (acted_on or (self._everything and not _own(record))):  # what is ours is printed already
+            said = f"kdlightning: {record.levelname.lower()}: " if acted_on else ""
             sys.stderr.write(f"{said}{record.getMessage()}\n")
 
-    @staticmethod
-    def _acted_on(record: logging.LogRecord) -> bool:
-        return record.levelno >= (logging.WARNING if _own(record) else logging.ERROR)
+
+def _acted_on(record: logging.LogRecord) -> bool:
+    return record.levelno >= (logging.WARNING if _own(record) else logging.ERROR)
 
 
 def _own(record: logging.LogRecord) -> bool:
@@ -123,22 +115,14 @@ def open_log(directory: Path, verbose: bool) -> None:
 
 
 def print_summary(directory: Path, facts: dict[str, Any], columns: dict[str, tuple[str, str]], brief: bool) -> None:
-    """What a stage has made: a table of one row, or in a recipe one line.
-
-    Args:
-        directory: of the run.
-        facts: its record.
-        columns: headings, each with a key of the record and how its value is written.
-        brief: one line.
-    """
+    """What a stage has made, by its record and in these columns: a table of one row, or in a recipe one line."""
     cells = {head: form.format(facts[key]) for head, (key, form) in columns.items() if facts.get(key) is not None}
     if brief:
         told = ", ".join(f"{heading} {cell}" for heading, cell in cells.items() if heading != "method")
         Console(highlight=False).print(f"  {told}", soft_wrap=True)
         return
-    table = Table(title=str(directory), title_justify="left", title_style="bold green", box=box.SIMPLE_HEAD)
-    for heading in cells:
-        table.add_column(heading, justify="right")
+    heads = [Column(heading, justify="right") for heading in cells]
+    table = Table(*heads, title=str(directory), title_justify="left", title_style="bold green", box=box.SIMPLE_HEAD)
     table.add_row(*cells.values())
     Console(width=max(100, Console().width)).print(table)
 

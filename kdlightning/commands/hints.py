@@ -3,8 +3,9 @@
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,12 +23,7 @@ _HELP_WITHOUT_CLASS = re.compile(
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """A message of jsonargparse, with what was expected and the nearest valid name under it.
-
-    Args:
-        message: what jsonargparse says.
-        parser: whose options are known.
-    """
+    """A message of jsonargparse, with what was expected and the nearest valid name under it."""
     if found := _HELP_WITHOUT_CLASS.search(without_noise(message)):
         part, argument, asked = found.groups()
         return (
@@ -39,11 +35,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
 
 def without_noise(message: str) -> str:
-    """A message of jsonargparse without the types that were tried, and without long values.
-
-    Args:
-        message: what jsonargparse says.
-    """
+    """A message of jsonargparse without the types that were tried, and without long values."""
     lines = (
         r"(?:- )?Does not validate against any of the Union subtypes\n\s*Subtypes: .*\n\s*Errors:",
         r"- Expected a <class 'NoneType'>",
@@ -68,38 +60,32 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r'Parser key "([\w.]+)"', line):
             key = found[1]
         if found := re.search(r"Option '([\w.]+)' is not accepted", line):
-            yield _nearest(found[1], set(inspect.signature(owner).parameters) if owner else set(), "argument")
+            yield _nearest(found[1], _parameters(owner), "argument")
         if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
             yield _wanted(owner, key, next(filter(None, found.groups())))
         if found := re.search(r"No module named '([\w.]+)'", line):
             yield f"modules are looked for in {Path.cwd()} and among the installed packages"
         if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
             yield from (_unrecognized(option, owner, parser) for option in re.findall(r"--([\w.]+)", found[1]))
-        if found := re.search(
-            r"[Kk]ey '?\"?([\w.]+)'?\"? is not (?:accepted|expected)|No action for key \"([\w.]+)\"", line
-        ):
-            names = {action.dest for action in parser._actions}
-            yield _nearest(found[1] or found[2], names, "key")
+        if found := re.search(r"[Kk]ey ['\"]*([\w.]+)['\"]* is not (?:accepted|expected)|for key \"(\S+)\"", line):
+            yield _nearest(found[1] or found[2], [action.dest for action in parser._actions], "key")
 
 
 def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # noqa: ANN401 - a class
     """The nearest option, of the program or, if help was asked for, of the class that was chosen."""
     if owner and option.endswith(".help"):
-        return _nearest(option.removesuffix(".help"), set(inspect.signature(owner).parameters), "argument")
-    parsers = [parser]
-    for action in parser._actions:
-        parsers += action.choices.values() if isinstance(action.choices, dict) else []
-    actions = [action for one in parsers for action in one._actions]
+        return _nearest(option.removesuffix(".help"), _parameters(owner), "argument")
+    inner = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
+    actions = [action for one in (parser, *chain(*inner)) for action in one._actions]
     return _nearest(option, {name.lstrip("-") for action in actions for name in action.option_strings}, "option")
 
 
 def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
     """What a parameter takes, and the nearest of those names."""
-    if owner is not None and key is not None and key in inspect.signature(owner).parameters:
-        annotation, place = inspect.signature(owner).parameters[key].annotation, f"'{key}' of {owner.__name__}"
-    else:
-        annotation = L.LightningDataModule if key == "data" else L.LightningModule
-        place = f"'{key}'"
+    annotation: Any = L.LightningDataModule if key == "data" else L.LightningModule
+    place = f"'{key}'"
+    if parameter := _parameters(owner).get(key or ""):
+        annotation, place = parameter.annotation, f"'{key}' of {owner.__name__}"
     bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
     known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
     fitting = {name for name, cls in known.items() if issubclass(cls, tuple(bases)) and not inspect.isabstract(cls)}
@@ -107,12 +93,16 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
     # a class of the wrong kind is no misspelling: what is asked for is nearer than the nearest letters
     own = sorted({base.__name__ for base in bases} & fitting) if given in known else []
     near = own or get_close_matches(given, fitting, n=1, cutoff=0.0)
-    known_as = f"'{given}' is a {known[given].__mro__[1].__name__}" if given in known else f"'{given}' is none"
-    return f"{place} takes a {kinds}; {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
+    known_as = f"a {known[given].__mro__[1].__name__}" if given in known else "none"
+    return f"{place} takes a {kinds}; '{given}' is {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def _nearest(given: str, names: set[str], kind: str) -> str:
-    near = get_close_matches(given, names - {"self"}, n=1, cutoff=0.0)
+def _parameters(owner: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN401 - a class, a function, or None
+    return inspect.signature(owner).parameters if owner else {}
+
+
+def _nearest(given: str, names: Iterable[str], kind: str) -> str:
+    near = get_close_matches(given, names, n=1, cutoff=0.0)
     return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

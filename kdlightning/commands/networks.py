@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,11 +16,8 @@ def main(argv: Sequence[str]) -> int:
     parser.parse_args(argv)
     from kdlightning.networks.statistics import catalogue
 
-    table = Table("network", "input", title=None)
-    table.add_column("parameters", justify="right")
-    table.add_column("MACs", justify="right")
+    table = Table("network", "input", Column("parameters", justify="right"), Column("MACs", justify="right"))
     for entry in catalogue():
-        size = " x ".join(str(side) for side in entry.input)
-        table.add_row(entry.name, size, f"{entry.parameters:,}", f"{entry.macs:,}")
+        table.add_row(entry.name, " x ".join(map(str, entry.input)), f"{entry.parameters:,}", f"{entry.macs:,}")
     Console().print(table)
     return 0

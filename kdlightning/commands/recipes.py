@@ -53,19 +53,17 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a recipe.
-
-    Attributes:
-        name: unique within the recipe.
-        command: ``fit`` or ``predict``.
-        directory: where its results go.
-        config: its whole configuration.
-    """
+    """One command of a recipe, ``fit`` or ``predict``, with its whole configuration; the name is unique there."""
 
     name: str
     command: str
     directory: Path
     config: dict[str, Any] = field(hash=False)
+
+    @property
+    def result(self) -> Path:
+        """The file that its command leaves at the end."""
+        return self.directory / _FINISHED[self.command]
 
     @property
     def digest(self) -> str:
@@ -81,7 +79,7 @@ class Stage:
     @property
     def finished(self) -> bool:
         """Whether its result lies in its directory."""
-        return (self.directory / _FINISHED[self.command]).exists()
+        return self.result.exists()
 
     @property
     def changed(self) -> bool:
@@ -92,8 +90,7 @@ class Stage:
     @property
     def seconds(self) -> float | None:
         """What it took; None until it is finished."""
-        result = self.directory / _FINISHED[self.command]
-        return float(json.loads(result.read_text()).get("seconds", 0.0)) if result.exists() else None
+        return float(json.loads(self.result.read_text()).get("seconds", 0.0)) if self.finished else None
 
 
 def load_recipe(
@@ -101,10 +98,7 @@ def load_recipe(
 ) -> dict[str, Any]:
     """A recipe with what it extends, again a recipe: ``output``, ``variables``, ``stages`` and ``report``.
 
-    Args:
-        path: the YAML file.
-        output: replaces the recipe's own.
-        variables: replace the recipe's own of the same names.
+    The output and the variables that are given replace the recipe's own.
 
     Raises:
         RecipeError: with what is wrong and where.
@@ -118,40 +112,36 @@ def load_recipe(
         if "extends" in extended:
             raise RecipeError(f"{path} extends {base}, which extends another recipe itself; only one level is allowed")
     filled = (extended.get("variables") or {}) | (recipe.get("variables") or {})
-    if unknown := set(variables or {}) - set(filled):
-        raise RecipeError(f"{path} has no variable {sorted(unknown)}, only {sorted(filled)}")
+    if unknown := sorted(set(variables or {}) - set(filled)):
+        raise RecipeError(f"{path} has no variable {unknown}, only {sorted(filled)}")
     filled.update(variables or {})
     stages = [_located(entry, base, filled) for entry in extended.get("stages") or []]
     known, place = [stage["name"] for stage in stages], len(stages)
     for entry in recipe.get("stages") or []:
-        found = _located(entry, path, filled)
-        if known.count(found["name"]) > 1:
-            raise RecipeError(f"{path}: {base} has several stages '{found['name']}', so that none can be changed")
-        if found["name"] in known:
-            place = [stage["name"] for stage in stages].index(found["name"])
+        name, found = entry["name"], _located(entry, path, filled)
+        if known.count(name) > 1:
+            raise RecipeError(f"{path}: {base} has several stages '{name}', so that none can be changed")
+        if name in known:
+            place = [stage["name"] for stage in stages].index(name)
             stages[place] |= found
         else:
             stages.insert(place, found)
         place += 1
-    given = extended | recipe
-    output, report = output or given["output"], given.get("report", True)
-    return {"output": output, "variables": filled, "stages": stages, "report": report}
+    given = {"report": True} | extended | recipe
+    return {"output": output or given["output"], "variables": filled, "stages": stages, "report": given["report"]}
 
 
 def read_recipe(
     path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
 ) -> tuple[Path, list[Stage], bool]:
-    """Read and check a recipe, before anything runs; see :func:`load_recipe`.
-
-    Returns:
-        The output directory, the stages in order, and whether a report is wanted at the end.
+    """Read and check a recipe (:func:`load_recipe`): its output directory, stages, and whether it wants a report.
 
     Raises:
         RecipeError: with what is wrong and where.
     """
     recipe = load_recipe(path, output=output, variables=variables)
     root = Path(_fill(recipe["output"], recipe["variables"]))
-    filled = {**recipe["variables"], "output": str(root)}
+    filled = recipe["variables"] | {"output": str(root)}
     stages = [stage for entry in recipe["stages"] for stage in _expand(entry, filled, root, str(path))]
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
@@ -172,12 +162,11 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
             "that directory to run it anew"
         )
     stage.directory.mkdir(parents=True, exist_ok=True)
-    record = {"digest": stage.digest, "command": stage.command}
-    (stage.directory / "stage.json").write_text(json.dumps(record) + "\n")
-    config = stage.directory / "stage.yaml"
+    told = json.dumps({"digest": stage.digest, "command": stage.command})
+    (stage.directory / "stage.json").write_text(told + "\n")
+    config, last = stage.directory / "stage.yaml", stage.directory / "checkpoints" / "last.ckpt"
     config.write_text(yaml.safe_dump(stage.config, sort_keys=False))
     arguments = [stage.command, "--config", str(config), *(["--verbose", "true"] if verbose else [])]
-    last = stage.directory / "checkpoints" / "last.ckpt"
     if stage.command == "fit":
         arguments += ["--ckpt_path", str(last)] if last.exists() else ["--restart", "true"]
     if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
@@ -207,13 +196,9 @@ def _time_left(stages: Sequence[Stage]) -> float | None:
     """Seconds that the other stages will take if each takes the mean of the finished ones of its command."""
     taken = [(stage.command, stage.seconds) for stage in stages]
     known = [(command, seconds) for command, seconds in taken if seconds is not None]
-    if not known:
-        return None
-
-    def like(command: str) -> float:
-        return fmean([seconds for other, seconds in known if other == command] or [seconds for _, seconds in known])
-
-    return sum(like(command) for command, seconds in taken if seconds is None)
+    each = {kind: [seconds for command, seconds in known if command == kind] for kind in _FINISHED}
+    every = [seconds for _, seconds in known]
+    return sum(fmean(each[command] or every) for command, seconds in taken if seconds is None) if every else None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -231,14 +216,13 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
-        variables = dict(assignment(text) for text in options.set)
-        root, stages, wants_report = read_recipe(options.recipe, output=options.output, variables=variables)
-        if options.only:
-            stages = [stage for stage in stages if re.search(options.only, stage.name)]
+        told: dict[str, Any] = {"output": options.output, "variables": dict(map(assignment, options.set))}
+        root, stages, wants_report = read_recipe(options.recipe, **told)
+        stages = [stage for stage in stages if re.search(options.only or "", stage.name)]
         if options.print:
             if options.only:
                 raise RecipeError("--print shows the whole recipe: leave --only out")
-            recipe = load_recipe(options.recipe, output=options.output, variables=variables)
+            recipe = load_recipe(options.recipe, **told)
             sys.stdout.write(yaml.dump(recipe, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120))
             return 0
         if options.list:
@@ -270,15 +254,12 @@ def assignment(text: str) -> tuple[str, Any]:
 
 def _check_keys(mapping: Any, required: set[str], optional: set[str], where: str) -> None:  # noqa: ANN401 - from YAML
     if not isinstance(mapping, dict):
-        raise RecipeError(
-            f"{where}: expected a mapping with {sorted(required | optional)}, got {type(mapping).__name__}"
-        )
-    missing, unknown = required - set(mapping), set(mapping) - required - optional
+        known = sorted(required | optional)
+        raise RecipeError(f"{where}: expected a mapping with {known}, got {type(mapping).__name__}")
+    missing, unknown = sorted(required - set(mapping)), sorted(set(mapping) - required - optional)
     if missing or unknown:
-        raise RecipeError(
-            f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; expected {sorted(required)} and perhaps "
-            f"{sorted(optional)}"
-        )
+        expected = f"{sorted(required)} and perhaps {sorted(optional)}"
+        raise RecipeError(f"{where}: missing {missing}, unknown {unknown}; expected {expected}")
 
 
 def _parse(path: Path, absent: str) -> dict[str, Any]:
@@ -324,7 +305,7 @@ def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], root: Path, pat
         for key, value in (entry.get("set") or {}).items():
             _assign(config, key, _fill(value, variables))
         directory = root / name
-        config.setdefault("trainer", {})["default_root_dir"] = str(directory)
+        _assign(config, "trainer.default_root_dir", str(directory))
         if entry["command"] == "predict":
             config["model"]["init_args"]["output"] = str(directory)
         yield Stage(name, entry["command"], directory, config)
@@ -341,13 +322,10 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an
     if (whole := re.fullmatch(r"\{(\w+)\}", value)) and whole[1] in variables:
         others = {name: item for name, item in variables.items() if name != whole[1]}
         return _fill(variables[whole[1]], others)  # a variable may hold placeholders, but not its own
-
-    def replace(found: re.Match[str]) -> str:
-        if found[1] not in variables:
-            raise RecipeError(f"'{value}': no variable '{found[1]}', only {sorted(variables)}")
-        return str(variables[found[1]])
-
-    return re.sub(r"\{(\w+)\}", replace, value)
+    for name in re.findall(r"\{(\w+)\}", value):
+        if name not in variables:
+            raise RecipeError(f"'{value}': no variable '{name}', only {sorted(variables)}")
+    return re.sub(r"\{(\w+)\}", lambda found: str(variables[found[1]]), value)
 
 
 def _assign(config: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 - anything that YAML holds

@@ -21,26 +21,27 @@ _TAG, _GROUP = 64, 128  # characters that W&B takes
 def describe_run(model: TaughtModule, data: Any) -> dict[str, str]:  # noqa: ANN401 - a datamodule
     """What a run is about: paper, method, dataset, teacher, access, budget, network; what is not known is left out.
 
-    Asks nothing and loads nothing: a transfer set's facts are its manifest's.
-
-    Args:
-        model: what is trained.
-        data: the datamodule, set up or not.
+    Asks nothing and loads nothing: a transfer set's facts are its manifest's. The datamodule may be set up or not.
 
     Returns:
         Texts. ``paper`` is the first reference of the method's documentation, ``"Wang2021"``. ``budget`` is the most
         images that the teacher may answer, or what was paid for a transfer set; of a teacher that is not counted,
         ``"uncounted"``.
     """
-    manifest = _manifest(data)
-    teacher = model.teacher_identity or manifest.get("teacher") or {}
+    teacher, path = getattr(model, "teacher", None), getattr(data, "path", None)
+    file = Path(path, "manifest.json") if isinstance(path, (str, Path)) else None
+    manifest: dict[str, Any] = json.loads(file.read_text()) if file and file.is_file() else {}
+    identity = model.teacher_identity or manifest.get("teacher") or {}
+    budget = (manifest.get("queries") or "uncounted") if identity else None
+    if isinstance(teacher, BlackBoxTeacher):
+        budget = "unlimited" if teacher.budget is None else str(teacher.budget)
     facts = {
         "paper": paper_of(type(model)),
         "method": type(model).__name__,
         "dataset": getattr(data, "name", None),
-        "teacher": teacher.get("name"),
+        "teacher": identity.get("name"),
         "access": model.access or manifest.get("access"),
-        "budget": _budget(model, manifest) if teacher else None,
+        "budget": budget,
         "network": getattr(model, "student_name", None),
     }
     return {key: str(value) for key, value in facts.items() if value}
@@ -51,65 +52,38 @@ def label_runs(trainer: L.Trainer, model: TaughtModule, data: Any) -> None:  # n
 
     A group is what a report makes one row of: runs that differ in nothing but the seed. Its facts are the tags, each
     as ``key:value``.
-
-    Args:
-        trainer: whose loggers have not logged yet.
-        model: what will be trained.
-        data: the datamodule, set up or not.
     """
     facts = describe_run(model, data)
-    variant = next((one.variant for one in trainer.callbacks if isinstance(one, RunResult)), "")  # type: ignore[attr-defined]
-    if variant:
+    if variant := next((one.variant for one in trainer.callbacks if isinstance(one, RunResult)), ""):  # type: ignore[attr-defined]
         facts["variant"] = variant
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            told = logger._wandb_init  # Lightning makes the run from these when it is first logged to
-            if not told.get("group") and "WANDB_RUN_GROUP" not in os.environ:
-                told["group"] = " / ".join(facts.values())[:_GROUP]
-            if not told.get("tags") and "WANDB_TAGS" not in os.environ:
-                told["tags"] = [f"{key}:{value}"[:_TAG] for key, value in facts.items()]
+    for logger in wandb_loggers(trainer):
+        told = logger._wandb_init  # Lightning makes the run from these when it is first logged to
+        if not told.get("group") and "WANDB_RUN_GROUP" not in os.environ:
+            told["group"] = " / ".join(facts.values())[:_GROUP]
+        if not told.get("tags") and "WANDB_TAGS" not in os.environ:
+            told["tags"] = [f"{key}:{value}"[:_TAG] for key, value in facts.items()]
 
 
 def log_record(trainer: L.Trainer, record: Mapping[str, Any]) -> None:
     """Put the numbers of a run's ``result.json`` into the summary of its W&B runs, as ``result/<key>``.
 
     So accuracies stand beside all queries, those for a transfer set included, which no training step asks.
-
-    Args:
-        trainer: whose loggers are still open.
-        record: the run's record.
     """
     numbers = {f"result/{key}": value for key, value in record.items() if type(value) in (int, float)}
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(numbers)
+    for logger in wandb_loggers(trainer):
+        logger.experiment.summary.update(numbers)
+
+
+def wandb_loggers(trainer: L.Trainer) -> list[WandbLogger]:
+    """Those of the trainer's loggers that log to W&B."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 def paper_of(method: type) -> str | None:
     """The first paper that a method's class or else its file refers to, ``"Wang2021"``; None where none does."""
     for kind in method.__mro__[:-1]:
         file = sys.modules.get(kind.__module__)
-        for text, pattern in (
-            (kind.__doc__, r"\[(\w+\d{4}\w?)\]_"),
-            (file and file.__doc__, r"\.\. \[(\w+\d{4}\w?)\]"),
-        ):
-            if found := re.search(pattern, text or ""):
-                return found[1]
+        found = re.search(r"\[(\w+\d{4}\w?)\]_", kind.__doc__ or "")
+        if found := found or re.search(r"\.\. \[(\w+\d{4}\w?)\]", (file and file.__doc__) or ""):
+            return found[1]
     return None
-
-
-def _manifest(data: Any) -> Mapping[str, Any]:  # noqa: ANN401 - a datamodule
-    """What the transfer set says of itself that a run trains on; empty where there is none."""
-    path = getattr(data, "path", None)
-    file = Path(path, "manifest.json") if isinstance(path, (str, Path)) else None
-    if file is None or not file.is_file():
-        return {}
-    manifest: dict[str, Any] = json.loads(file.read_text())
-    return manifest
-
-
-def _budget(model: TaughtModule, manifest: Mapping[str, Any]) -> str:
-    teacher = getattr(model, "teacher", None)
-    if isinstance(teacher, BlackBoxTeacher):
-        return "unlimited" if teacher.budget is None else str(teacher.budget)
-    return str(manifest["queries"]) if manifest.get("queries") else "uncounted"
