@@ -59,13 +59,11 @@ class GeneratorQuality(Callback):
     @torch.no_grad()
     def measure(self, trainer: L.Trainer, module: GeneratorModule) -> dict[str, float]:
         """All values, without their prefix."""
-        data = cast(Any, trainer).datamodule
         network = self.network.to(module.device)
-        local = data.candidate_pool(self.number).image.to(module.device).float() / 255
+        local = cast(Any, trainer).datamodule.candidate_pool(self.number).image.to(module.device).float() / 255
         number = len(local)
         made = module.sample(number, seed=1)
-        features = penultimate_features(network, made, module.device)
-        local_features = penultimate_features(network, local, module.device)
+        local_features, features = (penultimate_features(network, images, module.device) for images in (local, made))
         logits = cast(Any, network).get_classifier()(features)
         self.histogram = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).tolist()
         share = torch.tensor(self.histogram, dtype=torch.float64) / number
@@ -122,8 +120,7 @@ class ImageGrid(Callback):
         if not due or not trainer.is_global_zero or not isinstance(pl_module, GeneratorModule):
             return
         grid = make_grid(pl_module.sample(self.number).cpu(), nrow=round(self.number**0.5), pad_value=0.5)
-        name = f"epoch-{trainer.current_epoch + 1:04d}"
-        file = Path(trainer.default_root_dir) / "images" / f"{name}.png"
+        file = Path(trainer.default_root_dir) / "images" / f"epoch-{trainer.current_epoch + 1:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         save_image(grid, file)
         for logger in trainer.loggers:

@@ -114,10 +114,9 @@ class PoolPrivacy(Callback):
         which = distance.argsort()[:_SHOWN].cpu()
         shown = torch.cat([pool[which], local[position.cpu()[which]]]).float() / 255
         save_image(make_grid(shown, nrow=len(which), pad_value=0.5), made.path / "privacy.png")
-        file = made.path / "privacy.json"
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        draft = made.path / f"privacy.{os.getpid()}.tmp"
         draft.write_text(json.dumps(record, indent=1) + "\n")
-        return draft.replace(file)
+        return draft.replace(draft.with_name("privacy.json"))
 
 
 def _draw(total: int, number: int) -> Tensor:

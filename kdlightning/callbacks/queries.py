@@ -44,6 +44,6 @@ class QueryLogger(Callback):
 
     @staticmethod
     def _teacher(pl_module: L.LightningModule) -> BlackBoxTeacher | None:
-        teacher = getattr(pl_module, "teacher", None)
-        labels = isinstance(pl_module, LabellingModule)  # counts in its transfer set
-        return teacher if isinstance(teacher, BlackBoxTeacher) and not labels else None
+        # one that labels counts in its transfer set
+        teacher = None if isinstance(pl_module, LabellingModule) else getattr(pl_module, "teacher", None)
+        return teacher if isinstance(teacher, BlackBoxTeacher) else None
