@@ -90,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     name = arguments[0]
-    asks_help = name in _ALL and {"-h", "--help"} & set(arguments)
-    if asks_help or name in ("-h", "--help", "--version"):
-        version = f"kdlightning {__version__}\n"
-        sys.stdout.write(page(name) if asks_help else version if name == "--version" else usage())
+    texts = {"-h": usage(), "--help": usage(), "--version": f"kdlightning {__version__}\n"}
+    if name in _ALL and {"-h", "--help"} & set(arguments):
+        texts[name] = page(name)
+    if name in texts:
+        sys.stdout.write(texts[name])
         return 0
     if name not in _COMMANDS:
         near = get_close_matches(name, _COMMANDS, n=1)

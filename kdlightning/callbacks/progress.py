@@ -162,7 +162,9 @@ class RunProgress(ProgressBar):
         shown = trainer.progress_bar_metrics
         known: dict[str, Any] = {**trainer.callback_metrics, **shown}
         names = dict.fromkeys([*(name for name in _WATCHED if name in known), *shown])
-        self._state.metrics = ", ".join(_number(name.rpartition("/")[2], float(known[name])) for name in names)
+        forms = {name: ".2%" if name.endswith("accuracy") else ".4g" for name in names}
+        told = [f"{name.rpartition('/')[2]} {float(known[name]):{form}}" for name, form in forms.items()]
+        self._state.metrics = ", ".join(told)
 
     def _epoch(self, number: int) -> str:
         limit = self.trainer.max_epochs or 0
@@ -239,7 +241,3 @@ def introduction(trainer: L.Trainer, module: L.LightningModule, terms: Terms | N
         budget = [form.format(limit) for form, limit in kinds if limit is not None]
         facts.append(f"budget {' and '.join(budget)}" if budget else "no budget set")
     return [f"{type(module).__name__}: {source} -> {made}", *(["; ".join(facts)] if facts else [])]
-
-
-def _number(name: str, value: float) -> str:
-    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4g}"

@@ -9,11 +9,8 @@ from rich.table import Column, Table
 
 def main(argv: Sequence[str]) -> int:
     """Print every named network with its default input, parameters and multiply-accumulates."""
-    parser = argparse.ArgumentParser(
-        prog="kdlightning networks",
-        description="List the networks with parameters and multiply-accumulates per image, at their default arguments.",
-    )
-    parser.parse_args(argv)
+    told = "List the networks with parameters and multiply-accumulates per image, at their default arguments."
+    argparse.ArgumentParser(prog="kdlightning networks", description=told).parse_args(argv)
     from kdlightning.networks.statistics import catalogue
 
     table = Table("network", "input", Column("parameters", justify="right"), Column("MACs", justify="right"))

@@ -71,21 +71,16 @@ class Stage:
         return hashlib.sha256(json.dumps([self.command, self.config], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def begun(self) -> bool:
-        """Whether its directory holds more than what its command was told: something to lose."""
-        told = {"stage.json", "stage.yaml", "config.yaml", "log.txt"}
-        return self.directory.is_dir() and any(file.name not in told for file in self.directory.iterdir())
-
-    @property
     def finished(self) -> bool:
         """Whether its result lies in its directory."""
         return self.result.exists()
 
     @property
     def changed(self) -> bool:
-        """Whether it was begun, or finished, with another configuration."""
-        record = self.directory / "stage.json"
-        return record.exists() and json.loads(record.read_text())["digest"] != self.digest and self.begun
+        """Whether it was begun, or finished, with another configuration, so that there is something to lose."""
+        record, told = self.directory / "stage.json", {"stage.json", "stage.yaml", "config.yaml", "log.txt"}
+        differs = record.exists() and json.loads(record.read_text())["digest"] != self.digest
+        return differs and any(file.name not in told for file in self.directory.iterdir())
 
     @property
     def seconds(self) -> float | None:

@@ -31,8 +31,9 @@ examples:
 def main(argv: Sequence[str]) -> int:
     """Write a report and print its table; 2 when there was nothing to report or W&B could not start."""
     parser = argparse.ArgumentParser(
-        "kdlightning report", None, _DESCRIPTION, _EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog="kdlightning report", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("runs", metavar="RUNS", nargs="+", type=Path, help="directory with finished runs")
     parser.add_argument("--output", metavar="DIR", type=Path, help="where to write (default: report in the first RUNS)")
     parser.add_argument(
