@@ -9,6 +9,7 @@ from pathlib import Path
 from kdlightning import __version__
 
 _COMMANDS = {
+    "new": ("new", "start here: a few questions, and a recipe for your own teacher and images"),
     "fit": ("cli", "train a method, a teacher or a generator; tests the last weights at the end"),
     "validate": ("cli", "measure on the validation images"),
     "test": ("cli", "measure on the test images"),

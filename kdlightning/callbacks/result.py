@@ -26,8 +26,8 @@ Role = Literal["teacher", "reference", "student"]
 class RunResult(Callback):
     """Writes ``network/`` at the end of a fit, and ``result.json`` when that network has been tested.
 
-    The accuracy is that of the last weights on the test images. The best validation accuracy is recorded apart, for
-    information.
+    The accuracy is that of the last weights on the test images; None where these have no labels. The best validation
+    accuracy is recorded apart, for information.
 
     Args:
         role: what the network is in a comparison: the ``teacher``, a ``reference`` (the same student from labels), or a

@@ -12,7 +12,8 @@ A recipe is one YAML file::
         set: {model.init_args.output: "{output}/labels-{robustness}"}  # single values on top of it
     report: true
 
-``{output}``, the variables and the matrix's names are filled in wherever they stand in a string.
+``{output}``, the variables and the matrix's names are filled in wherever they stand in a string; what is meant
+literally, such as the ``{image}`` of a request, is written ``{{image}}``.
 
 ``extends: other.yaml`` starts from another recipe, relative to this one, which extends none itself. What this one says
 of ``output``, of ``report`` and of each variable replaces what the other says. A stage whose name the other has changes
@@ -317,10 +318,15 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an
     if (whole := re.fullmatch(r"\{(\w+)\}", value)) and whole[1] in variables:
         others = {name: item for name, item in variables.items() if name != whole[1]}
         return _fill(variables[whole[1]], others)  # a variable may hold placeholders, but not its own
-    for name in re.findall(r"\{(\w+)\}", value):
-        if name not in variables:
-            raise RecipeError(f"'{value}': no variable '{name}', only {sorted(variables)}")
-    return re.sub(r"\{(\w+)\}", lambda found: str(variables[found[1]]), value)
+
+    def replace(found: re.Match[str]) -> str:
+        if found[1]:
+            return f"{{{found[1]}}}"
+        if found[2] not in variables:
+            raise RecipeError(f"'{value}': no variable '{found[2]}', only {sorted(variables)}")
+        return str(variables[found[2]])
+
+    return re.sub(r"\{\{(\w+)\}\}|\{(\w+)\}", replace, value)
 
 
 def _assign(config: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 - anything that YAML holds

@@ -120,7 +120,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         train, val, test = self.load()
         self.source_length = len(train)
         order = torch.randperm(len(train), generator=self._generator())
-        number = 0 if val is not None else self._count_val(len(train))
+        number = 0 if val is not None else self._count(self.num_val, len(train), "num_val")
         held_out, rest = order[:number], order[number:]
         wanted = len(rest) if self.num_samples is None else self.num_samples
         if wanted > len(rest):
@@ -247,10 +247,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """One of its own, so that splitting and starting a loader leave the random state of the training alone."""
         return torch.Generator().manual_seed(self.seed)
 
-    def _count_val(self, length: int) -> int:
-        number = round(self.num_val * length) if 0 < self.num_val < 1 else self.num_val
+    @staticmethod
+    def _count(wanted: float, length: int, setting: str) -> int:
+        number = round(wanted * length) if 0 < wanted < 1 else wanted
         if number != int(number):
-            raise ValueError(f"num_val={self.num_val}: expected a whole number of images, or a share below 1")
+            raise ValueError(f"{setting}={wanted}: expected a whole number of images, or a share below 1")
         if not 0 <= number < max(length, 1):
-            raise ValueError(f"num_val={self.num_val} of {length} training images leaves none to train on")
+            raise ValueError(f"{setting}={wanted} of {length} training images leaves none to train on")
         return int(number)

@@ -65,6 +65,16 @@ class CollectedDataModule(StandInDataModule):
             raise ValueError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
         self.fraction = fraction
 
+    def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+        """Adds test images, a share of the pool, where the source has none but a ``test_share``."""
+        pool, val, test = super().load()
+        if test is None and (share := getattr(self.source, "test_share", 0.0)):
+            order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(self.seed + 2))
+            kept, rest = (part.sort().values for part in order.tensor_split([max(1, round(share * len(pool)))]))
+            pool, test = pool.take(rest), pool.take(kept)
+            self.truth = None if self.truth is None else self.truth[rest]
+        return pool, val, test
+
     @abstractmethod
     def collect(self) -> Tensor:
         """All images of the pool ``(M, C, H, W)``, uint8, of the task's channels and size; sets their ``truth``."""

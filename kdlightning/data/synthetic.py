@@ -23,6 +23,8 @@ class NoImagesDataModule(ImageDataModule):
         image_size: height and width.
         channels: 1 or 3.
         class_names: K names; None for their numbers.
+        held_out: share of a pool that stands in for the task (`ShaderDataModule`, `WebDataModule`) that no student is
+            trained on; on it students are tested, by their agreement with the teacher.
         options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
 
     Raises:
@@ -38,6 +40,7 @@ class NoImagesDataModule(ImageDataModule):
         image_size: int,
         channels: int = 1,
         class_names: Sequence[str] | None = None,
+        held_out: float = 0.0,
         **options: Options,
     ) -> None:
         names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
@@ -46,7 +49,7 @@ class NoImagesDataModule(ImageDataModule):
             raise ValueError(f"expected at least 2 classes and as many names, got {got}")
         self.num_classes, self.channels, self.native_size = num_classes, channels, image_size
         super().__init__("", False, image_size=image_size, **options)
-        self.name, self.class_names = name, names
+        self.name, self.class_names, self.test_share = name, names, held_out
 
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
         """Nothing to train on, nothing to validate on, no test images."""

@@ -118,7 +118,7 @@ class WebDataModule(CollectedDataModule):
         return pixels, told
 
     def _decode(self) -> tuple[np.ndarray, list[Unusable]]:
-        names = list(_members(self.root))
+        names = list(members(self.root))
         if not names:
             raise FileNotFoundError(f"{self.root} has no files")
         files: Any = _Decoding(names, self.image_size, self.channels, self.max_pixels)
@@ -181,7 +181,7 @@ def _files(root: Path) -> list[Path]:
     return [root]
 
 
-def _members(root: Path) -> Iterator[tuple[str, str]]:
+def members(root: Path) -> Iterator[tuple[str, str]]:
     """(file, member) of every image file; the member is empty outside archives."""
     for name in map(str, _files(root)):
         if not name.lower().endswith((".zip", *TARS)):

@@ -117,6 +117,14 @@ class RemoteTeacher(NetworkedTeacher):
             price=price,
         )
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` of the images that the server announces; None where it leaves that open."""
+        shape = tuple(self._agreed.shape or ())
+        if len(shape) != 3 or min(shape) < 1 or self._tensors.layout == "flat":
+            return None
+        return shape if self._tensors.layout == "NCHW" else (shape[2], shape[0], shape[1])
+
     def _agree_on_classes(self, configured: int | None) -> int | None:
         """K by the configuration, the labels and the server, as far as they tell."""
         told = {

@@ -23,7 +23,7 @@ ROOMS = [  # each may import those above it
     ("remote", "modules"),
     ("methods", "callbacks", "serving", "report"),
     ("commands",),
-    ("__main__",),
+    ("__main__", "start"),
 ]
 FLOOR = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -38,8 +38,11 @@ def room(module):
 
 
 def imported(file):
-    """The modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    """The modules that a file imports, wherever in it but for type checkers only."""
+    tree = ast.parse(file.read_text())
+    unread = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = {inner for node in unread for inner in ast.walk(node)}
+    for node in (node for node in ast.walk(tree) if node not in skipped):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kdlightning":
             for alias in node.names:
                 path = f"{node.module}.{alias.name}"
@@ -52,6 +55,12 @@ def imported(file):
 def test_imports_only_go_upwards(name):
     other = {path for path in imported(NAMES_OF_FILES[name]) if room(path) != room(name)}
     assert {path for path in other if FLOOR[room(path)] >= FLOOR[room(name)]} == set()
+
+
+def test_the_front_door_is_opened_by_those_who_come_in():
+    code = "import kdlightning, sys; assert 'torch' not in sys.modules; print(kdlightning.distil.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "kdlightning.start"
 
 
 def test_no_import_circle():

@@ -234,6 +234,15 @@ def test_what_is_not_yaml_is_named(tmp_path):
         read_recipe(tmp_path / "bad.yaml")
 
 
+def test_what_stands_in_two_braces_is_meant_literally(tmp_path):
+    config = {"model": {"init_args": {"request": {"image": "{{image}}", "of": "{{a}} {n}"}}}}
+    stages = [{"name": "labels", "command": "predict", "config": config}]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(RECIPE | {"stages": stages}))
+    (stage,) = read_recipe(file)[1]
+    assert stage.config["model"]["init_args"]["request"] == {"image": "{image}", "of": "{a} 64"}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import write_digits
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 
@@ -496,3 +497,29 @@ def test_the_real_cifar10_decodes_the_drawn_images_only(shared, monkeypatch):
     assert (data.name, data.source_length, len(data.val_set), len(read)) == ("cifar10-jpeg", 50_000, 5, 25)
     assert data.train_set.images.shape == (20, 3, 32, 32)
     assert data.train_set.labels.tolist() == (data.train_set.index // 5000).tolist()
+
+
+def test_class_folders_at_the_top_are_read_from_folder_and_zip(tmp_path):
+    root = write_digits(tmp_path / "mine", 4, classes=3)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", root)
+    shutil.make_archive(str(tmp_path / "around"), "zip", tmp_path, "mine")
+    options = {"image_size": 8, "train": ".", "test": None, "num_test": 0.25, "num_val": 2}
+    sets = []
+    for place in ("mine", "packed.zip", "around.zip"):
+        data = ImageFolderDataModule(str(tmp_path / place), **options)
+        data.setup()
+        assert data.class_names == ["one", "two", "zero"]
+        sets.append([data.train_set, data.val_set, data.test_set])
+        assert [len(part) for part in sets[-1]] == [7, 2, 3]
+    for part in range(3):
+        assert len({tuple(each[part].labels.tolist()) for each in sets}) == 1
+        assert len({each[part].images.sum().item() for each in sets}) == 1
+
+
+def test_test_images_come_from_one_place(tmp_path):
+    write_digits(tmp_path / "mine", 2, classes=3)
+    with pytest.raises(ValueError, match="num_test=3 takes test images from the training images: set test: null"):
+        ImageFolderDataModule(str(tmp_path / "mine"), 8, ".", num_test=3)
+    data = ImageFolderDataModule(str(tmp_path / "mine"), 8, ".", None, None, num_test=6)
+    with pytest.raises(ValueError, match="num_test=6 of 6 training images leaves none to train on"):
+        data.setup()

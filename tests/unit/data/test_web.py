@@ -195,3 +195,15 @@ def test_missing_files(tmp_path):
     (tmp_path / "list.txt").write_text("absent.png\n")
     with pytest.raises(FileNotFoundError, match=r"lists 1 files that do not exist, first .*absent\.png"):
         pool(str(tmp_path / "list.txt"), tmp_path).setup()
+
+
+def test_a_part_of_a_pool_that_stands_in_for_a_task_is_kept_to_test_on(tmp_path):
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(picture((10 * number, 30, 30)))
+    task = NoImagesDataModule("task", 3, 8, channels=3, held_out=0.2)
+    pool = WebDataModule(task, str(tmp_path), cache=str(tmp_path.parent / "cache"))
+    pool.setup()
+    trained, tested = (set(part.index.tolist()) for part in (pool.train_set, pool.test_set))
+    assert (len(trained), len(tested), trained & tested) == (16, 4, set())
+    assert pool.test_set.labels is None
+    assert torch.equal(pool.train_set.images, pool.collect().images[pool.train_set.index])

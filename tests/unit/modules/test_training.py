@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdlightning.accounting import QueryBudgetExceededError
-from kdlightning.callbacks import Agreement, QueryLogger
+from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger
 from kdlightning.methods import DB3KD, KD, Supervised
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 from kdlightning.types import Batch
@@ -180,6 +180,19 @@ def test_agreement_has_a_teacher_of_its_own(tmp_path):
     test = ToyDataModule().load()[2]
     expected = oracle()(test.images / 255).argmax(1) == test.labels
     assert metrics["test/accuracy"] == pytest.approx(float(expected.float().mean()))
+
+
+def test_without_labels_there_is_agreement_or_nothing(tmp_path):
+    data = ToyDataModule()
+    data.setup()
+    data._test = data._test.withheld()
+    own = SoftLabelTeacher(oracle())
+    run = trainer(tmp_path, callbacks=[Agreement(own), ConfusionMatrix()])
+    (metrics,) = run.test(Supervised(oracle()), datamodule=data, verbose=False)
+    assert metrics == {"test/agreement": 1.0}
+    assert own.paid.queries == 30
+    with pytest.raises(ValueError, match="test images need labels, or an Agreement callback"):
+        trainer(tmp_path).test(Supervised(oracle()), datamodule=data, verbose=False)
 
 
 def test_metrics_are_means_and_queries_are_logged(tmp_path):

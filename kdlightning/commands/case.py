@@ -1,0 +1,382 @@
+"""A user's own case: what was told of it, and what its folder, its teacher and its student say themselves."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from kdlightning import networks
+from kdlightning.data import ImageFolderDataModule
+from kdlightning.data.web import members
+from kdlightning.networks import load_network
+from kdlightning.networks.statistics import NAMED
+from kdlightning.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError
+from kdlightning.remote.credentials import check_url
+
+Shape = tuple[int, int, int]
+
+_SAMPLE = 100  # images that are opened, to see how large and how colourful they are
+_MEMORY = 2**30  # bytes; see kdlightning.data.base
+
+
+class CaseError(ValueError):
+    """What is missing or does not fit together, in a sentence, with the option that mends it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a user tells of a case.
+
+    Attributes:
+        teacher: behind an ``api``; a saved ``network``, used as a black box; or one whose ``weights`` may be opened.
+        place: the model's address, or the directory (or Hugging Face id) of a saved network.
+        student: a class of :mod:`kdlightning.networks`, a name of timm's or torchvision's, or a class's dotted path.
+        images: the task's own, as a folder or a zip; ``none``; or ``web:DIR``, collected from elsewhere, unlabelled.
+        answers: ``soft`` probabilities, ``hard`` top-1 labels, or ``topk``, the scores of some classes.
+        labels: whether the class folders of the own images are their labels.
+        budget: the most images that the teacher may answer; None for one whose weights are there.
+        key_env: environment variable that holds the API's key.
+        classes: K, where nothing else tells it.
+        shape: (C, H, W) to use, where it should not follow from images, teacher and student.
+        output: directory of everything that runs write.
+    """
+
+    teacher: Literal["api", "network", "weights"]
+    place: str
+    student: str
+    images: str
+    answers: Literal["soft", "hard", "topk"] = "soft"
+    labels: bool = False
+    budget: int | None = None
+    key_env: str | None = None
+    classes: int | None = None
+    shape: Shape | None = None
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        if self.teacher != "weights" and (self.budget is None or self.budget < 1):
+            raise CaseError(f"--budget: expected the most images that the teacher may answer, got {self.budget}")
+        if self.key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env) and self.key_env not in os.environ:
+            raise CaseError("--key-env takes the name of an environment variable, such as TEACHER_KEY, never the key")
+        if "{" in self.place + self.images + self.output or "}" in self.place + self.images + self.output:
+            raise CaseError("paths and addresses with braces cannot stand in a recipe: rename, or link to them")
+
+
+class Facts(NamedTuple):
+    """What is known after a look; names of Case's are not repeated.
+
+    Attributes:
+        source: ``own`` images, ``web`` or ``none``.
+        access: ``Soft`` or ``Hard``: how the teacher is asked.
+        protocol: ``local``, ``open`` (Open Inference Protocol) or ``json``.
+        url: of the server, with the ``open`` protocol.
+        model: its name there.
+        network: the teacher, if it is here.
+        num_classes: K.
+        channels: 1 or 3.
+        image_size: height and width.
+        student: the student as YAML.
+        number: own images, without those of folders of their own for validation and test; or files of a pool.
+        names: of the classes.
+        root: of the images.
+        train: the folder below it with the training images.
+        val: with validation images.
+        test: with test images.
+        notes: sentences for the reader of the recipe.
+        num_val: share of the own images to train on that is kept for validation.
+        held_out: share of a pool that students are tested on.
+    """
+
+    source: Literal["own", "web", "none"]
+    access: Literal["Soft", "Hard"]
+    protocol: Literal["local", "open", "json"]
+    num_classes: int
+    channels: int
+    image_size: int
+    student: str
+    url: str = ""
+    model: str = ""
+    network: nn.Module | None = None
+    number: int = 0
+    names: Sequence[str] = ()
+    root: str = ""
+    train: str = "."
+    val: str | None = None
+    test: str | None = None
+    notes: tuple[str, ...] = ()
+
+    num_val: float = 0.1
+    held_out: float = 0.05
+
+    @property
+    def numbered(self) -> str:
+        """The classes with their indices, the first of many."""
+        more = f", … {self.num_classes - 1} {self.names[-1]}" if self.num_classes > 20 else ""
+        return ", ".join(f"{index} {name}" for index, name in enumerate(self.names[:20])) + more
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a transfer set needs to be told that its images fit."""
+        return self.number * self.channels * self.image_size**2 > _MEMORY // 2
+
+
+class _Teacher(NamedTuple):
+    protocol: Literal["local", "open", "json"] = "local"
+    url: str = ""
+    model: str = ""
+    network: nn.Module | None = None
+    num_classes: int | None = None
+    shape: Shape | None = None
+    note: str = ""
+
+
+class _Images(NamedTuple):
+    number: int
+    channels: int
+    side: int
+    names: Sequence[str] = ()
+    train: str = "."
+    val: str | None = None
+    test: str | None = None
+
+
+def look(case: Case) -> Facts:
+    """Look at the images, the teacher and the student; asks the teacher nothing but, over HTTP, what it is.
+
+    Raises:
+        CaseError: something is not there, does not fit, or cannot be known and was not told.
+    """
+    source, root = _source(case.images)
+    access: Literal["Soft", "Hard"] = "Soft" if case.teacher == "weights" or case.answers == "soft" else "Hard"
+    teacher = _api(case, access) if case.teacher == "api" else _local(case.place)
+    images = _Images(0, 0, 0)
+    if source != "none":
+        images = _own(root, labels=case.labels) if source == "own" else _pool(root)
+    classes = {
+        f"{root} has {len(images.names)} class folders": len(images.names) or None,
+        f"the teacher answers {teacher.num_classes} classes": teacher.num_classes,
+        f"--classes says {case.classes}": case.classes,
+    }
+    told = {text: number for text, number in classes.items() if number}
+    if len(set(told.values())) > 1:
+        raise CaseError(f"{' but '.join(told)}: they have to be the same classes in the same order")
+    if not told:
+        raise CaseError("--classes: how many classes the teacher has is told by neither it nor the images")
+    num_classes = next(iter(told.values()))
+    channels, size = _shape(case, teacher, images)
+    names = images.names or [str(index) for index in range(num_classes)]
+    return Facts(
+        source, access, teacher.protocol, num_classes, channels, size,
+        _student(case.student, num_classes, channels, size), teacher.url, teacher.model, teacher.network,
+        images.number, names, root, images.train, images.val, images.test, (teacher.note,) if teacher.note else (),
+    )  # fmt: skip
+
+
+def has_class_folders(images: str) -> bool:
+    """Whether own images lie in several class folders, perhaps below ``train``."""
+    for train in ("train", "."):
+        try:
+            if len(ImageFolderDataModule(images, 1, train=train, test=None).class_names) > 1:
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _source(images: str) -> tuple[Literal["own", "web", "none"], str]:
+    if images == "none":
+        return "none", ""
+    root = images.removeprefix("web:")
+    if not Path(root).expanduser().exists():
+        raise CaseError(f"--images: there is no {root}; expected a folder, none, or web:DIR for images from elsewhere")
+    return ("own", root) if root == images else ("web", root)
+
+
+def _own(root: str, *, labels: bool) -> _Images:
+    """A folder or zip with ``train/<class>`` and perhaps ``val`` and ``test``, with ``<class>`` alone, or flat."""
+    parts: dict[str, str | None] = {"train": ".", "val": None, "test": None}
+    for part, names in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
+        for name in names if labels else ():
+            try:
+                ImageFolderDataModule(root, 1, train=name, test=None)
+            except (OSError, ValueError):
+                continue
+            parts[part] = name
+            break
+    train = parts["train"] or "."
+    if train == ".":
+        parts |= {"val": None, "test": None}
+    elif parts["test"] is None:  # ImageNet's: what is called val is all that there is to test on
+        parts |= {"val": None, "test": parts["val"]}
+    try:
+        found = ImageFolderDataModule(root, 1, train=train, test=None, num_classes=None if labels else 1)
+        listed = [name for name, _ in found.files.images(train, found.class_names if labels else None)]
+    except (OSError, ValueError) as error:
+        hint = "; if it has no class folders, say --labels no" if labels else ""
+        raise CaseError(f"--images: {error}{hint}") from error
+    if len(listed) < 10:
+        raise CaseError(f"--images: {root} has {len(listed)} images, which is too few to train and test on")
+    channels, side = _sample([found.files.read(name) for name in _evenly(listed)])
+    classes: Sequence[str] = found.class_names if labels else []
+    return _Images(len(listed), channels, side, classes, train, parts["val"], parts["test"])
+
+
+def _pool(root: str) -> _Images:
+    """Anything that WebDataModule reads; what is in archives is counted, not looked at."""
+    listed = list(members(Path(root).expanduser()))
+    if not listed:
+        raise CaseError(f"--images: {root} has no files")
+    plain = [file for file, member in listed if not member]
+    channels, side = _sample([Path(file).read_bytes() for file in _evenly(plain)])
+    return _Images(len(listed), channels, side)
+
+
+def _evenly(listed: Sequence[str]) -> Sequence[str]:
+    return listed[:: max(1, len(listed) // _SAMPLE)]
+
+
+def _sample(contents: Sequence[bytes]) -> tuple[int, int]:
+    """Channels, and the median short side; colour and 0 if none can be read."""
+    grey, sides = True, []
+    for content in contents:
+        try:
+            with Image.open(BytesIO(content)) as image:
+                sides.append(min(image.size))
+                if grey and image.mode not in ("1", "L", "LA"):
+                    pixels = np.asarray(image.convert("RGB")).astype(int)
+                    grey = bool((pixels.max(2) - pixels.min(2)).max() <= 2)  # two levels: JPEG rounds
+        except (OSError, SyntaxError, ValueError):
+            continue
+    return (1 if grey and sides else 3), int(statistics.median(sides or [0]))
+
+
+def _local(place: str) -> _Teacher:
+    try:
+        network = load_network(place)
+    except (OSError, TypeError, ValueError) as error:
+        raise CaseError(f"--network: {error}") from error
+    told: Any = network
+    shape = None
+    if hasattr(network, "in_channels") and hasattr(network, "image_size"):
+        shape = (int(told.in_channels), int(told.image_size), int(told.image_size))
+    return _Teacher("local", network=network, num_classes=getattr(network, "num_classes", None), shape=shape)
+
+
+def _api(case: Case, access: str) -> _Teacher:
+    """What the server tells of itself, if it speaks the Open Inference Protocol and can be asked now."""
+    try:
+        check_url(case.place, secret=case.key_env is not None)
+    except ValueError as error:
+        raise CaseError(f"--url: {error}") from error
+    if urlsplit(case.place).query:
+        raise CaseError("--url: parameters after '?' may hold a key, and end up in logs; give the address without them")
+    found = re.fullmatch(r"(.+?)/v2/models/([^/]+)(?:/infer)?/?", case.place)
+    if found is None:
+        if urlsplit(case.place).path.strip("/") in ("", "v2"):
+            raise CaseError(f"--url: give the address of the model: {case.place.rstrip('/')}/v2/models/NAME")
+        return _Teacher("json", note="What a request and an answer of this API look like stands below at `teacher`, as "
+                                     "a guess: edit it, and try it with a budget of 3 first.")  # fmt: skip
+    plain = _Teacher("open", found[1], found[2])
+    if case.key_env and not os.environ.get(case.key_env):
+        return plain._replace(note=f"The server was not looked at: {case.key_env} is not set.")
+    kind: Any = RemoteSoftLabelTeacher if access == "Soft" else RemoteHardLabelTeacher
+    outputs = "probabilities" if access == "Soft" else "index"
+    try:
+        served = kind(found[1], found[2], outputs, api_key_env=case.key_env, ledger=None)
+    except (ImportError, RemoteTeacherError) as error:
+        return plain._replace(note=f"The server was not looked at: {error}")
+    except ValueError as error:
+        raise CaseError(f"--url: {error}") from error
+    return plain._replace(num_classes=served.num_classes, shape=served.image_shape)
+
+
+def _shape(case: Case, teacher: _Teacher, images: _Images) -> tuple[int, int]:
+    """Channels and size: as told, else the teacher's, else the images', not above what the student is made for."""
+    if case.shape:
+        return _check(case.shape, teacher)
+    resizes = isinstance(teacher.network, (networks.TimmNetwork, networks.TorchvisionNetwork))
+    if teacher.shape and not (resizes and images.side):
+        channels = teacher.shape[0]
+        if resizes or isinstance(teacher.network, networks.Adapter):  # these take grey images, too
+            channels = images.channels or channels
+        return _check((channels, *teacher.shape[1:]), teacher)
+    if not images.side:
+        raise CaseError("--shape: how large the teacher's images are is told by neither it nor images: give C H W")
+    most = teacher.shape[1] if teacher.shape else 64 if _own_class(case.student) else 224
+    size = min(images.side, most)
+    return _check((images.channels, size, size), teacher)
+
+
+def _check(shape: Sequence[int], teacher: _Teacher) -> tuple[int, int]:
+    channels, height, width = shape
+    if height != width or channels not in (1, 3):
+        raise CaseError(f"--shape: expected square images, grey (1) or in colour (3), got {list(shape)}")
+    if teacher.network is not None:
+        try:
+            with torch.no_grad():
+                teacher.network(torch.zeros(1, channels, height, width))
+        except (RuntimeError, ValueError) as error:
+            raise CaseError(f"--shape: the teacher does not take images of {list(shape)}: {error}") from error
+    return channels, height
+
+
+def _own_class(name: str) -> bool:
+    return name in {cls.__name__ for cls in NAMED}
+
+
+def _student(name: str, num_classes: int, channels: int, size: int) -> str:
+    """The student as YAML; it is built once, and shown a black image."""
+    arguments: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels, "image_size": size}
+    path, kind = _find_student(name)
+    if kind in (networks.TimmNetwork, networks.TorchvisionNetwork):
+        arguments = {"name": name, **arguments}
+    elif path != kind.__name__:  # the user's own
+        arguments = {key: value for key, value in arguments.items() if key in inspect.signature(kind).parameters}
+    try:
+        network = kind(**arguments)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, size, size))
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise CaseError(f"--student: {name} cannot be built for {arguments}: {error}") from error
+    listed = ", ".join(f"{key}: {json.dumps(value)}" for key, value in arguments.items())
+    return f"{{class_path: {path}, init_args: {{{listed}}}}}"
+
+
+def _find_student(name: str) -> tuple[str, Any]:
+    """The class path and the class of a network of the package, of timm, of torchvision, or of the user."""
+    if _own_class(name):
+        return name, getattr(networks, name)
+    try:
+        timm: Any = importlib.import_module("timm")
+        known, there = timm.list_models(), timm.is_model(name.partition(".")[0])
+    except ImportError:
+        timm, known, there = None, [], False
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    if there or name in theirs:
+        found = networks.TimmNetwork if there else networks.TorchvisionNetwork
+        return found.__name__, found
+    module, _, attribute = name.rpartition(".")
+    if module:
+        try:
+            return name, getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise CaseError(f"--student: {name} cannot be imported: {error}") from error
+    near = get_close_matches(name, [*(cls.__name__ for cls in NAMED), *theirs, *known], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`kdlightning networks` lists those of the package"
+    absent = " (timm's names need timm: pip install 'kdlightning[timm]')" if timm is None else ""
+    raise CaseError(f"--student: there is no network {name!r}{absent}; {hint}")

@@ -1,0 +1,284 @@
+import itertools
+import re
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from helpers import TinyNet
+from lightning.pytorch.cli import LightningCLI
+from pictures import NAMES, write_digits
+from PIL import Image
+from rich.prompt import PromptBase
+from servers import serving
+
+from kdlightning.__main__ import main
+from kdlightning.commands import cli
+from kdlightning.commands.case import Case, CaseError, look
+from kdlightning.commands.new import case_of, recipe
+from kdlightning.commands.recipes import read_recipe
+from kdlightning.data import ImageFolderDataModule
+from kdlightning.networks import Adapter, LeNet5, TorchvisionNetwork, save_network
+from kdlightning.serving import ServedModel
+
+OWN = ["labelled", "flat"]
+IMAGES = [*OWN, "none", "web"]
+BUDGETS = [30, 100, 400, 10**8]
+BLACK = list(itertools.product(["api", "network"], ["soft", "hard", "topk"], IMAGES, BUDGETS))
+OPEN = [("weights", "soft", images, None) for images in IMAGES]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A user's folders, teacher and servers."""
+    root = tmp_path_factory.mktemp("mine")
+    write_digits(root / "labelled", 12)
+    write_digits(root / "flat", 12, flat=True)
+    write_digits(root / "web", 20, side=40, mode="RGB")
+    torch.manual_seed(0)
+    network = LeNet5(image_size=16)
+    save_network(network, root / "teacher")
+    with serving(ServedModel(network, "t", "soft")) as soft, serving(ServedModel(network, "t", "hard")) as hard:
+        yield SimpleNamespace(root=root, teacher=str(root / "teacher"), url={"soft": soft, "hard": hard}, built=set())
+
+
+def case(there, teacher="network", answers="soft", images="labelled", budget=400, **more):
+    place = there.teacher
+    if teacher == "api":
+        place = f"{there.url['soft' if answers == 'soft' else 'hard']}/v2/models/t"
+    folder = {"none": "none", "web": f"web:{there.root / 'web'}"}.get(images, str(there.root / images))
+    told = {"labels": images == "labelled", "budget": budget, "classes": 10, "output": "out", **more}
+    return Case(teacher, place, "LeNet5Fifth", folder, answers, **told)
+
+
+@pytest.mark.parametrize(("teacher", "answers", "images", "budget"), [*BLACK, *OPEN])
+def test_every_combination_builds(there, tmp_path, monkeypatch, teacher, answers, images, budget):
+    plan, text = recipe(case(there, teacher, answers, images, budget), "distil.yaml")
+    file = tmp_path / "distil.yaml"
+    file.write_text(text)
+    root, stages, report = read_recipe(file)
+    assert str(root) == "out"
+    assert [stage.name for stage in stages][-2:] == ["student-seed1", "baseline-seed1"]
+    assert report is (images == "labelled")
+    assert (plan.student.method, plan.student.variant) != (plan.baseline.method, plan.baseline.variant)
+    assert max(len(line) for line in text.splitlines() if line.startswith("#")) <= 130
+    monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
+    for number, stage in enumerate(stages):
+        kind = re.sub(
+            r"\d+", "0", f"{stage.config['model']} {stage.config['data']}"
+        )  # what differs in numbers is built once
+        if kind in there.built:
+            continue
+        there.built.add(kind)
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(yaml.safe_dump(stage.config))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*Unable to serialize")
+            assert cli.main([stage.command, "--config", str(config)]) == 0
+
+
+@pytest.mark.parametrize(("teacher", "answers", "images", "budget"), [
+    *itertools.product(["network"], ["soft", "hard"], OWN, BUDGETS),
+    ("api", "hard", "flat", 100), ("api", "soft", "labelled", 100), ("network", "hard", "web", 100),
+])  # fmt: skip
+def test_what_it_will_ask_is_within_the_budget(there, tmp_path, capsys, teacher, answers, images, budget):
+    file = tmp_path / "distil.yaml"
+    file.write_text(recipe(case(there, teacher, answers, images, budget), str(file))[1])
+    assert main(["estimate", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "refused" not in out
+    assert "may be stopped" not in out
+    asked = [
+        int(each.replace(",", ""))
+        for each in re.findall(r"[\d,]*\d", out.partition("all: to pay")[2].split("images")[0])
+    ]
+    assert 0 < max(asked) <= budget
+
+
+@pytest.mark.parametrize(
+    ("teacher", "answers", "images", "budget", "student", "baseline"),
+    [
+        ("network", "soft", "labelled", 10**8, "KD", "Supervised"),
+        ("network", "soft", "labelled", 400, "ActiveMixup and AnsweredKD", "Supervised"),
+        ("network", "soft", "labelled", 100, "AnsweredKD", "Supervised"),
+        ("network", "soft", "labelled", 50, "KnockoffSelection and AnsweredKD", "Supervised"),
+        ("network", "soft", "flat", 100, "AnsweredKD", "ML"),
+        ("network", "hard", "labelled", 10**8, "DB3KD", "Supervised"),
+        ("network", "hard", "flat", 100, "DB3KD", "AnsweredKD"),
+        ("network", "topk", "flat", 50, "KnockoffSelection and AnsweredKD", "ML"),
+        ("network", "hard", "none", 10**8, "ZSDB3KDImages and DB3KD", "AnsweredKD"),
+        ("network", "soft", "none", 10**8, "AnsweredKD", "AnsweredKD"),
+        ("network", "hard", "web", 60, "KnockoffSelection and AnsweredKD", "ML"),
+        ("weights", "soft", "labelled", None, "KD", "Supervised"),
+        ("weights", "soft", "none", None, "ShaderKD", "AnsweredKD"),
+        ("weights", "soft", "web", None, "KD3", "KD"),
+    ],
+)
+def test_the_recommendation_is_the_readmes(there, teacher, answers, images, budget, student, baseline):
+    plan, _ = recipe(case(there, teacher, answers, images, budget), "x.yaml")
+    assert (plan.title, plan.baseline.method) == (student, baseline)
+    assert 2 <= plan.why.count(". ") + 1 <= 4
+
+
+def test_a_teacher_without_features_is_not_given_to_kd3(there, tmp_path):
+    inner = {"class_path": "helpers.TinyNet", "init_args": {}}
+    init_args = {"network": inner, "num_classes": 10, "in_channels": 1, "image_size": 16}
+    network = Adapter(TinyNet(), 10, in_channels=1, image_size=16)
+    save_network(network, tmp_path / "t", init_args=init_args)
+    told = Case("weights", str(tmp_path / "t"), "LeNet5Fifth", f"web:{there.root / 'web'}", output="out")
+    assert recipe(told, "x.yaml")[0].student.method == "DFND"
+
+
+def test_topk_is_said_to_become_labels(there):
+    plan, text = recipe(case(there, answers="topk", budget=100), "x.yaml")
+    assert "scores of some classes only" in plan.notes[0]
+    assert "HardLabelTeacher" in text
+    assert "class_path: SoftLabelTeacher" not in text
+
+
+def test_the_key_is_named_and_never_written(there, monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_KEY", "sesame-open")
+    for url in (f"{there.url['soft']}/v2/models/t", "https://api.example.org/v1/classify"):
+        told = Case("api", url, "LeNet5Fifth", str(there.root / "labelled"), labels=True, budget=200, key_env="MY_KEY")
+        text = recipe(told, "x.yaml")[1]
+        assert "sesame-open" not in text
+        assert "MY_KEY" in text
+    with pytest.raises(CaseError, match="never the key"):
+        Case("api", url, "LeNet5Fifth", "none", budget=200, key_env="sk-1234abcd")
+    with pytest.raises(CaseError, match="may hold a key"):
+        look(Case("api", "https://a.org/x?api_key=1", "LeNet5Fifth", str(there.root / "labelled"), budget=200))
+
+
+def test_any_json_api_is_asked_by_a_template(there, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "k")
+    told = Case("api", "https://api.example.org/v1/classify", "ResNet8", str(there.root / "labelled"), answers="hard",
+                labels=True, budget=100, key_env="MY_KEY", output="out")  # fmt: skip
+    file = tmp_path / "distil.yaml"
+    file.write_text(recipe(told, str(file))[1])
+    teacher = read_recipe(file)[1][0].config["model"]["init_args"]["teacher"]
+    assert teacher["class_path"] == "HTTPHardLabelTeacher"
+    assert teacher["init_args"]["request"] == {"image": "{image}"}
+    assert teacher["init_args"]["headers"] == {"Authorization": "Bearer env:MY_KEY"}
+    assert teacher["init_args"]["labels"] == sorted(NAMES)
+
+
+def test_sizes_colours_and_classes_are_seen(there, tmp_path):
+    seen = look(case(there))
+    assert (seen.num_classes, seen.channels, seen.image_size, seen.number) == (10, 1, 16, 120)
+    assert list(seen.names) == sorted(NAMES)
+    save_network(TorchvisionNetwork("mobilenet_v3_small", num_classes=10), tmp_path / "t")
+    colour = write_digits(tmp_path / "colour", 4, side=48, mode="RGB")
+    for number, file in enumerate(sorted(colour.rglob("*.png"))):
+        Image.new("RGB", (60, 48), (number, 200, 90)).save(file)
+    seen = look(Case("network", str(tmp_path / "t"), "ResNet8", str(colour), labels=True, budget=50))
+    assert (seen.channels, seen.image_size) == (3, 48)  # this teacher resizes: the images stay as they are
+    seen = look(Case("network", str(tmp_path / "t"), "ResNet8", str(there.root / "labelled"), labels=True, budget=50))
+    assert seen.channels == 1
+
+
+def test_folders_of_parts_are_kept(there, tmp_path):
+    for part in ("train", "valid", "test"):
+        write_digits(tmp_path / "parts" / part, 3)
+    seen = look(Case("network", there.teacher, "ResNet8", str(tmp_path / "parts"), labels=True, budget=50))
+    assert (seen.train, seen.val, seen.test, seen.number) == ("train", "valid", "test", 30)
+
+
+def test_a_folder_of_class_folders_is_split_in_three(there):
+    options = {"train": ".", "test": None, "channels": 1, "num_test": 24}
+    data = ImageFolderDataModule(str(there.root / "labelled"), 16, num_val=0.1, **options)
+    data.setup()
+    parts = [set(part.index.tolist()) for part in (data.train_set, data.val_set, data.test_set)]
+    assert [len(part) for part in parts] == [86, 10, 24]
+    assert set.union(*parts) == set(range(120))
+    again = ImageFolderDataModule(str(there.root / "flat"), 16, num_classes=10, **options)
+    again.setup()
+    assert again.test_set.labels is None
+    assert again.train_set.labels is None
+    assert again.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"images": "absent"}, "--images: there is no .*absent; expected a folder, none, or web:DIR"),
+        ({"images": "flat", "labels": True}, "no class folders with images .* say --labels no"),
+        ({"classes": 7}, "10 class folders but .*--classes says 7: they have to be the same classes"),
+        ({"budget": 4}, "--budget: 4 answers are too few to learn 10 classes from"),
+        ({"budget": None}, "--budget: expected the most images that the teacher may answer, got None"),
+        ({"shape": (1, 16, 12)}, "expected square images"),
+        ({"shape": (1, 20, 20)}, "the teacher does not take images of"),
+        ({"output": "a{b}"}, "braces"),
+    ],
+)
+def test_what_does_not_fit_is_said(there, change, text):
+    with pytest.raises(CaseError, match=text):
+        recipe(case(there, **change), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("student", "text"),
+    [("ResNet9", "there is no network 'ResNet9'; did you mean ResNet"), ("nowhere.Net", "cannot be imported")],
+)
+def test_a_student_that_is_not_there_is_said(there, student, text):
+    told = Case("network", there.teacher, student, str(there.root / "labelled"), labels=True, budget=100)
+    with pytest.raises(CaseError, match=text):
+        look(told)
+
+
+def test_a_model_that_is_not_served_or_answers_otherwise_is_said(there):
+    folder = str(there.root / "labelled")
+    with pytest.raises(CaseError, match=r"--url: .*v2/models/NAME"):
+        look(Case("api", there.url["soft"], "ResNet8", folder, labels=True, budget=100))
+    with pytest.raises(CaseError, match="--url: "):
+        look(Case("api", f"{there.url['hard']}/v2/models/t", "ResNet8", folder, "soft", labels=True, budget=100))
+    seen = look(Case("api", "http://127.0.0.1:9/v2/models/t", "ResNet8", folder, labels=True, budget=100))
+    assert "The server was not looked at" in seen.notes[0]
+
+
+FLAGS = ["--teacher", "network", "--answers", "soft", "--labels", "yes", "--budget", "100", "--student", "ResNet8"]
+
+
+def test_the_command_writes_once_and_says_why(there, capsys, tmp_path):
+    flags = [*FLAGS, "--network", there.teacher, "--images", str(there.root / "labelled")]
+    assert main(["new", *flags]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("AnsweredKD, beside Supervised. The teacher answers probabilities")
+    assert "kdlightning estimate distil.yaml" in out
+    assert main(["new", *flags]) == 2
+    assert capsys.readouterr().err == "kdlightning new: distil.yaml exists: give another --file, or --overwrite\n"
+    assert main(["new", *flags, "--overwrite"]) == 0
+
+
+def test_without_a_terminal_the_missing_flag_is_named(there, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    assert main(["new", *FLAGS, "--images", str(there.root / "labelled")]) == 2
+    assert capsys.readouterr().err.startswith("kdlightning new: --network is missing, and there is nobody to ask")
+    assert main(["new", "--network", there.teacher]) == 2
+    assert "--teacher api|network|weights is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "method"),
+    [
+        (["network", "{teacher}", "soft", "{labelled}", "yes", "many", "1000", "", "LeNet5Fifth"], 9, "ActiveMixup"),
+        (["weights", "{teacher}", "none", "LeNet5Fifth"], 4, "ShaderKD"),
+    ],
+)
+def test_in_a_terminal_only_what_matters_is_asked(there, monkeypatch, tmp_path, answers, asked, method):
+    paths = {"teacher": there.teacher, "labelled": there.root / "labelled"}
+    given = iter(answers)
+    questions = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(
+        PromptBase, "get_input", lambda console, text, *_, **__: questions.append(text) or next(given).format(**paths)
+    )
+    assert main(["new"]) == 0
+    assert len(questions) == asked
+    assert f"class_path: {method}" in (tmp_path / "distil.yaml").read_text()
+
+
+def test_the_output_is_named_after_images_and_student():
+    told = dict.fromkeys(("url", "key_env", "answers", "labels", "budget", "classes", "shape", "output"))
+    told |= {"teacher": "weights", "network": "t", "images": "web:down loads", "student": "ResNet8"}
+    assert case_of(told).output == "runs/down-loads-resnet8"
