@@ -33,7 +33,7 @@ CONTENTS = {
     "Reference": [f"docs/api/{name}" for name in (
         "methods-answers", "methods-db3kd", "methods-mekd", "methods-pools", "methods-datafree", "methods-baselines",
         "modules", "data-named", "data-own", "data-made", "data-transfer", "teachers", "remote", "accounting",
-        "networks", "functional", "callbacks", "report",
+        "networks", "functional", "callbacks", "report", "start",
     )],
     "Project": [
         "docs/architecture", "docs/decisions", "docs/alternatives", "docs/responsible-use", "CONTRIBUTING", "CHANGELOG",

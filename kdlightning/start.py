@@ -13,6 +13,9 @@ from kdlightning.commands.recipes import Stage, read_recipe, run_stages
 from kdlightning.networks import load_network, save_network
 
 
+__all__ = ["Distilled", "distil"]
+
+
 class Distilled(NamedTuple):
     """What a distillation has made.
 

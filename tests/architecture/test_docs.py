@@ -44,7 +44,7 @@ def test_every_page_is_in_the_sites_table_of_contents():
 
 
 PACKAGES = (
-    "accounting", "callbacks", "data", "methods", "modules", "networks", "remote", "report", "teachers",
+    "accounting", "callbacks", "data", "methods", "modules", "networks", "remote", "report", "start", "teachers",
     *(f"functional.{module.name}" for module in pkgutil.iter_modules(functional.__path__)),
 )  # fmt: skip
 
