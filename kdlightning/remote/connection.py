@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kdlightning.remote.credentials import bare
 from kdlightning.remote.protocol import ProtocolError, shorten
@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 _LONGEST = 256 * 2**20  # bytes of an answer; no answer to images is longer, but an endless body is
 _REFUSED = (408, 425, 429)  # before the work: such an attempt is not paid, and worth another
 _T = TypeVar("_T")
-_Answer = TypeVar("_Answer", contravariant=True)
 
 
 class RemoteTeacherError(RuntimeError):
@@ -88,23 +87,7 @@ class Reply(NamedTuple):
     size: int
 
 
-class Booking(Protocol[_Answer]):
-    """Keeps account of one request's attempts. Each begins, and then has one of the three ends."""
-
-    def begin(self) -> None:
-        """Before the request is sent; may refuse."""
-
-    def answered(self, answer: _Answer, size: int) -> None:
-        """The answer is there, in a body of so many bytes."""
-
-    def lost(self) -> None:
-        """It may have been answered, but the answer is not there."""
-
-    def refused(self) -> None:
-        """It was surely not answered."""
-
-
-class _AttemptError(Exception):
+class AttemptError(Exception):
     """One attempt's failure. ``paid``: it may have been answered. ``wait``: what the server asked for."""
 
     def __init__(
@@ -149,20 +132,14 @@ class Connection:
         self._open = open_client
         self._client, self._owner = open_client(), os.getpid()
 
-    def send(
-        self,
-        request: Request,
-        read: Callable[[Reply], _T],
-        booking: "Booking[_T] | None" = None,
-        attempts: int | None = None,
-    ) -> _T:
+    def send(self, request: Request, attempt: Callable[[Callable[[], Reply]], _T], attempts: int | None = None) -> _T:
         """Send a request until it is answered.
 
         Args:
             request: what to send.
-            read: makes the answer of a reply; raises `ProtocolError` where it is not what was agreed, and
-                `RemoteTeacherError` where asking again would not help.
-            booking: told of every attempt; None where nothing has to be paid.
+            attempt: calls what it is given, which sends the request once, and makes the answer of the reply; raises
+                `ProtocolError` where it is not what was agreed, and `RemoteTeacherError` where asking again would not
+                help. What it is given may raise an `AttemptError`.
             attempts: fewer than patience has.
 
         Raises:
@@ -170,25 +147,25 @@ class Connection:
         """
         import tenacity
 
-        last: _AttemptError | None = None
+        last: AttemptError | None = None
         garbled = 0
 
-        def attempt() -> _T:
+        def once() -> _T:
             nonlocal last, garbled
             if self.stopped.is_set():
-                raise last or _AttemptError("stopped", paid=False, again=False)
+                raise last or AttemptError("stopped", paid=False, again=False)
             try:
-                return self._attempt(request, read, booking)
+                return attempt(lambda: self._exchange(request))
             except ProtocolError as error:
                 garbled += 1
-                last = _AttemptError(self._hide(str(error)), paid=True, again=garbled < self.patience.garbled)
+                last = AttemptError(self._hide(str(error)), paid=True, again=garbled < self.patience.garbled)
                 raise last from error
-            except _AttemptError as fault:
+            except AttemptError as fault:
                 last = fault
                 raise
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _AttemptError) and error.again),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, AttemptError) and error.again),
             stop=tenacity.stop_after_attempt(min(attempts or self.patience.attempts, self.patience.attempts))
             | tenacity.stop_before_delay(self.patience.total)
             | tenacity.stop_when_event_set(self.stopped),
@@ -198,8 +175,8 @@ class Connection:
             reraise=True,
         )
         try:
-            return retrying(attempt)
-        except _AttemptError as fault:
+            return retrying(once)
+        except AttemptError as fault:
             tries = retrying.statistics.get("attempt_number", 1)
             asked = f" (asked {tries} times in {retrying.statistics.get('delay_since_first_attempt', 0):.0f} s)"
             waiting = "" if fault.wait is None else f" It asks to be left alone for {fault.wait:.0f} s."
@@ -212,23 +189,6 @@ class Connection:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def _attempt(self, request: Request, read: Callable[[Reply], _T], booking: "Booking[_T] | None") -> _T:
-        """One attempt, booked. What goes wrong: a `_AttemptError`, a `ProtocolError` or a `RemoteTeacherError`."""
-        if booking is None:
-            return read(self._exchange(request))
-        booking.begin()
-        try:
-            reply = self._exchange(request)
-            answer = read(reply)
-        except BaseException as error:
-            if isinstance(error, _AttemptError) and not error.paid:
-                booking.refused()
-            else:
-                booking.lost()
-            raise
-        booking.answered(answer, reply.size)
-        return answer
 
     def _exchange(self, request: Request) -> Reply:
         """Send once and take the whole reply; no other status than 2xx comes back."""
@@ -245,21 +205,21 @@ class Connection:
                 for part in response.iter_bytes():
                     body += part
                     if len(body) > _LONGEST or time.monotonic() > ends:
-                        raise _AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
+                        raise AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
             if _untrusted(error):
                 text = (
                     f"its certificate cannot be verified ({error}); certificates are always verified: name the "
                     "authority's certificate in the environment variable SSL_CERT_FILE"
                 )
-                raise _AttemptError(text, paid=False, again=False) from error
-            raise _AttemptError(f"no connection ({error or type(error).__name__})", paid=False) from error
+                raise AttemptError(text, paid=False, again=False) from error
+            raise AttemptError(f"no connection ({error or type(error).__name__})", paid=False) from error
         except httpx2.TimeoutException as error:
-            raise _AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from error
+            raise AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from error
         except httpx2.DecodingError as error:
             raise ProtocolError(f"expected a body in its announced encoding ({error})") from error
         except httpx2.TransportError as error:
-            raise _AttemptError(f"the connection broke ({error or type(error).__name__})", paid=True) from error
+            raise AttemptError(f"the connection broke ({error or type(error).__name__})", paid=True) from error
         self._check_status(response, body)
         return Reply(response.headers, bytes(body), response.num_bytes_downloaded)
 
@@ -272,12 +232,12 @@ class Connection:
         if status >= 500 or status in _REFUSED:
             # a gateway's 502, 503 or 504 may follow an answer that it lost; who says when to come back has refused
             refused = status in _REFUSED or (status == 503 and wait is not None)
-            raise _AttemptError(f"status {status}, {said}", paid=not refused, wait=wait, status=status)
+            raise AttemptError(f"status {status}, {said}", paid=not refused, wait=wait, status=status)
         advice = _ADVICE.get(status, "the request is not what this server takes; compare the configuration with it")
         if 300 <= status < 400:
             said = f"redirected to {bare(response.headers.get('location', ''))}"
             advice = "redirects are not followed, because a key would travel with them; give the final address"
-        raise _AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False, status=status)
+        raise AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False, status=status)
 
     def _wait(self, state: "tenacity.RetryCallState") -> float:
         """Exponential backoff with jitter; at least what the server asked for."""
@@ -286,7 +246,7 @@ class Connection:
         patience, fault = self.patience, state.outcome.exception() if state.outcome else None
         jitter = tenacity.wait_random(0, patience.jitter)(state)
         backoff = tenacity.wait_exponential(multiplier=patience.backoff, max=patience.longest_backoff)(state)
-        asked = fault.wait if isinstance(fault, _AttemptError) and fault.wait is not None else 0.0
+        asked = fault.wait if isinstance(fault, AttemptError) and fault.wait is not None else 0.0
         return max(backoff, asked) + jitter
 
     def _tell(self, state: "tenacity.RetryCallState") -> None:

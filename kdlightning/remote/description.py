@@ -86,7 +86,7 @@ def describe(
     """
 
     def ask(url: str) -> dict[str, Any]:
-        return connection.send(Request("GET", url, {}), lambda reply: parse_json(reply.body), attempts=_ATTEMPTS)
+        return connection.send(Request("GET", url, {}), lambda exchange: parse_json(exchange().body), _ATTEMPTS)
 
     extensions = ask(base).get("extensions") or []
     model = ask(path if version is None else f"{path}/versions/{version}")

@@ -9,11 +9,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from torch import Tensor
 
-from kdlightning.accounting.accounts import Limits
-from kdlightning.remote.checks import check_labels, check_scores, index_of
-from kdlightning.remote.connection import Connection, Patience, RemoteTeacherError, Reply, Request
+from kdlightning.remote.connection import Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in
-from kdlightning.remote.networked import NetworkedTeacher, describe_labels, known_teacher
+from kdlightning.remote.networked import NetworkedTeacher, Outputs
 from kdlightning.remote.protocol import Array, ProtocolError, parse_value
 from kdlightning.remote.template import (
     AnswerPath,
@@ -26,7 +24,6 @@ from kdlightning.remote.template import (
 )
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
 
-_OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
 _SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
 
 
@@ -53,8 +50,6 @@ class HTTPTeacher(NetworkedTeacher):
             by label, or a list of objects with label and score. Hard labels: ``index`` of the class, or ``text``.
         answer: path of one image's answer in its entry, such as ``outputs.0.scores``; empty for the whole entry.
         results: path of the list with an entry for each image; None where the answer is one image's entry.
-        labels: the label texts in the order of the classes, or the class index of each; for ``text`` and for scores
-            that come by label.
         label_key: name of the label in objects with label and score.
         score_key: name of the score in them.
         method: of the requests.
@@ -63,36 +58,23 @@ class HTTPTeacher(NetworkedTeacher):
         layout: of the lists.
         scale: what a pixel of 1.0 is in the lists.
         quality: of the JPEG.
-        version: of the model, if known: answers of another version are other answers for the ledger.
         version_path: path of the model's version in an answer. It must not change, and be ``version`` if that is given.
-        num_classes: K, if known.
         max_batch: the most images in a request.
-        concurrency: the most requests under way.
-        patience: time-outs and retries.
-        budget: the most images that may be paid; None for no limit.
-        budget_bytes: the most bytes sent and received; the ledger counts them for each run directory.
-        budget_price: the most money, counted likewise.
-        price: of one image.
-        ledger: path of the query ledger, shared by all runs that name it; None for none: then repeated images are paid
-            again, and what an interrupted query has been answered is lost.
-        known_as: who answers, in identity and ledger; None for the url.
-        offline: ask nobody: answer from the ledger, and refuse images that it does not have.
+        options: those of :class:`NetworkedTeacher`.
 
     Raises:
         ValueError: arguments that do not fit together, an unsafe url, a secret in the configuration, or none where one
             is named.
-        ImportError: the extra ``remote`` is not installed.
     """
 
     def __init__(
         self,
         url: str,
         request: Any,  # noqa: ANN401 - any JSON value
-        outputs: Literal["logits", "probabilities", "index", "text"],
+        outputs: Outputs,
         *,
         answer: str = "",
         results: str | None = None,
-        labels: list[str] | dict[str, int] | None = None,
         label_key: str = "label",
         score_key: str = "score",
         method: Literal["POST", "PUT"] = "POST",
@@ -101,53 +83,29 @@ class HTTPTeacher(NetworkedTeacher):
         layout: Literal["HWC", "CHW", "flat"] = "HWC",
         scale: float = 1.0,
         quality: int = 95,
-        version: str | None = None,
         version_path: str | None = None,
-        num_classes: int | None = None,
         max_batch: int = 1,
-        concurrency: int = 4,
-        patience: Patience | None = None,
-        budget: int | None = None,
-        budget_bytes: int | None = None,
-        budget_price: float | None = None,
-        price: float = 0.0,
-        ledger: str | None = "ledger.sqlite",
-        known_as: str | None = None,
-        offline: bool = False,
+        **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
-        if outputs not in _OUTPUTS[self.access] or (labels is None and outputs == "text"):
-            raise ValueError(
-                f"{type(self).__name__}: expected outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text, "
-                f"got outputs={outputs} {'without' if labels is None else 'with'} labels"
-            )
+        super().__init__(outputs, max_batch, **options)
         if max_batch > 1 and results is None:
             raise ValueError("several images in a request need `results`, the path of the list with their answers")
-        filled, secrets = _fill_in(headers or {}, offline=offline)
+        filled, secrets = _fill_in(headers or {}, offline=self._offline)
         _check(url, secret=bool(secrets))
-        self._url, self._method = url, method
+        self._address, self._method = url, method
         self._template = RequestTemplate(request, image, batch=max_batch > 1)
         self._writing = Writing(image, layout, scale, quality)
-        self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._keys = (label_key, score_key)
         self._entry, self._results = AnswerPath(answer), None if results is None else AnswerPath(results)
-        self._version, self._version_path = version, None if version_path is None else AnswerPath(version_path)
-        classes = None if self._labels is None else max(self._labels.values()) + 1
-        if None not in (classes, num_classes) and classes != num_classes:
-            raise ValueError(f"expected one number of classes, got {num_classes} and labels of {classes}")
-        identity = {"network": known_as or self._url, "name": bare(self._url), "access": self.access}
-        identity |= {"outputs": outputs, "version": version or "", "answer": f"{results or ''}:{answer}"}
-        identity |= {"request": hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]}
-        identity |= describe_labels(self._labels)
-        self._set_up(
-            known_teacher(ledger, identity) if offline else identity,
-            None if offline else Connection(filled, secrets, patience or Patience(), concurrency),
-            num_classes=num_classes or classes,
-            max_batch=max_batch,
-            concurrency=concurrency,
-            budget=budget,
-            limits=Limits(None, budget_bytes, budget_price),
-            ledger=ledger,
-            price=price,
+        self._version_path = None if version_path is None else AnswerPath(version_path)
+        if not self._offline:
+            self._connect(filled, secrets)
+        self._identify(
+            network=self._known_as or url,
+            name=bare(url),
+            version=self._version or "",
+            answer=f"{results or ''}:{answer}",
+            request=hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16],
         )
 
     def _encode(self, images: Tensor) -> list[bytes]:
@@ -155,7 +113,7 @@ class HTTPTeacher(NetworkedTeacher):
 
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        return Request(self._method, self._url, headers, self._template.fill(images))
+        return Request(self._method, self._address, headers, self._template.fill(images))
 
     def _read(self, reply: Reply, number: int) -> Array:
         value = parse_value(reply.body)
@@ -167,20 +125,8 @@ class HTTPTeacher(NetworkedTeacher):
             raise ProtocolError(f"expected a list of {number} answers, one for each image, got {found}")
         answers = [self._entry.of(entry) for entry in entries]
         if self.access == "hard":
-            values = stack_labels(answers, text=self._outputs == "text")
-            return check_labels(values, self._labels if self._outputs == "text" else None, number, self.num_classes)
-        scores = stack_scores([scores_of(one, self._labels, self._keys) for one in answers])
-        return check_scores(scores, self._outputs, number, self.num_classes)
-
-    def _check_version(self, version: str) -> None:
-        """The same model from the first answer to the last."""
-        self._version = self._version or version
-        if version != self._version:
-            raise RemoteTeacherError(
-                f"{bare(self._url)}: expected answers of version {self._version}, got one of version {version}: the "
-                "model was changed. What it answered before is kept. Have the version restored and run the same "
-                "command to go on, or start a new run and set `version` to the new one"
-            )
+            return stack_labels(answers, text=self._outputs == "text")
+        return stack_scores([scores_of(one, self._labels, self._keys) for one in answers])
 
 
 class HTTPSoftLabelTeacher(HTTPTeacher, SoftLabelTeacher):

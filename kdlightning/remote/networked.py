@@ -1,13 +1,13 @@
 """What teachers behind a connection share: known images from the ledger, the rest in batches, every attempt paid."""
 
 import hashlib
-import os
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,70 +15,128 @@ from torch import Tensor
 
 from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.ledger import QueryLedger
-from kdlightning.accounting.ledger import Request as Reservation
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
-from kdlightning.remote.connection import Connection, RemoteTeacherError, Reply, Request
+from kdlightning.remote.checks import check_labels, check_scores, index_of
+from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
+from kdlightning.remote.credentials import bare
 from kdlightning.remote.protocol import Array
 from kdlightning.teachers.blackbox import BlackBoxTeacher
 
+Outputs = Literal["logits", "probabilities", "index", "text"]
+_OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
+
 
 class NetworkedTeacher(BlackBoxTeacher):
-    """A teacher on a server. A subclass says how images are written, sent and their answers read.
+    """A teacher on a server. A subclass says how images are written and sent, and how their answers are read.
 
     Images that the ledger knows are answered from it and cost nothing. The rest is sent in batches, several at a time;
     each attempt is counted before it is sent, and each answer is in the ledger before it is used. An attempt that may
     have been answered stays counted.
 
-    It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied.
+    It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied. A subclass calls
+    :meth:`_connect` and :meth:`_identify` once it knows how.
+
+    Args:
+        outputs: what is answered. Soft labels: ``logits`` or ``probabilities``. Hard labels: ``index`` or ``text``.
+        max_batch: the most images in a request.
+        labels: the label texts in the order of the classes, or the class index of each; for ``text``, and (JSON APIs)
+            for scores that come by label.
+        version: of the model; None for the server's choice, or where it is not known. Answers of another version are
+            other answers for the ledger. It must not change while this teacher lives.
+        num_classes: K, where the server does not tell.
+        concurrency: the most requests under way.
+        patience: time-outs and retries.
+        budget: the most images that may be paid; None for no limit.
+        budget_bytes: the most bytes sent and received; the ledger counts them for each run directory.
+        budget_price: the most money, counted likewise.
+        price: of one image.
+        ledger: path of the query ledger, shared by all runs that name it; None for none: then repeated images are paid
+            again, and what an interrupted query has been answered is lost.
+        known_as: who answers, in identity and ledger; None for the url. While it stays, the ledger's answers stay
+            valid although the server moves.
+        offline: ask nobody: answer from the ledger, and refuse images that it does not have.
+
+    Raises:
+        ValueError: arguments that do not fit together.
+        ImportError: the extra ``remote`` is not installed.
     """
 
-    _connection: Connection | None
+    _address: str
+    _connection: Connection | None = None
+    _ledger: QueryLedger | None = None
 
-    def _set_up(
+    def __init__(
         self,
-        identity: dict[str, str],
-        connection: Connection | None,
-        *,
-        num_classes: int | None,
+        outputs: Outputs,
         max_batch: int,
-        concurrency: int,
-        budget: int | None,
-        limits: Limits,
-        ledger: str | None,
-        price: float,
+        *,
+        labels: list[str] | dict[str, int] | None = None,
+        version: str | None = None,
+        num_classes: int | None = None,
+        concurrency: int = 4,
+        patience: Patience | None = None,
+        budget: int | None = None,
+        budget_bytes: int | None = None,
+        budget_price: float | None = None,
+        price: float = 0.0,
+        ledger: str | None = "ledger.sqlite",
+        known_as: str | None = None,
+        offline: bool = False,
     ) -> None:
-        """Take the place of the constructor, once it is known who answers.
-
-        Args:
-            identity: who answers, and how images are written for it; no secret.
-            connection: to the server; None to answer from the ledger alone.
-            num_classes: K, where it is known.
-            max_batch: the most images in a request.
-            concurrency: the most requests under way.
-            budget: the most images that may be paid.
-            limits: the most bytes and money, kept by the ledger.
-            ledger: path of the query ledger; None for none.
-            price: of one image.
-
-        Raises:
-            ValueError: numbers that make no sense, or limits without the ledger that keeps them.
-        """
+        if outputs not in _OUTPUTS[self.access] or (outputs == "text" and labels is None):
+            raise ValueError(
+                f"{type(self).__name__}: expected outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text, "
+                f"got outputs={outputs} {'without' if labels is None else 'with'} labels"
+            )
         if max_batch < 1 or concurrency < 1 or not price >= 0:
             raise ValueError(
                 f"expected max_batch and concurrency of at least 1 and a price of at least 0, got {max_batch}, "
                 f"{concurrency} and {price}"
             )
-        if ledger is None and (limits != Limits() or connection is None):
-            raise ValueError("limits of bytes or price, and answers without a server, need a ledger")
+        self._limits = Limits(None, budget_bytes, budget_price)
+        if ledger is None and (self._limits != Limits() or offline):
+            raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
+        self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
+        self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
+        self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
+        self._meter, self._price, self._ledger_path = QueryMeter(budget), price, ledger
+        self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
+
+    def _connect(self, headers: dict[str, str], secrets: list[str]) -> Connection:
+        """Where requests will be sent, with these headers and the secrets among them."""
+        self._connection = Connection(headers, secrets, self._patience, self._concurrency)
+        return self._connection
+
+    def _identify(self, classes: int | None = None, **identity: str) -> dict[str, str]:
+        """Settle who answers, and open the ledger.
+
+        Args:
+            classes: K, as the server tells.
+            identity: who it is, and how images are written for it; no secret. Offline, what is known of it.
+
+        Returns:
+            The identity without fingerprint; offline, that of the one such teacher in the ledger.
+
+        Raises:
+            ValueError: another number of classes is configured; offline, no such teacher, or several.
+        """
+        identity |= {"access": self.access, "outputs": self._outputs}
+        labelled = None
+        if self._labels is not None:  # answers under other labels are other answers
+            labelled = max(self._labels.values()) + 1
+            identity["labels"] = hashlib.sha256(repr(sorted(self._labels.items())).encode()).hexdigest()[:16]
+        told = {"num_classes": self._classes or None, "labels": labelled, "server": classes}
+        if len(counts := {count for count in told.values() if count is not None}) > 1:
+            raise ValueError(f"{bare(self._address)}: expected one number of classes, got {told}")
+        self._classes = max(counts, default=0)
+        if self._ledger_path is not None:
+            if self._offline:
+                identity = _known_teacher(self._ledger_path, identity)
+            self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
         digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()
         self._identity, self._fingerprint = identity, lambda: digest
-        self._connection, self._price = connection, price
-        self._max_batch, self._concurrency = max_batch, concurrency
-        self._meter, self._classes = QueryMeter(budget), num_classes or 0
-        self._ledger = None if ledger is None else QueryLedger(ledger, limits, readonly=connection is None)
-        self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        return identity
 
     def share(self, path: str | Path) -> None:
         """Count in this file from now on; what the ledger limits holds for all that count there."""
@@ -122,9 +180,6 @@ class NetworkedTeacher(BlackBoxTeacher):
 
     def close(self) -> None:
         """Close connections and ledger. Another query opens what it needs again, except connections."""
-        if self._pool is not None and self._pool[0] == os.getpid():
-            self._pool[1].shutdown()
-        self._pool = None
         if self._connection is not None:
             self._connection.close()
         if self._ledger is not None:
@@ -150,10 +205,10 @@ class NetworkedTeacher(BlackBoxTeacher):
 
     @abstractmethod
     def _read(self, reply: Reply, number: int) -> Array:
-        """The answers ``(N, K)`` float32 or ``(N,)`` int64 in a reply to this number of images.
+        """The scores ``(N, K)`` or labels ``(N,)`` in a reply to this number of images, as they stand there.
 
         Raises:
-            ProtocolError: they are not what was agreed.
+            ProtocolError: there are none.
         """
 
     def _answer(self, images: Tensor) -> Tensor:
@@ -185,24 +240,62 @@ class NetworkedTeacher(BlackBoxTeacher):
         batches = [images[at : at + self._max_batch] for at in range(0, len(images), self._max_batch)]
         if len(batches) == 1 or self._concurrency == 1:
             return [self._ask_batch(batch, shape) for batch in batches]
-        futures = [self._workers().submit(self._ask_batch, batch, shape) for batch in batches]
-        try:
-            done = wait(futures, return_when=FIRST_EXCEPTION).done
-            _raise_first(done)
-        except BaseException:
-            self._connection.stopped.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            self._connection.stopped.clear()
-            raise
-        return [future.result() for future in futures]
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="teacher") as pool:
+            futures = [pool.submit(self._ask_batch, batch, shape) for batch in batches]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                self._connection.stopped.set()
+                pool.shutdown(cancel_futures=True)
+                self._connection.stopped.clear()
+                raise
+            return [future.result() for future in futures]
 
     def _ask_batch(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Array:
         assert self._connection is not None
         request = self._request(images, shape)
-        booking = _Attempts(self, images, len(request.body or b""))
-        return self._connection.send(request, lambda reply: self._read(reply, len(images)), booking)
+        return self._connection.send(request, partial(self._attempt, images, len(request.body or b"")))
+
+    def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
+        """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
+        number, price, reservation = len(images), self._price * len(images), None
+        self._charge(number, size, 0)
+        try:
+            if self._ledger is not None:
+                reservation = self._ledger.reserve(self.identity, images, Cost(size, 0, price))
+        except BaseException:
+            self._charge(-number, -size, 0)
+            raise
+        try:
+            reply = exchange()
+            answer = self._checked(self._read(reply, number), number)
+        except BaseException as error:
+            paid = not isinstance(error, AttemptError) or error.paid
+            if not paid:
+                self._charge(-number, -size, 0)
+            if self._ledger is not None and reservation is not None:
+                (self._ledger.write_off if paid else self._ledger.release)(reservation)
+            raise
+        self._charge(0, 0, reply.size)
+        if self._ledger is not None and reservation is not None:
+            self._ledger.record(reservation, answer, Cost(size, reply.size, price))
+        return answer
+
+    def _checked(self, values: Array, number: int) -> Array:
+        if self.access == "soft":
+            return check_scores(values, self._outputs, number, self.num_classes)
+        return check_labels(values, self._labels if self._outputs == "text" else None, number, self.num_classes)
+
+    def _check_version(self, version: str) -> None:
+        """The same model from the first answer to the last."""
+        self._version = self._version or version
+        if version != self._version:
+            raise RemoteTeacherError(
+                f"{bare(self._address)}: expected answers of version {self._version}, got one of version {version}: "
+                "the model was changed in the middle of the run. What it answered before is kept. Have the version "
+                "restored and run the same command to go on, or start a new run and set `version` to the new one"
+            )
 
     def _check_budget(self, queries: int) -> None:
         """Refuse a query that cannot be answered whole, before a part of it is paid."""
@@ -214,66 +307,13 @@ class NetworkedTeacher(BlackBoxTeacher):
         with self._lock:
             self._meter.charge(queries, bytes_up, bytes_down)
 
-    def _workers(self) -> ThreadPoolExecutor:
-        """The threads that send; a fork has none of its parent's."""
-        if self._pool is None or self._pool[0] != os.getpid():
-            self._pool = os.getpid(), ThreadPoolExecutor(self._concurrency, thread_name_prefix="teacher")
-        return self._pool[1]
 
-
-class _Attempts:
-    """Pays for the attempts of one request: at the meter, and in the ledger if there is one."""
-
-    def __init__(self, teacher: NetworkedTeacher, images: Sequence[bytes], size: int) -> None:
-        self._teacher, self._images, self._size = teacher, images, size
-        self._reservation: Reservation | None = None
-
-    def begin(self) -> None:
-        number, ledger = len(self._images), self._teacher._ledger
-        self._teacher._charge(number, self._size, 0)
-        if ledger is not None:
-            try:
-                self._reservation = ledger.reserve(self._teacher.identity, self._images, self._cost())
-            except BaseException:
-                self._teacher._charge(-number, -self._size, 0)
-                raise
-
-    def answered(self, answer: Array, size: int) -> None:
-        self._teacher._charge(0, 0, size)
-        if self._teacher._ledger is not None and self._reservation is not None:
-            self._teacher._ledger.record(self._reservation, answer, self._cost(size))
-
-    def lost(self) -> None:
-        if self._teacher._ledger is not None and self._reservation is not None:
-            self._teacher._ledger.write_off(self._reservation)
-
-    def refused(self) -> None:
-        self._teacher._charge(-len(self._images), -self._size, 0)
-        if self._teacher._ledger is not None and self._reservation is not None:
-            self._teacher._ledger.release(self._reservation)
-
-    def _cost(self, bytes_down: int = 0) -> Cost:
-        return Cost(self._size, bytes_down, self._teacher._price * len(self._images))
-
-
-def _raise_first(futures: set["Future[Array]"]) -> None:
-    for future in futures:
-        future.result()
-
-
-def describe_labels(index: dict[str, int] | None) -> dict[str, str]:
-    """Its part of an identity: answers under other labels are other answers."""
-    return {} if index is None else {"labels": hashlib.sha256(repr(sorted(index.items())).encode()).hexdigest()[:16]}
-
-
-def known_teacher(ledger: str | None, wanted: dict[str, str]) -> dict[str, str]:
+def _known_teacher(ledger: str, wanted: dict[str, str]) -> dict[str, str]:
     """The identity of the one teacher in a ledger that has these properties, without its fingerprint.
 
     Raises:
-        ValueError: no ledger, no such teacher, or several.
+        ValueError: no such teacher, or several.
     """
-    if ledger is None:
-        raise ValueError("answers without a server (offline) need a ledger")
     with QueryLedger(ledger, readonly=True) as book:
         found = [who for who in book.teachers() if wanted.items() <= who.items()]
     if len(found) != 1:
