@@ -13,15 +13,7 @@ from kdlightning.remote.connection import Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
 from kdlightning.remote.protocol import Array, ProtocolError, parse_value
-from kdlightning.remote.template import (
-    AnswerPath,
-    Form,
-    RequestTemplate,
-    Writing,
-    scores_of,
-    stack_labels,
-    stack_scores,
-)
+from kdlightning.remote.template import Form, Layout, RequestTemplate, at, encode, labels_of, scores_of
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
 
 _SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
@@ -80,7 +72,7 @@ class HTTPTeacher(NetworkedTeacher):
         method: Literal["POST", "PUT"] = "POST",
         headers: dict[str, str] | None = None,
         image: Form = "png",
-        layout: Literal["HWC", "CHW", "flat"] = "HWC",
+        layout: Layout = "HWC",
         scale: float = 1.0,
         quality: int = 95,
         version_path: str | None = None,
@@ -94,10 +86,9 @@ class HTTPTeacher(NetworkedTeacher):
         _check(url, secret=bool(secrets))
         self._address, self._method = url, method
         self._template = RequestTemplate(request, image, batch=max_batch > 1)
-        self._writing = Writing(image, layout, scale, quality)
-        self._keys = (label_key, score_key)
-        self._entry, self._results = AnswerPath(answer), None if results is None else AnswerPath(results)
-        self._version_path = None if version_path is None else AnswerPath(version_path)
+        self._form = image, layout, scale, quality
+        self._keys, self._entry, self._results = (label_key, score_key), answer, results
+        self._version_path = version_path
         if not self._offline:
             self._connect(filled, secrets)
         self._identify(
@@ -109,7 +100,7 @@ class HTTPTeacher(NetworkedTeacher):
         )
 
     def _encode(self, images: Tensor) -> list[bytes]:
-        return self._writing.encode(images.float())
+        return encode(images.float(), *self._form)
 
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -118,15 +109,15 @@ class HTTPTeacher(NetworkedTeacher):
     def _read(self, reply: Reply, number: int) -> Array:
         value = parse_value(reply.body)
         if self._version_path is not None:
-            self._check_version(str(self._version_path.of(value)))
-        entries = [value] if self._results is None else self._results.of(value)
+            self._check_version(str(at(self._version_path, value)))
+        entries = [value] if self._results is None else at(self._results, value)
         if not isinstance(entries, list) or len(entries) != number:
             found = f"a list of {len(entries)}" if isinstance(entries, list) else type(entries).__name__
             raise ProtocolError(f"expected a list of {number} answers, one for each image, got {found}")
-        answers = [self._entry.of(entry) for entry in entries]
+        answers = [at(self._entry, entry) for entry in entries]
         if self.access == "hard":
-            return stack_labels(answers, text=self._outputs == "text")
-        return stack_scores([scores_of(one, self._labels, self._keys) for one in answers])
+            return labels_of(answers, text=self._outputs == "text")
+        return scores_of(answers, self._labels, self._keys)
 
 
 class HTTPSoftLabelTeacher(HTTPTeacher, SoftLabelTeacher):

@@ -4,9 +4,7 @@ import base64
 import copy
 import io
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 from kdlightning.remote.protocol import Array, ProtocolError, shorten
 
 Form = Literal["png", "jpeg", "list"]
+Layout = Literal["HWC", "CHW", "flat"]
 PLACEHOLDER = "{image}"
 _MODES = {1: "L", 3: "RGB"}
 
@@ -35,15 +34,20 @@ class RequestTemplate:
     """
 
     def __init__(self, template: Any, form: Form, *, batch: bool) -> None:  # noqa: ANN401 - any JSON value
-        places = list(_places(template))
-        if len(places) != 1:
-            raise ValueError(f"expected {PLACEHOLDER} once in the request, found it {len(places)} times")
-        self._template, self._place = template, places[0]
-        self._list_at = max((at for at, step in enumerate(self._place) if isinstance(step, int)), default=None)
-        if batch and self._list_at is None:
+        made = [copy.deepcopy(template)]
+        places = list(_places(made[0], made, 0))
+        number = json.dumps(template).count(PLACEHOLDER) if places else 0
+        if number != 1:
+            raise ValueError(f"expected {PLACEHOLDER} once in the request, found it {number} times")
+        text, around, position = places[0]
+        if batch and around is made:
             raise ValueError(f"several images in a request need a list around {PLACEHOLDER}; set max_batch to 1")
-        if form == "list" and _at(template, self._place) != PLACEHOLDER:
-            raise ValueError(f"an image as a list has no room in the text {_at(template, self._place)!r}")
+        if form == "list" and text != PLACEHOLDER:
+            raise ValueError(f"an image as a list has no room in the text {text!r}")
+        self._alone, quoted = text == PLACEHOLDER, json.dumps(PLACEHOLDER)
+        self._before, _, self._after = json.dumps(around[position]).partition(quoted if self._alone else PLACEHOLDER)
+        around[position] = PLACEHOLDER
+        self._head, _, self._tail = json.dumps(made[0]).partition(quoted)
 
     def fill(self, images: Sequence[bytes]) -> bytes:
         """The body of a request.
@@ -51,99 +55,81 @@ class RequestTemplate:
         Args:
             images: each as JSON: a text, or lists.
         """
-        values = [json.loads(image) for image in images]
-        if self._list_at is None:
-            (value,) = values
-            return json.dumps(_put(self._template, self._place, value)).encode()
-        filled = copy.deepcopy(self._template)
-        around, position = _at(filled, self._place[: self._list_at]), self._place[self._list_at]
-        inner = self._place[self._list_at + 1 :]
-        around[position : position + 1] = [_put(around[position], inner, value) for value in values]
-        return json.dumps(filled).encode()
+        values = (json.dumps(json.loads(image)) for image in images)
+        filled = (f"{self._before}{value if self._alone else value[1:-1]}{self._after}" for value in values)
+        return f"{self._head}{', '.join(filled)}{self._tail}".encode()
 
 
-class AnswerPath:
-    """Steps into a JSON value: names and positions with dots between, such as ``outputs.0.scores``; empty: itself."""
+def at(path: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """What is in a JSON value at a path: names and positions with dots between (``outputs.0.scores``), or empty.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._steps = [int(step) if re.fullmatch(r"-?\d+", step) else step for step in path.split(".") if step]
-
-    def of(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        """What is there.
-
-        Raises:
-            ProtocolError: nothing is.
-        """
-        here = value
-        for number, step in enumerate(self._steps):
-            try:
-                here = here[step if isinstance(here, list) else str(step)]
-            except (KeyError, IndexError, TypeError) as error:
-                before = ".".join(map(str, self._steps[:number]))
-                raise ProtocolError(
-                    f"expected '{step}' of the path '{self.path}' in {f'{before!r} of ' if before else ''}the answer, "
-                    f"got {shorten(json.dumps(here))}"
-                ) from error
-        return here
+    Raises:
+        ProtocolError: nothing is.
+    """
+    steps = [step for step in path.split(".") if step]
+    for number, step in enumerate(steps):
+        try:
+            value = value[int(step) if isinstance(value, list) else step]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            before = ".".join(steps[:number])
+            raise ProtocolError(
+                f"expected '{step}' of the path '{path}' in {f'{before!r} of ' if before else ''}the answer, "
+                f"got {shorten(json.dumps(value))}"
+            ) from error
+    return value
 
 
-@dataclass(frozen=True)
-class Writing:
-    """How images stand in JSON.
+def encode(images: Tensor, form: Form, layout: Layout, scale: float, quality: int) -> list[bytes]:
+    """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON.
 
     Args:
+        images: what to write.
         form: ``png`` (8 bits per channel) or ``jpeg`` (lossy) in base64, or nested lists of numbers.
         layout: of the lists.
         scale: what a pixel of 1.0 is in the lists.
         quality: of the JPEG.
+
+    Raises:
+        ValueError: a number of channels that no such file has.
     """
+    if form == "list":
+        pixels = images if scale == 1 else images.double() * scale
+        if layout != "CHW":
+            pixels = pixels.movedim(1, -1) if layout == "HWC" else pixels.flatten(1)
+        return [json.dumps(image, separators=(",", ":")).encode() for image in pixels.tolist()]
+    from PIL import Image
 
-    form: Form
-    layout: Literal["HWC", "CHW", "flat"]
-    scale: float
-    quality: int
-
-    def encode(self, images: Tensor) -> list[bytes]:
-        """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON.
-
-        Raises:
-            ValueError: a number of channels that no such file has.
-        """
-        if self.form == "list":
-            pixels = images if self.scale == 1 else images.double() * self.scale
-            if self.layout != "CHW":
-                pixels = pixels.movedim(1, -1) if self.layout == "HWC" else pixels.flatten(1)
-            return [json.dumps(image, separators=(",", ":")).encode() for image in pixels.tolist()]
-        from PIL import Image
-
-        channels = images.shape[1]
-        if channels not in _MODES:
-            raise ValueError(f"expected images of 1 or 3 channels for {self.form}, got {channels}; send them as lists")
-        options: dict[str, Any] = {"compress_level": 1}
-        if self.form == "jpeg":
-            options = {"quality": self.quality, "subsampling": 0}
-        encoded = []
-        for image in (images * 255).round().byte().movedim(1, -1).contiguous().numpy():
-            file = io.BytesIO()
-            Image.fromarray(image[:, :, 0] if channels == 1 else image, _MODES[channels]).save(
-                file, self.form, **options
-            )
-            encoded.append(b'"' + base64.b64encode(file.getvalue()) + b'"')
-        return encoded
+    channels = images.shape[1]
+    if channels not in _MODES:
+        raise ValueError(f"expected images of 1 or 3 channels for {form}, got {channels}; send them as lists")
+    options = {"quality": quality, "subsampling": 0} if form == "jpeg" else {"compress_level": 1}
+    encoded = []
+    for image in (images * 255).round().byte().movedim(1, -1).contiguous().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image[:, :, 0] if channels == 1 else image, _MODES[channels]).save(file, form, **options)
+        encoded.append(b'"' + base64.b64encode(file.getvalue()) + b'"')
+    return encoded
 
 
-def scores_of(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) -> list[float]:  # noqa: ANN401
-    """One image's scores in the order of the classes.
+def scores_of(answers: list[Any], labels: dict[str, int] | None, keys: tuple[str, str]) -> Array:
+    """Scores ``(N, K)`` in the order of the classes.
 
     Args:
-        value: a list of numbers, an object of numbers by label, or a list of objects with a label and a score each.
+        answers: for each image a list of numbers, an object of numbers by label, or a list of objects with a label and
+            a score each.
         labels: class index of each label; needed for the latter two.
         keys: names of label and score in such objects.
 
     Raises:
-        ProtocolError: it is none of these, a label is unknown, or a class has no score.
+        ProtocolError: it is none of these, a label is unknown, a class has no score, or rows of different lengths.
     """
+    rows = [_row(answer, labels, keys) for answer in answers]
+    if len(lengths := {len(row) for row in rows}) != 1:
+        raise ProtocolError(f"expected as many scores for every image, got {sorted(lengths)}")
+    return np.array(rows, dtype=np.float64)
+
+
+def _row(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) -> list[float]:  # noqa: ANN401
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         value = {str(entry.get(keys[0])): entry.get(keys[1]) for entry in value}
     if isinstance(value, dict):
@@ -162,19 +148,7 @@ def scores_of(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) 
     return [float(score) for score in value]
 
 
-def stack_scores(rows: list[list[float]]) -> Array:
-    """Scores ``(N, K)``.
-
-    Raises:
-        ProtocolError: rows of different lengths.
-    """
-    lengths = {len(row) for row in rows}
-    if len(lengths) != 1:
-        raise ProtocolError(f"expected as many scores for every image, got {sorted(lengths)}")
-    return np.array(rows, dtype=np.float64)
-
-
-def stack_labels(values: list[Any], *, text: bool) -> Array:
+def labels_of(values: list[Any], *, text: bool) -> Array:
     """Labels ``(N,)``: texts, or whole numbers.
 
     Raises:
@@ -187,25 +161,13 @@ def stack_labels(values: list[Any], *, text: bool) -> Array:
     raise ProtocolError(f"expected {'label texts' if text else 'class indices'}, got {shorten(values)}")
 
 
-def _places(value: Any, path: tuple[str | int, ...] = ()) -> Any:  # noqa: ANN401 - any JSON value
-    """The paths of all texts with the placeholder."""
-    if isinstance(value, str):
-        yield from [path] * value.count(PLACEHOLDER)
-    elif isinstance(value, (dict, list)):
-        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _places(inner, (*path, step))
-
-
-def _at(value: Any, path: Sequence[str | int]) -> Any:  # noqa: ANN401 - any JSON value
-    for step in path:
-        value = value[step]
-    return value
-
-
-def _put(template: Any, path: Sequence[str | int], image: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """A copy of a template with an image in its place."""
-    if not path:
-        return image if template == PLACEHOLDER else template.replace(PLACEHOLDER, image)
-    filled = copy.copy(template)
-    filled[path[0]] = _put(template[path[0]], path[1:], image)
-    return filled
+def _places(value: Any, around: list[Any], position: int) -> Iterator[tuple[str, list[Any], int]]:  # noqa: ANN401
+    """All texts with the placeholder, each with the nearest list around it and the position in that."""
+    if isinstance(value, str) and PLACEHOLDER in value:
+        yield value, around, position
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _places(inner, around, position)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _places(inner, value, number)
