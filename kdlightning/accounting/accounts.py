@@ -126,18 +126,20 @@ def check_limits(
         QueryBudgetExceededError: with what was spent, what was asked for and the limit.
     """
     spent = totals(connection, "account = ?", account)
-    paid = (spent.paid, spent.bytes_up + spent.bytes_down, round(spent.price * _NANO))
-    more = (queries, cost[0] + cost[1], cost[2])
-    most = (limits.queries, limits.bytes, None if limits.price is None else round(limits.price * _NANO))
-    units = (("queries", 1), ("bytes", 1), ("units of price", _NANO))
-    for (unit, scale), before, extra, limit in zip(units, paid, more, most, strict=True):
-        if limit is not None and before + extra > limit:
-            unknown = spent.in_flight + spent.lost
+    unknown = spent.in_flight + spent.lost
+    for unit, scale, before, extra, most in (
+        ("queries", 1, spent.paid, queries, limits.queries),
+        ("bytes", 1, spent.bytes_up + spent.bytes_down, cost[0] + cost[1], limits.bytes),
+        ("units of price", _NANO, round(spent.price * _NANO), cost[2], limits.price),
+    ):
+        limit = math.inf if most is None else round(most * scale)
+        if before + extra > limit:
+            told = [f"{value:,}" if scale == 1 else f"{value / scale:,.10g}" for value in (before, extra, limit)]
             raise QueryBudgetExceededError(
-                f"{_text(before, scale)} {unit} have been spent"
+                f"{told[0]} {unit} have been spent"
                 + (f" (with {unknown:,} images in flight or lost)" if unknown else "")
-                + f" and {_text(extra, scale)} more were asked for, but the budget is {_text(limit, scale)}. What "
-                "was paid for is kept; raise the budget and run the same command to go on."
+                + f" and {told[1]} more were asked for, but the budget is {told[2]}. What was paid for is kept; "
+                "raise the budget and run the same command to go on."
             )
 
 
@@ -147,15 +149,6 @@ def wrong_totals(connection: Connection) -> list[str]:
         f"totals: account '{account}' of teacher {teacher} does not have the sums of its rows"
         for teacher, account in connection.execute(_WRONG_TOTALS)
     ]
-
-
-def price_of(units: float) -> float:
-    """The price that billionths stand for."""
-    return units / _NANO
-
-
-def _text(value: int, scale: int) -> str:
-    return f"{value:,}" if scale == 1 else f"{value / scale:,.10g}"
 
 
 _WRONG_TOTALS = """

@@ -39,7 +39,9 @@ class AnswerJournal:
         self.replayed = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b", buffering=0)
-        self._entries = deque(self._read())
+        entries, size = _whole_entries(self.path.read_bytes())
+        os.truncate(self.path, size)  # whatever a kill left half-written
+        self._entries = deque(entries)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Class indices ``(M,)``, int64, or probabilities ``(M, K)``, float32; from the journal where it has them."""
@@ -72,12 +74,6 @@ class AnswerJournal:
         self._file.close()
         if delete:
             self.path.unlink()
-
-    def _read(self) -> list[_Entry]:
-        """Whole entries from the start; whatever a kill left half-written is cut off."""
-        entries, size = _whole_entries(self.path.read_bytes())
-        os.truncate(self.path, size)
-        return entries
 
 
 def recorded_answers(path: str | Path) -> int:

@@ -251,13 +251,12 @@ class QueryLedger:
         """
         query = """
             SELECT answers.id, identity, image, settled, 1.0 * bytes_up / queries, 1.0 * bytes_down / queries,
-                1.0 * price / queries, checksum, answer
+                1.0 * price / queries / 1e9, checksum, answer
             FROM answers JOIN requests ON requests.id = request JOIN teachers ON teachers.id = answers.teacher
             WHERE answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity = None if teacher is None else accounts.identity_text(teacher)
-        for _, who, image, settled, up, down, price, checksum, data in self._pages(query, identity is None, identity):
-            answer = self._checked(image, data, checksum)
-            yield Entry(json.loads(who), image, settled, up, down, accounts.price_of(price), answer)
+        for _, who, image, *facts, checksum, data in self._pages(query, identity is None, identity):
+            yield Entry(json.loads(who), image, *facts, self._checked(image, data, checksum))
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""

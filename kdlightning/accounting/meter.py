@@ -3,7 +3,8 @@
 import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kdlightning.types import Answers
@@ -53,13 +54,9 @@ class QueryMeter:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         local, self._path = self._total, path.resolve()
-        descriptor = self._open()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
+        with self._locked() as descriptor:
             if os.fstat(descriptor).st_size < _RECORD.size:
                 os.pwrite(descriptor, _RECORD.pack(*local), 0)
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def counted(self, path: str | Path) -> Answers:
         """What :meth:`share` would find in a file, which may not be there."""
@@ -90,12 +87,8 @@ class QueryMeter:
         if self._path is None:
             self._total = change(self._total)
             return
-        descriptor = self._open()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
+        with self._locked() as descriptor:
             os.pwrite(descriptor, _RECORD.pack(*change(self._read(descriptor))), 0)
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def _sum(self, total: Answers, queries: int, bytes_up: int, bytes_down: int) -> Answers:
         if self.budget is not None and total.queries + queries > self.budget:
@@ -104,6 +97,15 @@ class QueryMeter:
                 f"{self.budget:,}. What was paid for is kept; raise the budget and run the same command to go on."
             )
         return Answers(total.queries + queries, total.bytes_up + bytes_up, total.bytes_down + bytes_down)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        descriptor = self._open()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield descriptor
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def _open(self) -> int:
         """The file's descriptor, opened once per process: a lock does not exclude a fork that inherited it."""

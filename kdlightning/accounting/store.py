@@ -84,8 +84,7 @@ class LedgerFile:
             _files.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("path", "readonly", "journal_mode", "durable", "timeout")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("path", "readonly", "journal_mode", "durable", "timeout")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         LedgerFile.__init__(self, **state)
@@ -117,14 +116,8 @@ class LedgerFile:
                 if write:
                     level = "FULL" if not self._wal or (durable and self.durable) else "NORMAL"
                     connection.execute(f"PRAGMA synchronous = {level}")
-                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                try:
+                with _whole(connection, "BEGIN IMMEDIATE" if write else "BEGIN"):
                     yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
                 if write and self._wal:
                     self._checkpoint(connection)
             except sqlite3.Error as error:
@@ -149,12 +142,9 @@ class LedgerFile:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             # any thread may close it; _lock lets one in at a time
             connection = sqlite3.connect(
-                f"{self.path.as_uri()}?{how}",
-                uri=True,
-                timeout=self.timeout,
-                isolation_level=None,
+                f"{self.path.as_uri()}?{how}", uri=True, timeout=self.timeout, isolation_level=None,
                 check_same_thread=False,
-            )
+            )  # fmt: skip
         except OSError as error:
             raise LedgerError(f"{self.path} cannot be made: {error}; choose another place") from error
         try:
@@ -189,17 +179,21 @@ class LedgerFile:
             if current != wanted:
                 self._convert(connection, wanted)
         if new:
-            self._create(connection)
+            with _whole(connection, "BEGIN IMMEDIATE"):
+                if not _pragma(connection, "user_version"):  # another process may have been first
+                    made = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}"
+                    for statement in f"{_TABLES}{made}".split(";"):
+                        connection.execute(statement)
         self._wal = _pragma(connection, "journal_mode") == "wal"
         connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def _convert(self, connection: sqlite3.Connection, mode: str) -> None:
         """Change the journal mode; SQLite does not wait for others here, so this does."""
         end = time.monotonic() + self.timeout
-        while True:
+        result = None
+        while result is None:
             try:
-                result = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0]
-                break
+                result = _pragma(connection, f"journal_mode = {mode}")
             except sqlite3.OperationalError as error:
                 if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > end:
                     raise
@@ -209,21 +203,6 @@ class LedgerFile:
                 f"{self.path} cannot use journal_mode '{mode}', only '{result}': 'wal' needs a file system whose "
                 "processes share memory; on a network file system give journal_mode='delete'"
             )
-
-    @staticmethod
-    def _create(connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if not _pragma(connection, "user_version"):  # another process may have been first
-                for statement in _TABLES.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a long write-ahead log into the file. Someone who reads for long may prevent it: then later."""
@@ -263,6 +242,18 @@ class LedgerFile:
 def owner() -> str:
     """This process, as other hosts know it."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@contextmanager
+def _whole(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:  # noqa: ANN401 - a number or a word

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import islice
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdlightning.accounting.ledger import Entry, LedgerError, QueryLedger, Totals
+from kdlightning.accounting.ledger import LedgerError, QueryLedger, Totals
 from kdlightning.remote.replay import replay
 
 _DESCRIPTION = """\
@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
             return replay(arguments.file, arguments.config, arguments.output, rest)
         with QueryLedger(arguments.file, readonly=True) as ledger:
             if arguments.command == "export":
-                return _export(ledger, arguments.output)
+                sys.stdout.write(f"{arguments.output}: {export(ledger, arguments.output):,} answers\n")
+                return 0
             return _show(ledger) if arguments.command == "show" else _verify(ledger)
     except (LedgerError, OSError, ValueError, ImportError) as error:
         sys.stderr.write(f"kdlightning ledger: {error}\n")
@@ -86,7 +87,7 @@ def export(ledger: QueryLedger, output: str | Path) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
-        rows = writers[output.suffix](temporary, ledger.answers())
+        rows = writers[output.suffix](temporary, _rows(ledger))
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,33 +95,25 @@ def export(ledger: QueryLedger, output: str | Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="kdlightning ledger", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=style
-    )
+        prog="kdlightning ledger", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in (
-        ("show", "print what was paid to each teacher, and how often an answer was free"),
-        ("verify", "check the file, every answer and the totals; list requests whose fate is unknown"),
-        ("export", "write all answers with their times and costs to a table"),
-        (
-            "replay",
-            "run a configuration once more from the ledger alone; further arguments are those of fit or predict",
-        ),
-    ):
-        command = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=name != "replay"
-        )
+
+    def add(name: str, text: str, *, abbrev: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=abbrev)
         command.add_argument("file", metavar="FILE", type=Path, help="the ledger")
-        if name == "export":
-            command.add_argument(
-                "--output", metavar="TABLE", type=Path, required=True, help="a new .csv or .parquet file"
-            )
-        if name == "replay":
-            command.add_argument("--config", type=Path, required=True, help="of the run: config.yaml in its directory")
-            command.add_argument(
-                "--output", metavar="DIR", type=Path, help="new directory (default: the run's, -replay)"
-            )
+        return command
+
+    add("show", "print what was paid to each teacher, and how often an answer was free")
+    add("verify", "check the file, every answer and the totals; list requests whose fate is unknown")
+    export = add("export", "write all answers with their times and costs to a table")
+    export.add_argument("--output", metavar="TABLE", type=Path, required=True, help="a new .csv or .parquet file")
+    text = "run a configuration once more from the ledger alone; further arguments are those of fit or predict"
+    again = add("replay", text, abbrev=False)
+    again.add_argument("--config", type=Path, required=True, help="of the run: config.yaml in its directory")
+    again.add_argument("--output", metavar="DIR", type=Path, help="new directory (default: the run's, -replay)")
     return parser
 
 
@@ -128,11 +121,11 @@ def _show(ledger: QueryLedger) -> int:
     console = Console(width=max(100, Console().width))  # narrower, numbers would be broken up
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("Teacher", overflow="fold")
-    headings = ("Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price")
-    for heading in headings:
+    for heading in ("Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price"):
         table.add_column(heading, justify="right", no_wrap=True)
     for teacher in ledger.teachers():
-        table.add_row(Text(_name(teacher)), *_cells(ledger.totals(teacher)))
+        name = ", ".join(f"{key} {value}" for key, value in teacher.items())
+        table.add_row(Text(name), *_cells(ledger.totals(teacher)))
     table.add_section()
     table.add_row("all", *_cells(ledger.totals()), style="bold")
     console.print(table)
@@ -156,52 +149,38 @@ def _verify(ledger: QueryLedger) -> int:
     return 0
 
 
-def _export(ledger: QueryLedger, output: Path) -> int:
-    rows = export(ledger, output)
-    sys.stdout.write(f"{output}: {rows:,} answers\n")
-    return 0
-
-
-def _name(teacher: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in teacher.items())
-
-
 def _cells(totals: Totals) -> list[str]:
     return [f"{value:,}" for value in totals[:-1]] + [f"{totals.price:,.10g}"]
 
 
-def _write_csv(path: Path, entries: Iterable[Entry]) -> int:
-    rows = 0
+def _rows(ledger: QueryLedger) -> Iterator[dict[str, Any]]:
+    for entry in ledger.answers():
+        teacher, time = json.dumps(entry.teacher, sort_keys=True), datetime.fromtimestamp(entry.time, UTC)
+        costs, answer = (entry.bytes_up, entry.bytes_down, entry.price), entry.answer
+        row = teacher, entry.image.hex(), time, *costs, answer.dtype.str, list(answer.shape), answer.ravel().tolist()
+        yield dict(zip(_COLUMNS, row, strict=True))
+
+
+def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    number = 0
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for rows, entry in enumerate(entries, start=1):  # noqa: B007 - the last number is the number of rows
-            teacher, image, time, *costs, dtype, shape, values = _row(entry)
-            writer.writerow((teacher, image, time.isoformat(), *costs, dtype, json.dumps(shape), json.dumps(values)))
-    return rows
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        for number, row in enumerate(rows, start=1):  # noqa: B007 - the last number is the number of rows
+            writer.writerow(row | {"time": row["time"].isoformat(), "answer": json.dumps(row["answer"])})
+    return number
 
 
-def _write_parquet(path: Path, entries: Iterable[Entry]) -> int:
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     try:
         pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install 'kdlightning[parquet]', or export to .csv") from error
-    types = (
-        pa.string(), pa.string(), pa.timestamp("us", tz="UTC"), pa.float64(), pa.float64(), pa.float64(), pa.string(),
-        pa.list_(pa.int64()), pa.list_(pa.float64()),
-    )  # fmt: skip
-    schema, rows = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
-    table = map(_row, entries)
+    text, real, time = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
+    types = (text, text, time, real, real, real, text, pa.list_(pa.int64()), pa.list_(real))
+    schema, number = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := list(islice(table, _ROWS)):
-            columns = [pa.array(column, kind) for column, kind in zip(zip(*group, strict=True), types, strict=True)]
-            writer.write_table(pa.table(columns, schema=schema))
-            rows += len(group)
-    return rows
-
-
-def _row(entry: Entry) -> tuple[Any, ...]:
-    """An entry as the columns of a table."""
-    teacher, time = json.dumps(entry.teacher, sort_keys=True), datetime.fromtimestamp(entry.time, UTC)
-    costs, answer = (entry.bytes_up, entry.bytes_down, entry.price), entry.answer
-    return (teacher, entry.image.hex(), time, *costs, answer.dtype.str, list(answer.shape), answer.ravel().tolist())
+        while group := list(islice(rows, _ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema))
+            number += len(group)
+    return number
