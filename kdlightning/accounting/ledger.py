@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdlightning.accounting import accounts
 from kdlightning.accounting.accounts import Cost, Limits, Totals
-from kdlightning.accounting.store import JournalMode, LedgerError, LedgerFile, owner
+from kdlightning.accounting.store import LedgerError, LedgerFile, owner
 
 __all__ = ["Answer", "Cost", "Entry", "LedgerError", "Limits", "QueryLedger", "Request", "Totals"]
 
@@ -72,12 +72,8 @@ class QueryLedger:
         path: the file; created if absent.
         limits: the most that ``account`` may pay.
         account: who pays; processes and resumed runs of one account share its limits, all accounts share the answers.
-        readonly: only answer, count nothing: for replays and reports; the file has to exist.
-        journal_mode: ``wal`` for processes of one host, ``delete`` for hosts on one network file system; None for what
-            the file has, ``wal`` if it is new.
-        durable: what is recorded survives a power cut too; False saves a sync of the disk in ``reserve`` and one in
-            ``record``.
-        timeout: seconds to wait for another process that writes.
+        options: those of :class:`~kdlightning.accounting.store.LedgerFile`: ``readonly``, ``journal_mode``,
+            ``durable``, ``timeout``.
 
     Raises:
         ValueError: negative limits, timeout not above 0, unknown journal mode.
@@ -90,16 +86,12 @@ class QueryLedger:
         path: str | Path,
         limits: Limits | None = None,
         account: str = "",
-        *,
-        readonly: bool = False,
-        journal_mode: JournalMode | None = None,
-        durable: bool = True,
-        timeout: float = 60.0,
+        **options: Any,  # noqa: ANN401 - LedgerFile's
     ) -> None:
         self.limits, self.account = limits or Limits(), account
         if any(limit is not None and not limit >= 0 for limit in self.limits):
             raise ValueError(f"limits: expected numbers >= 0 or None, got {self.limits}")
-        self._file = LedgerFile(path, readonly=readonly, journal_mode=journal_mode, durable=durable, timeout=timeout)
+        self._file = LedgerFile(path, **options)
         with self._file.transaction(write=False):
             pass  # what is wrong with the file is said now
 

@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-JournalMode = Literal["wal", "delete"]
-
 SCHEMA = 1
 _APPLICATION = 0x6B644C67  # "kdLg": tells a ledger from any other SQLite file
 _WAL_LIMIT = 16 << 20  # bytes of write-ahead log that are worth a checkpoint
@@ -62,15 +60,22 @@ class LedgerFile:
 
     Args:
         path: the file.
-        readonly: never write; the file has to exist.
+        readonly: only answer, count nothing: for replays and reports; the file has to exist.
         journal_mode: ``wal`` for processes of one host, ``delete`` for hosts on one network file system; None for what
             the file has, ``wal`` if it is new.
-        durable: a commit survives a power cut; without, only the death of the process (``wal`` only).
+        durable: what is recorded survives a power cut too; False (``wal`` only) saves a sync of the disk in ``reserve``
+            and one in ``record``.
         timeout: seconds to wait for another process that writes.
     """
 
     def __init__(
-        self, path: str | Path, *, readonly: bool, journal_mode: JournalMode | None, durable: bool, timeout: float
+        self,
+        path: str | Path,
+        *,
+        readonly: bool = False,
+        journal_mode: Literal["wal", "delete"] | None = None,
+        durable: bool = True,
+        timeout: float = 60.0,
     ) -> None:
         self._connection: sqlite3.Connection | None = None
         if journal_mode not in (None, "wal", "delete"):

@@ -71,7 +71,7 @@ class _Dry(cli.KDLightningCLI):
             return
         try:
             LightningCLI.instantiate_classes(self)
-        except (ArgumentError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except _REASONS as error:
             for part in _parts(model):
                 if issubclass(_class_of(part), BlackBoxTeacher):
                     _put_absent(part)
@@ -125,10 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dry(arguments: list[str], probe: int = 0) -> _Dry:
-    class Probing(_Dry):
-        asked_for = probe
-
-    return cli.build(Probing, arguments)
+    return cli.build(type("_Probing", (_Dry,), {"asked_for": probe}), arguments)
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -146,8 +143,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
-    forecast = dry.forecast
-    if forecast is None:
+    if (forecast := dry.forecast) is None:
         console.print(f"{title}: asks no black box", style="dim")
         return
     console.print(f"{title}: {forecast.method}", style="bold")
@@ -159,9 +155,8 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
         if clauses and not forecast.may_stop:
             console.print(f"  {word}: needs {' and '.join(clauses)}")
     if dry.absent:
-        console.print(
-            f"  by its settings alone, since the teacher is not there: {dry.absent}", soft_wrap=True, markup=False
-        )
+        reason = f"  by its settings alone, since the teacher is not there: {dry.absent}"
+        console.print(reason, soft_wrap=True, markup=False)
 
 
 def _probe(module: Any, data: Any, number: int) -> float | None:  # noqa: ANN401
@@ -231,11 +226,9 @@ def _put_absent(part: Namespace) -> None:
     """Replace a teacher's configuration by one that can be built."""
     real, given = _class_of(part), part.get("init_args") or {}
     known = {name: given[name] for name in inspect.signature(AbsentTeacher).parameters if name in given}
-    soft = issubclass(real, SoftLabelTeacher)
-    kind: type[AbsentTeacher] = AbsentSoftLabelTeacher if soft else AbsentHardLabelTeacher
+    kind = AbsentSoftLabelTeacher if issubclass(real, SoftLabelTeacher) else AbsentHardLabelTeacher
     part.class_path = f"{kind.__module__}.{kind.__name__}"
-    settings = {**known, "remote": issubclass(real, NetworkedTeacher)}
-    part.init_args = Namespace(settings)  # type: ignore[no-untyped-call]
+    part.init_args = Namespace(known | {"remote": issubclass(real, NetworkedTeacher)})  # type: ignore[no-untyped-call]
 
 
 def _reason(error: BaseException) -> str:

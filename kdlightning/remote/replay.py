@@ -1,6 +1,5 @@
 """A run once more, from the answers that a query ledger has kept: nobody is asked, nothing is paid."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from kdlightning.accounting.ledger import QueryLedger
+from kdlightning.remote.networked import NetworkedTeacher
 
 Config = dict[str, Any]
 
@@ -32,7 +32,7 @@ def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str])
         FileNotFoundError: there is no such ledger or configuration.
         ValueError: it is no configuration, or has no teacher behind a connection.
     """
-    QueryLedger(ledger, readonly=True).close()
+    QueryLedger(ledger, readonly=True).close()  # is there
     given = yaml.safe_load(config.read_text())
     if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
         raise ValueError(f"{config}: expected the configuration of a fit or a predict, such as runs/x/config.yaml")
@@ -60,16 +60,15 @@ def offline(config: Config, command: str, ledger: Path, output: Path | None) -> 
     Raises:
         ValueError: there is no teacher behind a connection in it.
     """
-    made = copy.deepcopy(config)
-    trainer, model = made.setdefault("trainer", {}), made["model"].setdefault("init_args", {})
-    old = model["output"] if command == "predict" else trainer.get("default_root_dir") or "runs/run"
+    trainer = config.get("trainer", {})
+    old = config["model"]["init_args"]["output"] if command == "predict" else trainer.get("default_root_dir")
+    old = old or "runs/run"
     new = output or Path(f"{old}-replay")
-    made = _moved(made, str(old), str(new))
-    made["trainer"]["default_root_dir"] = str(new)
+    made = _moved(config, str(old), str(new))
+    made.setdefault("trainer", {})["default_root_dir"] = str(new)
     # a replay is a run from its beginning
     made |= {key: value for key, value in {"ckpt_path": None, "restart": False}.items() if key in made}
-    teachers = list(_teachers(made))
-    if not teachers:
+    if not (teachers := list(_teachers(made))):
         raise ValueError(
             "expected a teacher behind a connection in the configuration: only such answers are in a ledger"
         )
@@ -91,21 +90,14 @@ def _moved(value: Any, old: str, new: str) -> Any:  # noqa: ANN401 - anything th
 
 def _teachers(value: Any) -> Iterator[Config]:  # noqa: ANN401 - anything that YAML holds
     """The arguments of all teachers behind a connection."""
-    if isinstance(value, dict):
-        if _is_networked(value.get("class_path")):
-            yield value.setdefault("init_args", {})
-        for item in value.values():
-            yield from _teachers(item)
-    elif isinstance(value, list):
-        for item in value:
+    if isinstance(value, dict) and _is_networked(str(value.get("class_path"))):
+        yield value.setdefault("init_args", {})
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _teachers(item)
 
 
-def _is_networked(class_path: object) -> bool:
-    from kdlightning.remote.networked import NetworkedTeacher
-
-    if not isinstance(class_path, str):
-        return False
+def _is_networked(class_path: str) -> bool:
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(import_module(module or "kdlightning.remote"), name, None)

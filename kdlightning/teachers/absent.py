@@ -14,13 +14,7 @@ from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, Sof
 class AbsentTeacher(BlackBoxTeacher):
     """Has a teacher's terms, as far as its settings tell, and answers nothing.
 
-    Args:
-        budget: the most images.
-        budget_bytes: the most bytes.
-        budget_price: the most money.
-        price: of an image.
-        num_classes: K, if known.
-        remote: it is behind a connection, and what an image is sent as is not known.
+    The settings are those of the teacher that it stands for; ``remote``: what an image is sent as is not known.
     """
 
     def __init__(

@@ -163,26 +163,17 @@ class HardLabelTeacher(BlackBoxTeacher):
         return 8
 
 
-class _Enclosed:
-    """A network in a closure: nothing on this object leads to its parameters."""
-
-    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
-        self.__call = forward
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.__call(images)
-
-
 def _enclose(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], str]]:
     """Freeze a network and hide it. channels_last is the faster layout for convolutions on CPU and GPU alike."""
     network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    place: list[torch.device | None] = [None]
+    place: torch.device | None = None
 
     def forward(images: Tensor) -> Tensor:
-        if place[0] != images.device:
+        nonlocal place
+        if place != images.device:
             network.to(images.device)
-            place[0] = images.device
+            place = images.device
         logits: Tensor = network(images)
         return logits
 
-    return _Enclosed(forward), lambda: fingerprint(network)
+    return forward, lambda: fingerprint(network)
