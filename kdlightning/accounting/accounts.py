@@ -113,14 +113,9 @@ def totals(connection: Connection, where: str, *values: int | str) -> Totals:
 def check_limits(
     connection: Connection, account: str, limits: Limits, queries: int, cost: tuple[int, int, int]
 ) -> None:
-    """Refuse what an account may not pay.
+    """Refuse what an account may not pay: so many queries more, at a cost in the file's units.
 
-    Args:
-        connection: within a transaction that adds the cost afterwards.
-        account: who pays.
-        limits: the most it may pay.
-        queries: images more.
-        cost: theirs, as the file has it.
+    Within a transaction that adds it afterwards.
 
     Raises:
         QueryBudgetExceededError: with what was spent, what was asked for and the limit.

@@ -159,9 +159,8 @@ class QueryLedger:
                 "VALUES (?, ?, ?, 'in flight', ?, ?, ?, ?, ?)",
                 (number, self.account, owner(), len(digests), up, down, price, time.time()),
             ).lastrowid
-            accounts.add(
-                connection, number, self.account, in_flight=len(digests), bytes_up=up, bytes_down=down, price=price
-            )
+            paid = {"bytes_up": up, "bytes_down": down, "price": price}
+            accounts.add(connection, number, self.account, in_flight=len(digests), **paid)
         assert row is not None
         return Request(row, digests)
 
@@ -193,9 +192,7 @@ class QueryLedger:
     def write_off(self, request: Request, cost: Cost | None = None) -> None:
         """Give up a request that may have been answered (time-out, broken connection, unusable body): paid, but lost.
 
-        Args:
-            request: what ``reserve`` gave.
-            cost: what it did cost; None for as reserved.
+        Its cost is what was reserved, if no other is given.
 
         Raises:
             LedgerError: the request was settled before.
@@ -207,9 +204,7 @@ class QueryLedger:
     def release(self, request: Request, cost: Cost | None = None) -> None:
         """Give back a request that was surely not answered (refused connection, 429, 503): its images are not paid.
 
-        Args:
-            request: what ``reserve`` gave.
-            cost: what it did cost nevertheless; None for nothing.
+        It cost nothing, if no cost is given.
 
         Raises:
             LedgerError: the request was settled before.
@@ -248,7 +243,7 @@ class QueryLedger:
             WHERE answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity = None if teacher is None else accounts.identity_text(teacher)
         for _, who, image, *facts, checksum, data in self._pages(query, identity is None, identity):
-            yield Entry(json.loads(who), image, *facts, self._checked(image, data, checksum))
+            yield Entry._make((json.loads(who), image, *facts, self._checked(image, data, checksum)))
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""

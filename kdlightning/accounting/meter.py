@@ -66,12 +66,7 @@ class QueryMeter:
         return Answers(*_RECORD.unpack(path.read_bytes()[: _RECORD.size]))
 
     def charge(self, queries: int, bytes_up: int = 0, bytes_down: int = 0) -> None:
-        """Add to the count, before the answer is given.
-
-        Args:
-            queries: images that will be answered.
-            bytes_up: bytes that will be sent.
-            bytes_down: bytes that will come back.
+        """Add images and their bytes, sent and received, to the count, before the answer is given.
 
         Raises:
             QueryBudgetExceededError: the budget does not allow it; nothing is charged.

@@ -106,14 +106,10 @@ class LedgerFile:
 
     @contextmanager
     def transaction(self, *, write: bool = True, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """All or nothing, alone among the writers of all processes.
+        """All or nothing, alone among the writers of all processes; without ``write``, a consistent view and no lock.
 
-        Args:
-            write: False for a consistent view without a lock.
-            durable: False where a power cut may undo it.
-
-        Raises:
-            LedgerError: the file cannot be opened or written, is damaged, or was locked for too long.
+        Not ``durable``: a power cut may undo it. Raises a `LedgerError` where the file cannot be opened or written, is
+        damaged, or was locked for too long.
         """
         with _lock:
             try:

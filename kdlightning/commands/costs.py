@@ -50,10 +50,8 @@ class Forecast(NamedTuple):
     @property
     def bytes_up(self) -> tuple[float, float] | None:
         """The fewest and the most bytes sent; None where nobody knows what an image is sent as."""
-        if self.terms.bytes_up is None:
-            return None
-        fewest, longest = self.terms.bytes_up
-        return self.paid[0] * fewest, self.paid[1] * longest
+        each = self.terms.bytes_up
+        return None if each is None else (self.paid[0] * each[0], self.paid[1] * each[1])
 
     @property
     def bytes_down(self) -> tuple[float, float] | None:
@@ -69,11 +67,7 @@ class Forecast(NamedTuple):
     def objections(self) -> tuple[list[str], list[str]]:
         """Where the budget does not suffice: for sure, and perhaps; one clause for each unit of it."""
         up, down = self.bytes_up or (0.0, 0.0), self.bytes_down or (0.0, 0.0)
-        needs = {
-            "queries": self.paid,
-            "bytes": (up[0], up[1] + down[1]),
-            "units of price": self.price,
-        }
+        needs = {"queries": self.paid, "bytes": (up[0], up[1] + down[1]), "units of price": self.price}
         surely: list[str] = []
         perhaps: list[str] = []
         for (unit, (least, most)), limit, spent in zip(needs.items(), self.terms.limits, self.terms.spent, strict=True):
@@ -83,17 +77,12 @@ class Forecast(NamedTuple):
             need = least if sure else most
             also = f", of which {_number(spent)} are spent" if spent else ""
             bound = "" if least == most else "at least " if sure else "at most "
-            (surely if sure else perhaps).append(
-                f"{bound}{_number(need)} {unit}, but the budget is {_number(limit)}{also}"
-            )
+            clause = f"{bound}{_number(need)} {unit}, but the budget is {_number(limit)}{also}"
+            (surely if sure else perhaps).append(clause)
         return surely, perhaps
 
     def lines(self, rate: float | None = None) -> list[tuple[str, str]]:
-        """What to print: names and values.
-
-        Args:
-            rate: images per second, if known.
-        """
+        """What to print: names and values; the rate is in images per second."""
         known, kept, terms = self.terms.known, self.estimate.kept, self.terms
         lines = [("queries", span(self.estimate.least, self.estimate.most))]
         if kept:
@@ -102,8 +91,8 @@ class Forecast(NamedTuple):
             lines.append(("in the ledger", f"{known:,} answers of this teacher; what they answer costs nothing"))
         if self.paid != self.asked:
             lines.append(("to pay", span(*self.paid)))
-        lines.append(("bytes up", "nobody knows yet" if self.bytes_up is None else span(*self.bytes_up)))
-        lines.append(("bytes down", "nobody knows yet" if self.bytes_down is None else span(*self.bytes_down)))
+        for name, both in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
+            lines.append((name, "nobody knows yet" if both is None else span(*both)))
         lines.append(("price", span(*self.price) if terms.price else "none is set"))
         if rate:
             lines.append((f"time at {rate:,.4g} images/s", _duration(*(number / rate for number in self.paid))))
@@ -114,16 +103,9 @@ class Forecast(NamedTuple):
 
 
 def foresee(trainer: L.Trainer, module: L.LightningModule, data: Any, done: int = 0) -> Forecast | None:  # noqa: ANN401
-    """What a run will cost; sets the datamodule up, asks nothing.
+    """What a run will cost, of which some batches may be ``done``; None where no black box is asked.
 
-    Args:
-        trainer: not yet running.
-        module: the method.
-        data: its datamodule.
-        done: batches trained on already.
-
-    Returns:
-        None where no black box is asked.
+    Sets the datamodule up and asks nothing.
 
     Raises:
         ValueError: nobody knows: the run has no end, or the method does not say.

@@ -40,7 +40,6 @@ examples:
 
 Everything else is an option of fit or of predict, whichever the model is for."""
 
-
 _REASONS = (ArgumentError, RecipeError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -66,15 +65,15 @@ class _Dry(cli.KDLightningCLI):
     def instantiate_classes(self) -> None:
         """Build what a black box is asked by; in the place of a teacher that is not there, one with its settings."""
         model = self.config[self.subcommand].model
-        self.asks = any(issubclass(_class_of(part), BlackBoxTeacher) for part in _parts(model))
-        if not self.asks:
+        teachers = [part for part in _parts(model) if issubclass(_class_of(part), BlackBoxTeacher)]
+        self.asks = bool(teachers)
+        if not teachers:
             return
         try:
             LightningCLI.instantiate_classes(self)
         except _REASONS as error:
-            for part in _parts(model):
-                if issubclass(_class_of(part), BlackBoxTeacher):
-                    _put_absent(part)
+            for part in teachers:
+                _put_absent(part)
             self.absent = _reason(error)
             LightningCLI.instantiate_classes(self)
 
@@ -88,15 +87,16 @@ class _Dry(cli.KDLightningCLI):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print what a run or a recipe will cost.
-
-    Args:
-        argv: the arguments after ``estimate``.
-
-    Returns:
-        Exit code: 0; 2 if nobody can know.
-    """
-    options, rest = _parser().parse_known_args(argv)
+    """Print what a run or a recipe will cost; the exit code is 0, or 2 if nobody can know."""
+    parser = argparse.ArgumentParser(
+        prog="kdlightning estimate", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
+        usage="kdlightning estimate [--rate R] [--probe N] (RECIPE [--output DIR] [--set NAME=VALUE] | --config ...)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, metavar="R", help="images that the teacher answers in a second")
+    probe = "ask N of the images, which is paid, and measure the rate"
+    parser.add_argument("--probe", type=int, default=0, metavar="N", help=probe)
+    options, rest = parser.parse_known_args(argv)
     console = Console(highlight=False, width=max(100, Console().width))
     try:
         with RunLog():
@@ -109,19 +109,6 @@ def main(argv: Sequence[str]) -> int:
         return 2
     _print(console, command, dry, options.rate)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kdlightning estimate", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
-        usage="kdlightning estimate [--rate R] [--probe N] (RECIPE [--output DIR] [--set NAME=VALUE] | --config ...)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--rate", type=float, metavar="R", help="images that the teacher answers in a second")
-    parser.add_argument(
-        "--probe", type=int, default=0, metavar="N", help="ask N of the images, which is paid, and measure the rate"
-    )
-    return parser
 
 
 def _dry(arguments: list[str], probe: int = 0) -> _Dry:

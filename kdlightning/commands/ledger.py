@@ -37,9 +37,6 @@ _ROWS = 10_000  # of a Parquet row group
 def main(argv: Sequence[str]) -> int:
     """Run one of the ledger's commands.
 
-    Args:
-        argv: the arguments after ``ledger``.
-
     Returns:
         Exit code: 0; 1 if ``verify`` found damage; 2 if the command could not do its work; a replay's own.
     """
@@ -61,17 +58,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def export(ledger: QueryLedger, output: str | Path) -> int:
-    """Write all answers to a table, in the order in which they were recorded.
+    """Write all answers to a new file, ``*.csv`` or ``*.parquet``, in the order of their recording; how many it were.
 
     Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price (shares of the request that
     the answer came with), dtype, shape and answer (its values in row-major order; all as float64 in Parquet).
-
-    Args:
-        ledger: the ledger.
-        output: a new file, ``*.csv`` or ``*.parquet``.
-
-    Returns:
-        Rows written.
 
     Raises:
         ValueError: another kind of file.

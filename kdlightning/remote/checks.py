@@ -7,30 +7,19 @@ from kdlightning.remote.protocol import Array, ProtocolError
 
 
 def check_scores(scores: Array, outputs: str, number: int, classes: int | None) -> Array:
-    """Probabilities ``(N, K)``, float32, of what a soft-label server answered.
-
-    Args:
-        scores: as answered.
-        outputs: what they are declared to be, ``logits`` or ``probabilities``.
-        number: N.
-        classes: K; None where it is not known yet.
+    """Probabilities ``(N, K)``, float32, of scores that are declared to be ``logits`` or ``probabilities``.
 
     Raises:
         ProtocolError: another shape or kind, values that are not finite, or probabilities that are none.
     """
     wanted = f"{outputs} of shape [{number}, {classes or 'K'}]"
-    if (
-        scores.ndim != 2
-        or not scores.size
-        or scores.shape != (number, classes or scores.shape[-1])
-        or scores.dtype.kind != "f"
-    ):
+    shape = (number, classes or (scores.shape[1] if scores.ndim == 2 else 0))
+    if scores.shape != shape or not scores.size or scores.dtype.kind != "f":
         raise ProtocolError(f"expected {wanted}, got {scores.dtype} of shape {list(scores.shape)}")
     if not np.isfinite(scores).all():
         raise ProtocolError(f"expected {wanted}, got values that are not finite (NaN or infinite)")
     if outputs == "logits":
-        logits = torch.from_numpy(np.array(scores, dtype=np.float32))
-        return logits.softmax(dim=1).numpy()
+        return torch.from_numpy(np.array(scores, dtype=np.float32)).softmax(dim=1).numpy()
     total = scores.sum(axis=1, dtype=np.float64)
     if scores.min() < 0 or abs(total - 1).max() > 1e-3:
         worst = total[abs(total - 1).argmax()]
@@ -42,13 +31,7 @@ def check_scores(scores: Array, outputs: str, number: int, classes: int | None) 
 
 
 def check_labels(values: Array, labels: dict[str, int] | None, number: int, classes: int | None) -> Array:
-    """Class indices ``(N,)``, int64, of what a hard-label server answered.
-
-    Args:
-        values: as answered: indices, or the texts that ``labels`` maps to indices.
-        labels: index of each text; None for indices.
-        number: N.
-        classes: K; None where it is not known.
+    """Class indices ``(N,)``, int64, of such indices, or of the texts that ``labels`` maps to them.
 
     Raises:
         ProtocolError: another shape or kind, an unknown text, or no index of a class.

@@ -2,9 +2,9 @@
 
 import contextlib
 import email.utils
+import json
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -207,7 +207,7 @@ class Connection:
                     if len(body) > _LONGEST or time.monotonic() > ends:
                         raise AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
-            if _untrusted(error):
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 text = (
                     f"its certificate cannot be verified ({error}); certificates are always verified: name the "
                     "authority's certificate in the environment variable SSL_CERT_FILE"
@@ -251,9 +251,7 @@ class Connection:
 
     def _tell(self, state: "tenacity.RetryCallState") -> None:
         fault = state.outcome.exception() if state.outcome else None
-        _log.warning(
-            "teacher: %s; attempt %d in %.1f s", fault, state.attempt_number + 1, state.upcoming_sleep
-        )  # fmt: skip
+        _log.warning("teacher: %s; attempt %d in %.1f s", fault, state.attempt_number + 1, state.upcoming_sleep)
 
     def _hide(self, text: str) -> str:
         for secret in self._secrets:
@@ -271,8 +269,6 @@ _ADVICE = {
 
 def _said(body: bytes) -> str:
     """The server's own words: the text of a JSON error, else the beginning of the body."""
-    import json
-
     with contextlib.suppress(ValueError, RecursionError):
         message: Any = json.loads(body)
         for key in ("error", "detail", "message"):
@@ -291,12 +287,3 @@ def _retry_after(text: str | None) -> float | None:
     with contextlib.suppress(ValueError, TypeError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     return None
-
-
-def _untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate is what a connection failed at."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -3,9 +3,10 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _REFERENCE = re.compile(r"\b(env|file):(\S+)")
+_SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
 
 
 def read_secret(environment: str | None = None, file: str | None = None) -> str | None:
@@ -41,16 +42,22 @@ def read_secret(environment: str | None = None, file: str | None = None) -> str 
     return secret
 
 
-def fill_in(text: str) -> tuple[str, list[str]]:
-    """Replace every ``env:NAME`` and ``file:PATH`` in a text by the secret that is there.
+def fill_in(headers: dict[str, str], *, read: bool = True) -> tuple[dict[str, str], list[str]]:
+    """Replace every ``env:NAME`` and ``file:PATH`` in the values by the secret there; not to ``read``: only check.
 
     Returns:
-        The text, and the secrets in it.
+        The headers, and the secrets in them.
 
     Raises:
-        ValueError: there is nothing at one of these places.
+        ValueError: there is nothing at one of these places, or a secret stands in the headers themselves.
     """
     secrets: list[str] = []
+    for name, value in headers.items():
+        if _SECRET.search(name) and not _REFERENCE.search(value):
+            raise ValueError(
+                f"the header {name} looks like a secret, which does not belong into a configuration: write env:NAME or "
+                "file:PATH where it stands"
+            )
 
     def replace(match: re.Match[str]) -> str:
         kind, place = match.groups()
@@ -59,7 +66,7 @@ def fill_in(text: str) -> tuple[str, list[str]]:
         secrets.append(secret)
         return secret
 
-    return _REFERENCE.sub(replace, text), secrets
+    return {name: _REFERENCE.sub(replace, value) for name, value in headers.items() if read}, secrets
 
 
 def bare(url: str) -> str:
@@ -69,23 +76,19 @@ def bare(url: str) -> str:
 
 
 def check_url(url: str, *, secret: bool) -> str:
-    """Refuse addresses that would disclose something.
-
-    Args:
-        url: as configured.
-        secret: whether a key travels with the requests.
-
-    Returns:
-        The address, without a slash at its end.
+    """An address without a slash at its end, if it discloses nothing; ``secret``: a key travels with the requests.
 
     Raises:
-        ValueError: it is no http(s) address, has credentials in it, or would carry a key unencrypted.
+        ValueError: it is no http(s) address, has a secret in it, or would carry a key unencrypted.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise ValueError(f"expected an address such as https://host:8000, got {bare(url)!r}")
     if "@" in parts.netloc:
         raise ValueError(f"{bare(url)}: an address with credentials ends up in configurations; name the key's place")
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if _SECRET.search(name):
+            raise ValueError(f"{bare(url)}: the parameter {name} looks like a secret; send it in `headers` (env:NAME)")
     if secret and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise ValueError(f"{bare(url)}: a key would travel unencrypted; use https, or a tunnel that ends at 127.0.0.1")
     return url.rstrip("/")

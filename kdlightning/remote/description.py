@@ -44,17 +44,9 @@ class Tensors:
 
 
 class Description(NamedTuple):
-    """What is agreed with the server.
+    """What is agreed with the server. None: it does not say; an empty version: it has none.
 
-    Attributes:
-        version: of the model; empty where the server has none.
-        input: name of the input tensor.
-        output: name of the output tensor; None where the metadata names none.
-        datatype: of the input.
-        shape: of one image as the server wants it, -1 for any side; None where it does not say.
-        classes: K; None where it does not say.
-        binary: whether values travel as bytes.
-        max_batch: the most images in a request; None where it does not say.
+    The shape is that of one image as the server wants it, -1 for any side; ``classes`` is K.
     """
 
     version: str
@@ -70,15 +62,7 @@ class Description(NamedTuple):
 def describe(
     connection: Connection, base: str, path: str, tensors: Tensors, outputs: str, version: str | None
 ) -> Description:
-    """Read the metadata and check that the teacher's arguments fit it.
-
-    Args:
-        connection: to the server.
-        base: address of the server's metadata.
-        path: address of the model's metadata.
-        tensors: what the user says of the tensors.
-        outputs: what the user says the output is.
-        version: that the user wants; None for the server's choice.
+    """Read the metadata of the server at ``base`` and of the model at ``path``, and check that the settings fit them.
 
     Raises:
         ValueError: something does not fit: what the server says and what to change.
@@ -101,18 +85,15 @@ def describe(
         raise ValueError(f"{where}: expected pixels of datatype {tensors.datatype or _PIXELS}, the server's {datatype}")
     if datatype == "UINT8" and not 1 < tensors.scale <= 255:
         raise ValueError(f"{where} takes whole numbers (UINT8): set tensors.scale to 255, got {tensors.scale:g}")
-    classes = None if answer is None else _classes(answer, outputs, where)
-    parameters = model.get("parameters")
-    most = parameters.get("max_batch") if isinstance(parameters, dict) else None
     return Description(
         version=version or _version(model, path, ask),
         input=name,
         output=tensors.output if answer is None else answer["name"],
         datatype=datatype,
         shape=shape,
-        classes=classes,
+        classes=None if answer is None else _classes(answer, outputs, where),
         binary=BINARY_EXTENSION in extensions if tensors.binary is None else tensors.binary,
-        max_batch=most if isinstance(most, int) and most > 0 else None,
+        max_batch=_told(model, "max_batch"),
     )
 
 
@@ -145,7 +126,7 @@ def _image_shape(tensor: dict[str, Any], tensors: Tensors, where: str) -> tuple[
 
 def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
     """K by the output's own account, once its datatype fits."""
-    datatype, shape, parameters = tensor.get("datatype"), tensor.get("shape"), tensor.get("parameters")
+    datatype, shape = tensor.get("datatype"), tensor.get("shape")
     if datatype not in _KINDS[outputs]:
         raise ValueError(
             f"{where}: outputs={outputs} needs a tensor of {' or '.join(_KINDS[outputs])}, the server's "
@@ -154,8 +135,14 @@ def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
     last = shape[-1] if isinstance(shape, list) and shape else None
     if outputs in ("logits", "probabilities") and isinstance(last, int) and last > 0:
         return last
-    told = parameters.get("num_classes") if isinstance(parameters, dict) else None
-    return told if isinstance(told, int) and told > 0 else None
+    return _told(tensor, "num_classes")
+
+
+def _told(part: dict[str, Any], name: str) -> int | None:
+    """A number above 0 among the parameters of the model or a tensor."""
+    parameters = part.get("parameters")
+    value = parameters.get(name) if isinstance(parameters, dict) else None
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _version(model: dict[str, Any], path: str, ask: Callable[[str], object]) -> str:

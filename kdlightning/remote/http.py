@@ -2,21 +2,17 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from torch import Tensor
 
-from kdlightning.remote.connection import Reply, Request
+from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
 from kdlightning.remote.protocol import Array, ProtocolError, parse_value
 from kdlightning.remote.template import Form, Layout, RequestTemplate, at, encode, labels_of, scores_of
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
-
-_SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
 
 
 class HTTPTeacher(NetworkedTeacher):
@@ -82,15 +78,15 @@ class HTTPTeacher(NetworkedTeacher):
         super().__init__(outputs, max_batch, **options)
         if max_batch > 1 and results is None:
             raise ValueError("several images in a request need `results`, the path of the list with their answers")
-        filled, secrets = _fill_in(headers or {}, offline=self._offline)
-        _check(url, secret=bool(secrets))
+        filled, secrets = fill_in(headers or {}, read=not self._offline)
+        check_url(url, secret=bool(secrets))
         self._address, self._method = url, method
         self._template = RequestTemplate(request, image, batch=max_batch > 1)
         self._form = image, layout, scale, quality
         self._keys, self._entry, self._results = (label_key, score_key), answer, results
         self._version_path = version_path
         if not self._offline:
-            self._connect(filled, secrets)
+            self._connection = Connection(filled, secrets, self._patience, self._concurrency)
         self._identify(
             network=self._known_as or url,
             name=bare(url),
@@ -126,26 +122,3 @@ class HTTPSoftLabelTeacher(HTTPTeacher, SoftLabelTeacher):
 
 class HTTPHardLabelTeacher(HTTPTeacher, HardLabelTeacher):
     """Top-1 class indices from any JSON API; its arguments are `HTTPTeacher`'s."""
-
-
-def _fill_in(headers: Mapping[str, str], *, offline: bool) -> tuple[dict[str, str], list[str]]:
-    """Headers with their secrets, and these; none are needed offline."""
-    filled: dict[str, str] = {}
-    secrets: list[str] = []
-    for name, value in headers.items():
-        if _SECRET.search(name) and not re.search(r"\b(env|file):", value):
-            raise ValueError(
-                f"the header {name} looks like a secret, which does not belong into a configuration: write env:NAME or "
-                "file:PATH where it stands"
-            )
-        filled[name], found = ("", []) if offline else fill_in(value)
-        secrets += found
-    return filled, secrets
-
-
-def _check(url: str, *, secret: bool) -> None:
-    """`check_url`, and no secret among its parameters: addresses end up in logs."""
-    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        if _SECRET.search(name):
-            raise ValueError(f"{bare(url)}: the parameter {name} looks like a secret; send it in `headers` (env:NAME)")
-    check_url(url, secret=secret)

@@ -34,8 +34,8 @@ class NetworkedTeacher(BlackBoxTeacher):
     each attempt is counted before it is sent, and each answer is in the ledger before it is used. An attempt that may
     have been answered stays counted.
 
-    It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied. A subclass calls
-    :meth:`_connect` and :meth:`_identify` once it knows how.
+    It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied. A subclass sets
+    ``_address`` and, unless offline, ``_connection``, and then calls :meth:`_identify`.
 
     Args:
         outputs: what is answered. Soft labels: ``logits`` or ``probabilities``. Hard labels: ``index`` or ``text``.
@@ -103,12 +103,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         self._meter, self._price, self._ledger_path = QueryMeter(budget), price, ledger
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
 
-    def _connect(self, headers: dict[str, str], secrets: list[str]) -> Connection:
-        """Where requests will be sent, with these headers and the secrets among them."""
-        self._connection = Connection(headers, secrets, self._patience, self._concurrency)
-        return self._connection
-
-    def _identify(self, classes: int | None = None, **identity: str) -> dict[str, str]:
+    def _identify(self, classes: int | None = None, /, **identity: str) -> dict[str, str]:
         """Settle who answers, and open the ledger.
 
         Args:
@@ -131,9 +126,9 @@ class NetworkedTeacher(BlackBoxTeacher):
             raise ValueError(f"{bare(self._address)}: expected one number of classes, got {told}")
         self._classes = max(counts, default=0)
         if self._ledger_path is not None:
-            if self._offline:
-                identity = _known_teacher(self._ledger_path, identity)
             self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
+            if self._offline:
+                identity = _known_teacher(self._ledger, identity)
         digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()
         self._identity, self._fingerprint = identity, lambda: digest
         return identity
@@ -145,13 +140,9 @@ class NetworkedTeacher(BlackBoxTeacher):
         super().share(path)
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
-        """What images will cost, by this teacher's settings and its ledger; asks nothing, writes nothing.
+        """What images will cost, by this teacher's settings and its ledger; see the base class.
 
         How long an image is may depend on its pixels: a black one is taken for the shortest, noise for the longest.
-
-        Args:
-            shape: of an image, ``(C, H, W)``.
-            count: the file that :meth:`share` will be given.
         """
         terms = super().terms(shape, count)._replace(price=self._price, bytes_down=None)
         if self._connection is None:
@@ -170,7 +161,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         return terms._replace(
             bytes_down=told.bytes_down / answered if answered else None,
             known=told.unique,
-            limits=Limits(self.budget, self._ledger.limits.bytes, self._ledger.limits.price),
+            limits=self._limits._replace(queries=self.budget),
             spent=Limits(terms.spent.queries, spent.bytes_up + spent.bytes_down, spent.price),
         )
 
@@ -308,18 +299,13 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._meter.charge(queries, bytes_up, bytes_down)
 
 
-def _known_teacher(ledger: str, wanted: dict[str, str]) -> dict[str, str]:
-    """The identity of the one teacher in a ledger that has these properties, without its fingerprint.
-
-    Raises:
-        ValueError: no such teacher, or several.
-    """
-    with QueryLedger(ledger, readonly=True) as book:
-        found = [who for who in book.teachers() if wanted.items() <= who.items()]
+def _known_teacher(ledger: QueryLedger, wanted: dict[str, str]) -> dict[str, str]:
+    """The identity of the one teacher in a ledger that has these properties, without its fingerprint."""
+    found = [who for who in ledger.teachers() if wanted.items() <= who.items()]
     if len(found) != 1:
         versions = sorted(who.get("version", "") for who in found)
         raise ValueError(
-            f"{ledger}: expected one teacher with {wanted}, got {len(found)}"
+            f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}"
             + (f"; set `version` to one of {versions}" if found else "; was it filled under another url or known_as?")
         )
     return {key: value for key, value in found[0].items() if key != "fingerprint"}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlightning.remote.connection import Reply, Request
+from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, read_secret
 from kdlightning.remote.description import Description, Tensors, describe
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
@@ -66,8 +66,8 @@ class RemoteTeacher(NetworkedTeacher):
             self._agreed = Description(known["version"], "", None, known["datatype"], None, None, False, None)
         else:
             headers, secrets = ({}, []) if key is None else ({"Authorization": f"Bearer {key}"}, [key])
-            self._agreed = describe(self._connect(headers, secrets), base, path, self._tensors, outputs, version)
-            agreed = self._agreed
+            self._connection = Connection(headers, secrets, self._patience, self._concurrency)
+            agreed = self._agreed = describe(self._connection, base, path, self._tensors, outputs, version)
             self._identify(agreed.classes, **identity, version=agreed.version, datatype=agreed.datatype)
             self._max_batch = min(max_batch, agreed.max_batch or max_batch)
         self._version = self._agreed.version
@@ -108,9 +108,9 @@ class RemoteTeacher(NetworkedTeacher):
         elif agreed.binary:
             message["parameters"] = {"binary_data_output": True}
         body, length = write(message, "inputs", {agreed.input: pixels}, binary=agreed.binary)
-        if length is None:
-            return Request("POST", self._address, {"Content-Type": "application/json"}, body)
-        headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
+        headers = {"Content-Type": "application/json"}
+        if length is not None:
+            headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
         return Request("POST", self._address, headers, body)
 
     def _read(self, reply: Reply, number: int) -> Array:

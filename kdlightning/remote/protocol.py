@@ -35,16 +35,10 @@ class ProtocolError(ValueError):
 def write(
     message: Mapping[str, Any], part: Literal["inputs", "outputs"], tensors: Mapping[str, Array], *, binary: bool
 ) -> tuple[bytes, int | None]:
-    """A request's or a response's body.
-
-    Args:
-        message: its fields, without the tensors.
-        part: which tensors these are.
-        tensors: by name; text is an array of objects (``str``).
-        binary: append the values as bytes instead of writing them as JSON.
+    """A request's or a response's body, of its fields and its tensors by name; text is an array of objects (``str``).
 
     Returns:
-        The body, and the length of the JSON in front of the bytes; None without bytes.
+        The body, and the length of the JSON in it, in front of the values as bytes (``binary``); None without these.
     """
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -63,15 +57,12 @@ def write(
 def read(
     body: bytes, header_length: int | None, part: Literal["inputs", "outputs"]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Take a body apart.
+    """A message's fields, and its tensors by name.
 
     Args:
         body: as it came.
         header_length: length of the JSON in front of the binary tensors; None where all is JSON.
         part: which tensors to take.
-
-    Returns:
-        The message's fields, and its tensors by name.
 
     Raises:
         ProtocolError: it is not such a body.
@@ -101,11 +92,7 @@ def read(
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ProtocolError: it is none.
-    """
+    """A JSON object; a `ProtocolError` if it is none."""
     value = parse_value(text)
     if not isinstance(value, dict):
         raise ProtocolError(f"expected a JSON object, got {shorten(value)}")
@@ -113,11 +100,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def parse_value(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value.
-
-    Raises:
-        ProtocolError: it is none.
-    """
+    """A JSON value; a `ProtocolError` if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -178,10 +161,16 @@ def _from_json(name: str, entry: dict[str, Any], shape: tuple[int, ...]) -> Arra
 def _from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Array:
     count = int(np.prod(shape, dtype=object))
     if datatype == TEXT:
-        values = _texts(name, data)
-        if len(values) != count:
-            raise ProtocolError(f"tensor '{name}': expected {count} texts for {list(shape)}, got {len(values)}")
-        return np.array(values, dtype=object).reshape(shape)
+        texts, at = [], 0
+        while at < len(data):  # each behind its length in four bytes
+            start, size = at + 4, int.from_bytes(data[at : at + 4], "little")
+            at = start + size
+            if at > len(data):
+                raise ProtocolError(f"tensor '{name}': expected each text behind its length (4 bytes); the data is cut")
+            texts.append(data[start:at].decode(errors="replace"))
+        if len(texts) != count:
+            raise ProtocolError(f"tensor '{name}': expected {count} texts for {list(shape)}, got {len(texts)}")
+        return np.array(texts, dtype=object).reshape(shape)
     dtype = np.dtype(DATATYPES[datatype])
     if len(data) != count * dtype.itemsize:
         raise ProtocolError(
@@ -196,16 +185,3 @@ def _to_bytes(tensor: Array) -> bytes:
         return tensor.tobytes()
     texts = [str(text).encode() for text in tensor.flat]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-
-
-def _texts(name: str, data: bytes) -> list[str]:
-    """Texts, each behind its length in four bytes."""
-    texts, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        text = data[at + 4 : at + 4 + size]
-        if len(data) < at + 4 or len(text) < size:
-            raise ProtocolError(f"tensor '{name}': expected texts, each behind its length in 4 bytes; the data is cut")
-        texts.append(text.decode(errors="replace"))
-        at += 4 + size
-    return texts

@@ -17,16 +17,13 @@ Config = dict[str, Any]
 
 
 def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str]) -> int:
-    """Run a configuration offline, in a process of its own.
+    """Run a configuration offline, in a process of its own, whose exit code is returned.
 
     Args:
         ledger: the answers.
         config: of the run: ``config.yaml`` in its directory, or the file that it was started with.
         output: directory of the new run; None for that of the old one with ``-replay`` appended.
         rest: more arguments of ``fit`` or ``predict``, which win over the configuration's.
-
-    Returns:
-        Exit code of the run.
 
     Raises:
         FileNotFoundError: there is no such ledger or configuration.
@@ -46,16 +43,7 @@ def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str])
 
 
 def offline(config: Config, command: str, ledger: Path, output: Path | None) -> tuple[Config, Path]:
-    """A run's configuration, with teachers that answer from a ledger alone, and another directory.
-
-    Args:
-        config: as it was run.
-        command: ``fit`` or ``predict``.
-        ledger: the answers.
-        output: the new directory; None for the old one's name with ``-replay``.
-
-    Returns:
-        The configuration and the directory.
+    """A run's configuration with teachers that answer from a ledger alone, and its new directory; see :func:`replay`.
 
     Raises:
         ValueError: there is no teacher behind a connection in it.

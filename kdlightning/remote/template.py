@@ -50,11 +50,7 @@ class RequestTemplate:
         self._head, _, self._tail = json.dumps(made[0]).partition(quoted)
 
     def fill(self, images: Sequence[bytes]) -> bytes:
-        """The body of a request.
-
-        Args:
-            images: each as JSON: a text, or lists.
-        """
+        """The body of a request for images, each given as JSON: a text, or lists."""
         values = (json.dumps(json.loads(image)) for image in images)
         filled = (f"{self._before}{value if self._alone else value[1:-1]}{self._after}" for value in values)
         return f"{self._head}{', '.join(filled)}{self._tail}".encode()
@@ -80,14 +76,7 @@ def at(path: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def encode(images: Tensor, form: Form, layout: Layout, scale: float, quality: int) -> list[bytes]:
-    """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON.
-
-    Args:
-        images: what to write.
-        form: ``png`` (8 bits per channel) or ``jpeg`` (lossy) in base64, or nested lists of numbers.
-        layout: of the lists.
-        scale: what a pixel of 1.0 is in the lists.
-        quality: of the JPEG.
+    """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON; the rest is as `HTTPTeacher` has it.
 
     Raises:
         ValueError: a number of channels that no such file has.
@@ -114,11 +103,8 @@ def encode(images: Tensor, form: Form, layout: Layout, scale: float, quality: in
 def scores_of(answers: list[Any], labels: dict[str, int] | None, keys: tuple[str, str]) -> Array:
     """Scores ``(N, K)`` in the order of the classes.
 
-    Args:
-        answers: for each image a list of numbers, an object of numbers by label, or a list of objects with a label and
-            a score each.
-        labels: class index of each label; needed for the latter two.
-        keys: names of label and score in such objects.
+    An answer is a list of numbers, or, where ``labels`` has the class index of each label, an object of numbers by
+    label or a list of objects with a label and a score, which ``keys`` names.
 
     Raises:
         ProtocolError: it is none of these, a label is unknown, a class has no score, or rows of different lengths.
@@ -149,11 +135,7 @@ def _row(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) -> li
 
 
 def labels_of(values: list[Any], *, text: bool) -> Array:
-    """Labels ``(N,)``: texts, or whole numbers.
-
-    Raises:
-        ProtocolError: they are something else.
-    """
+    """Labels ``(N,)``: texts, or whole numbers; a `ProtocolError` if they are something else."""
     if text and all(isinstance(value, (str, int)) and not isinstance(value, bool) for value in values):
         return np.array([str(value) for value in values], dtype=object)
     if not text and all(type(value) is int and abs(value) < 2**62 for value in values):

@@ -19,8 +19,7 @@ from kdlightning.types import Answers, Bounds
 class BlackBoxTeacher(ABC):
     """A classifier that only answers. No parameters, no gradients, no logits, no features; not callable.
 
-    This class hides a local network behind that interface; a teacher behind a network connection is a subclass that
-    overrides :meth:`_answer`.
+    This class hides a local network; a teacher behind a connection is a subclass that overrides :meth:`_answer`.
 
     Args:
         network: directory (or Hugging Face id) of a saved network, or the network itself.
