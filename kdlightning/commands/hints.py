@@ -98,7 +98,15 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
 
 
 def _parameters(owner: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN401 - a class, a function, or None
-    return inspect.signature(owner).parameters if owner else {}
+    """What it takes, with what its base classes take as far as it passes options on to them."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in getattr(owner, "__mro__", (owner,) if owner else ()):
+        if not isinstance(one, type) or "__init__" in vars(one):
+            own = inspect.signature(one).parameters
+            found = {**own, **found}
+            if all(each.kind is not each.VAR_KEYWORD for each in own.values()):
+                break
+    return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}
 
 
 def _nearest(given: str, names: Iterable[str], kind: str) -> str:

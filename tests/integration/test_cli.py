@@ -155,6 +155,10 @@ def test_a_resume_keeps_the_command_lines_word(tmp_path):
     [
         (["--model", "Supervised", *STUDENT, "--model.studnet", "x"], ["'studnet'", "did you mean 'student'?"]),
         (["--model", "DB3KD", *STUDENT, "--model.temperatur", "3"], ["'temperatur'", "did you mean 'temperature'?"]),
+        (  # options that only base classes name
+            ["--model", "KD", "--model.teacher", "RemoteSoftLabelTeacher", "--model.teacher.concurency", "3", *STUDENT],
+            ["'concurency'", "did you mean 'concurrency'?"],
+        ),
         (["--model", "DB3KDD", *STUDENT], ["'DB3KDD' is none", "did you mean 'DB3KD'?"]),
         (["--model", "Supervised", "--model.student", "LeNet6"], ["'LeNet6' is none", "did you mean 'LeNet5'?"]),
         (["--model", "nowhere.MyKD", *STUDENT], ["No module named 'nowhere'", "modules are looked for in"]),
