@@ -124,12 +124,9 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kdlightning serve",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        prog="kdlightning serve", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    )  # fmt: skip
     add = parser.add_argument
     add("network", metavar="NETWORK", help="directory (or Hugging Face id) of a saved network")
     add("--response", choices=("soft", "hard", "logits"), required=True, help="what is disclosed of an image")
