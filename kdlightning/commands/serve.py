@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", type=_network_name, help="the model's name (default: the run's directory)")
     add("--api-key-env", metavar="VARIABLE", help="environment variable that holds the key clients must bring")
     add("--api-key-file", metavar="FILE", help="file that holds the key clients must bring")
-    add("--max-batch", type=_positive, default=1024, metavar="N", help="most images a request (default: %(default)s)")
+    add("--max-batch", type=_positive, default=1024, metavar="N", help="most images per request (default: %(default)s)")
     add("--max-body", type=_positive, default=64 * 2**20, metavar="BYTES", help="longest body (default: %(default)s)")
     add("--shape", type=_positive, nargs=3, metavar=("C", "H", "W"), help="of the images (default: the network's own)")
     add("--device", default="cpu", help="where to compute, such as cuda (default: %(default)s)")
