@@ -12,7 +12,6 @@ from kdlightning.commands.new import case_of, recipe
 from kdlightning.commands.recipes import Stage, read_recipe, run_stages
 from kdlightning.networks import load_network, save_network
 
-
 __all__ = ["Distilled", "distil"]
 
 
