@@ -4,10 +4,15 @@ A graph is arithmetic on scalars: the leaves are the pixel's place, the time, nu
 and every inner node is one operation of `operations.OPERATIONS`. Points and colours are tuples of scalars.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
+
+def _operators(operation: str) -> tuple[Callable[..., "Node"], Callable[..., "Node"]]:
+    """The two methods of an operator, with the node on its left and on its right."""
+    return lambda self, other: node(operation, self, other), lambda self, other: node(operation, other, self)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,29 +30,10 @@ class Node:
     arguments: tuple["Node", ...] = ()
     value: float = 0.0
 
-    def __add__(self, other: "Node | float") -> "Node":
-        return node("add", self, other)
-
-    def __radd__(self, other: float) -> "Node":
-        return node("add", other, self)
-
-    def __sub__(self, other: "Node | float") -> "Node":
-        return node("subtract", self, other)
-
-    def __rsub__(self, other: float) -> "Node":
-        return node("subtract", other, self)
-
-    def __mul__(self, other: "Node | float") -> "Node":
-        return node("multiply", self, other)
-
-    def __rmul__(self, other: float) -> "Node":
-        return node("multiply", other, self)
-
-    def __truediv__(self, other: "Node | float") -> "Node":
-        return node("divide", self, other)
-
-    def __rtruediv__(self, other: float) -> "Node":
-        return node("divide", other, self)
+    __add__, __radd__ = _operators("add")
+    __sub__, __rsub__ = _operators("subtract")
+    __mul__, __rmul__ = _operators("multiply")
+    __truediv__, __rtruediv__ = _operators("divide")
 
     def __neg__(self) -> "Node":
         return node("subtract", 0.0, self)

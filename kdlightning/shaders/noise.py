@@ -81,10 +81,7 @@ vec3 cells(float x, float y, float salt, float jitter) {{
 def lattice_hash(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
     """32 random bits per lattice point, the upper ones the better: int32, of the arguments' broadcast shape.
 
-    Args:
-        x: columns, int32.
-        y: rows, int32.
-        salt: tells one noise from another, float with whole numbers in [0, 65536).
+    Columns and rows are int32; the salt, which tells one noise from another, is a whole float in [0, 65536).
     """
     h = (x * _A) ^ ((y * _B) ^ (salt.to(torch.int32) * _C))
     h ^= h >> 15
@@ -112,14 +109,15 @@ def gradient_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
     return _interpolate(corners, s, t).mul_(2 * _UNIT)
 
 
-def fractal_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
-    """Octaves of `value_noise`, each of half the weight and twice the frequency, in [0, 1)."""
-    return _octaves(x, y, salt, ridged=False)
-
-
-def ridged_noise(x: Tensor, y: Tensor, salt: Tensor) -> Tensor:
-    """Octaves of ``1 - |2 value_noise - 1|``, in [0, 1]."""
-    return _octaves(x, y, salt, ridged=True)
+def fractal_noise(x: Tensor, y: Tensor, salt: Tensor, *, ridged: bool = False) -> Tensor:
+    """Octaves of `value_noise` n, or of 1 - |2n - 1|, each of half the weight and twice the frequency, in [0, 1]."""
+    weight, total = _FIRST, torch.zeros((), device=x.device)
+    for _ in range(OCTAVES):
+        n = value_noise(x, y, salt)
+        total = total + weight * (1 - (2 * n - 1).abs() if ridged else n)
+        x, y = _TURN_X * x - _TURN_Y * y + _SHIFT, _TURN_Y * x + _TURN_X * y + _SHIFT
+        weight *= 0.5
+    return total
 
 
 def cells(x: Tensor, y: Tensor, salt: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,16 +140,6 @@ def cells(x: Tensor, y: Tensor, salt: Tensor, jitter: Tensor) -> tuple[Tensor, T
     found = h.flatten(0, 1).gather(0, (nearest & 15).long()[None])[0] * _A
     one, two = ((each & ~15).view(torch.float32).sqrt() for each in (nearest, second))
     return one, two, found.float().mul_(_UNIT).add_(0.5)
-
-
-def _octaves(x: Tensor, y: Tensor, salt: Tensor, *, ridged: bool) -> Tensor:
-    weight, total = _FIRST, torch.zeros((), device=x.device)
-    for _ in range(OCTAVES):
-        n = value_noise(x, y, salt)
-        total = total + weight * (1 - (2 * n - 1).abs() if ridged else n)
-        x, y = _TURN_X * x - _TURN_Y * y + _SHIFT, _TURN_Y * x + _TURN_X * y + _SHIFT
-        weight *= 0.5
-    return total
 
 
 def _square(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

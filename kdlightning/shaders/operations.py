@@ -1,6 +1,7 @@
 """What a node can compute, in both languages side by side: a function of tensors and a GLSL expression."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ OPERATIONS: dict[str, Operation] = {
     "value_noise": Operation(noise.value_noise, "value_noise({0}, {1}, {2})"),
     "gradient_noise": Operation(noise.gradient_noise, "gradient_noise({0}, {1}, {2})"),
     "fractal_noise": Operation(noise.fractal_noise, "fractal_noise({0}, {1}, {2})"),
-    "ridged_noise": Operation(noise.ridged_noise, "ridged_noise({0}, {1}, {2})"),
+    "ridged_noise": Operation(partial(noise.fractal_noise, ridged=True), "ridged_noise({0}, {1}, {2})"),
     "cells": Operation(noise.cells, "cells({0}, {1}, {2}, {3})", "vec3"),
     "first": Operation(lambda each: each[0], "{0}.x"),
     "second": Operation(lambda each: each[1], "{0}.y"),
