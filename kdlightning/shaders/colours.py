@@ -61,15 +61,9 @@ def ramp(draw: Draw, value: Node) -> Colour:
 
 def duotone(draw: Draw, value: Node) -> Colour:
     """A dark and a light colour."""
-    dark, light = paint(draw), paint(draw)
-    dark = Colour(*(channel * 0.4 for channel in dark))
-    return blend(dark, Colour(*(0.5 + 0.5 * channel for channel in light)), saturate(0.5 + 0.5 * value))
-
-
-def grey(draw: Draw, value: Node) -> Colour:
-    """Black to white or back."""
-    shade = saturate(0.5 + draw.choice((0.5, -0.5)) * value)
-    return Colour(shade, shade, shade)
+    dark = Colour(*(channel * 0.4 for channel in paint(draw)))
+    light = Colour(*(0.5 + 0.5 * channel for channel in paint(draw)))
+    return blend(dark, light, saturate(0.5 + 0.5 * value))
 
 
 def ember(draw: Draw, value: Node) -> Colour:
@@ -78,20 +72,16 @@ def ember(draw: Draw, value: Node) -> Colour:
     return Colour(*(saturate(heat * (0.4 + 1.6 * channel) * heat + 0.25 * channel * heat) for channel in full))
 
 
-def separate(draw: Draw, value: Node) -> Colour:
-    """Another wave of the same value for each channel."""
-    return Colour(*(0.5 + 0.5 * sin(value * draw.number(1, 5) + draw.phase(0.5)) for _ in range(3)))
-
-
+# of scalars mostly in [-1, 1]
 PALETTES: dict[Palette, float] = {
-    rainbow: 1.2, cosines: 1.8, ramp: 2.4, duotone: 1.0, grey: 0.9, ember: 0.8, separate: 1.0
-}  # fmt: skip
-
-
-def palette(draw: Draw, value: Node) -> Colour:
-    """A scalar, mostly in [-1, 1], as a colour."""
-    return draw.among(PALETTES)(draw, value)
-
+    rainbow: 1.2,
+    cosines: 1.8,
+    ramp: 2.4,
+    duotone: 1.0,
+    lambda draw, value: Colour(*[saturate(0.5 + draw.choice((0.5, -0.5)) * value)] * 3): 0.9,  # grey
+    ember: 0.8,
+    lambda draw, value: Colour(*(0.5 + 0.5 * sin(value * draw.number(1, 5) + draw.phase(0.5)) for _ in range(3))): 1.0,
+}
 
 BLENDS: dict[Callable[[Node, Node], Node], float] = {
     lambda _, above: above: 5,

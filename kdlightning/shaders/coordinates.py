@@ -29,19 +29,9 @@ def plus(p: Point, x: Node | float, y: Node | float) -> Point:
     return Point(p.x + x, p.y + y)
 
 
-def rotation(draw: Draw, p: Point) -> Point:
-    """By any angle, perhaps turning."""
-    return turn(p, draw.phase(0.3))
-
-
 def shift(draw: Draw, p: Point, reach: float = 0.7) -> Point:
     """By up to the reach in either direction, perhaps swaying: seen from another centre."""
     return plus(p, draw.sway(-reach, reach), draw.sway(-reach, reach))
-
-
-def zoom(draw: Draw, p: Point) -> Point:
-    """In or out up to a factor of 2.5."""
-    return times(p, draw.scale(0.4, 2.5))
 
 
 def stretch(draw: Draw, p: Point) -> Point:
@@ -52,8 +42,7 @@ def stretch(draw: Draw, p: Point) -> Point:
 
 def waves(draw: Draw, p: Point) -> Point:
     """Each coordinate swings with the other."""
-    steps = 1 if draw.chance(0.6) else 2
-    for _ in range(steps):
+    for _ in range(1 if draw.chance(0.6) else 2):
         reach, pace = draw.scale(0.08, 0.5), draw.scale(1.5, 6)
         p = Point(p.x + reach * sin(pace * p.y + draw.phase()), p.y + reach * sin(pace * p.x + draw.phase()))
     return p
@@ -118,8 +107,8 @@ def _sector(p: Point, folds: int, phase: Node) -> Node:
 def fold(draw: Draw, p: Point) -> Point:
     """Mirrored in one or two lines."""
     p = turn(p, draw.phase(0.2))
-    y = abs(p.y) if draw.chance(0.6) else p.y
-    return plus(Point(abs(p.x), y), draw.sway(-0.8, 0.1), draw.sway(-0.5, 0.5))
+    p = Point(abs(p.x), abs(p.y) if draw.chance(0.6) else p.y)
+    return plus(p, draw.sway(-0.8, 0.1), draw.sway(-0.5, 0.5))
 
 
 def folds(draw: Draw, p: Point) -> Point:
@@ -135,9 +124,8 @@ def tiles(draw: Draw, p: Point) -> Point:
     """Mirrored squares side by side, each with coordinates in [-1, 1]."""
     p = turn(p, draw.phase(0.15))
     across, up = draw.scale(0.8, 3), draw.scale(0.8, 3)
-    if draw.chance(0.7):
-        up = across
-    return Point(2 * mirror(p.x * across + draw.phase(0.3)) - 1, 2 * mirror(p.y * up + draw.phase(0.3)) - 1)
+    paces = (across, across if draw.chance(0.7) else up)
+    return Point(*(2 * mirror(each * pace + draw.phase(0.3)) - 1 for each, pace in zip(p, paces, strict=True)))
 
 
 def inversion(draw: Draw, p: Point) -> Point:
@@ -170,9 +158,7 @@ def facets(draw: Draw, p: Point) -> Point:
     """Squeezed towards a few lines, like glass bricks."""
     pace, reach = draw.scale(3, 12), draw.number(0.5, 1.5)
     p = turn(p, draw.phase(0.1))
-    return Point(
-        p.x + reach / pace * sin(p.x * pace + draw.phase()), p.y + reach / pace * sin(p.y * pace + draw.phase())
-    )
+    return plus(p, *(reach / pace * sin(each * pace + draw.phase()) for each in p))
 
 
 def vortex(draw: Draw, p: Point) -> Point:
@@ -182,9 +168,10 @@ def vortex(draw: Draw, p: Point) -> Point:
 
 
 WARPS: dict[Warp, float] = {
-    rotation: 1.0, shift: 1.0, zoom: 1.0, stretch: 0.8, waves: 1.4, turbulence: 1.6, swirl: 0.9, lens: 0.7, ripple: 0.6,
-    polar: 0.7, tunnel: 0.7, kaleidoscope: 0.9, fold: 0.8, folds: 0.8, tiles: 0.8, inversion: 0.5, square: 0.5,
-    plane: 0.5, mosaic: 0.4, facets: 0.6, vortex: 0.6,
+    (lambda draw, p: turn(p, draw.phase(0.3))): 1.0, shift: 1.0, (lambda draw, p: times(p, draw.scale(0.4, 2.5))): 1.0,
+    stretch: 0.8, waves: 1.4, turbulence: 1.6, swirl: 0.9, lens: 0.7, ripple: 0.6, polar: 0.7, tunnel: 0.7,
+    kaleidoscope: 0.9, fold: 0.8, folds: 0.8, tiles: 0.8, inversion: 0.5, square: 0.5, plane: 0.5, mosaic: 0.4,
+    facets: 0.6, vortex: 0.6,
 }  # fmt: skip
 
 

@@ -34,18 +34,18 @@ def edge(a: Node, width: Node | float) -> Node:
     return 2 * smooth(a / width * 0.5 + 0.5) - 1
 
 
+WAVES: dict[Callable[[Draw, Node], Node], float] = {
+    lambda _, a: sin(a): 4,
+    lambda _, a: 2 * mirror(a * 0.3183099) - 1: 1.5,  # zigzag
+    lambda draw, a: edge(sin(a) + draw.number(-0.5, 0.5), draw.number(0.1, 0.4)): 2,
+    lambda draw, a: 1 - 2 * smooth(abs(sin(a * 0.5)) / draw.number(0.2, 0.6)): 1.2,  # narrow lines
+    lambda draw, a: 0.6 * sin(a) + 0.4 * sin(3 * a + draw.phase()): 1,
+}
+
+
 def wave(draw: Draw, a: Node) -> Node:
-    """A periodic function of radians, period 2π: sine, zigzag, soft steps, narrow lines, ramps."""
-    form = draw.choice(("sine", "zigzag", "steps", "lines", "double"), (4, 1.5, 2, 1.2, 1))
-    if form == "sine":
-        return sin(a)
-    if form == "zigzag":
-        return 2 * mirror(a * 0.3183099) - 1
-    if form == "steps":
-        return edge(sin(a) + draw.number(-0.5, 0.5), draw.number(0.1, 0.4))
-    if form == "lines":
-        return 1 - 2 * smooth(abs(sin(a * 0.5)) / draw.number(0.2, 0.6))
-    return 0.6 * sin(a) + 0.4 * sin(3 * a + draw.phase())
+    """A periodic function of radians, period 2π."""
+    return draw.among(WAVES)(draw, a)
 
 
 def slope(draw: Draw, p: Point) -> Node:
@@ -76,18 +76,15 @@ def interference(draw: Draw, p: Point) -> Node:
 def lattice(draw: Draw, p: Point) -> Node:
     """A wave across times a wave upwards: eggs in a box, checks, tartan."""
     p, pace = turn(p, draw.phase(0.15)), draw.scale(2, 10)
-    across, up = (
-        p.x * pace + draw.phase(),
-        p.y * pace * (1.0 if draw.chance(0.5) else draw.scale(0.5, 2)) + draw.phase(),
+    across = p.x * pace + draw.phase()
+    up = p.y * pace * (1.0 if draw.chance(0.5) else draw.scale(0.5, 2)) + draw.phase()
+    combinations: tuple[Callable[[], Node], ...] = (
+        lambda: sin(across) * sin(up),
+        lambda: edge(sin(across) * sin(up), draw.number(0.05, 0.3)),
+        lambda: edge(cos(across) + cos(up) + draw.number(-1, 1), draw.number(0.1, 0.8)),
+        lambda: maximum(wave(draw, across), wave(draw, up)),
     )
-    how = draw.choice(("product", "checks", "sum", "waves"))
-    if how == "product":
-        return sin(across) * sin(up)
-    if how == "checks":
-        return edge(sin(across) * sin(up), draw.number(0.05, 0.3))
-    if how == "sum":
-        return edge(cos(across) + cos(up) + draw.number(-1, 1), draw.number(0.1, 0.8))
-    return maximum(wave(draw, across), wave(draw, up))
+    return draw.choice(combinations)()
 
 
 def rings(draw: Draw, p: Point) -> Node:
@@ -96,8 +93,7 @@ def rings(draw: Draw, p: Point) -> Node:
     around = wave(draw, abs(q) * draw.scale(3, 13) + draw.phase(0.8))
     if draw.chance(0.6):
         return around
-    q = shift(draw, p, 0.8)
-    return 0.6 * (around + sin(abs(q) * draw.scale(3, 13) + draw.phase()))
+    return 0.6 * (around + sin(abs(shift(draw, p, 0.8)) * draw.scale(3, 13) + draw.phase()))
 
 
 def spiral(draw: Draw, p: Point) -> Node:
@@ -110,32 +106,26 @@ def spiral(draw: Draw, p: Point) -> Node:
 
 def smooth_noise(draw: Draw, p: Point) -> Node:
     """One octave of noise, of either kind."""
-    q = times(p, draw.scale(1, 6))
-    q = shift(draw, q, 3)
-    if draw.chance(0.5):
-        return 2.2 * draw.noise("value", q) - 1.1
-    return 1.8 * draw.noise("gradient", q)
+    q = shift(draw, times(p, draw.scale(1, 6)), 3)
+    return 2.2 * draw.noise("value", q) - 1.1 if draw.chance(0.5) else 1.8 * draw.noise("gradient", q)
 
 
 def clouds(draw: Draw, p: Point) -> Node:
     """Several octaves of noise."""
-    q = shift(draw, times(p, draw.scale(0.8, 4)), 3)
-    return 3.2 * draw.noise("fractal", q) - 1.6
+    return 3.2 * draw.noise("fractal", shift(draw, times(p, draw.scale(0.8, 4)), 3)) - 1.6
 
 
 def ridges(draw: Draw, p: Point) -> Node:
     """Noise that is sharp along lines."""
-    q = shift(draw, times(p, draw.scale(0.6, 2.5)), 3)
-    return 3 * draw.noise("ridged", q) - 1.6
+    return 3 * draw.noise("ridged", shift(draw, times(p, draw.scale(0.6, 2.5)), 3)) - 1.6
 
 
 def smoke(draw: Draw, p: Point) -> Node:
     """Noise at places moved by noise."""
     q, salt = times(p, draw.scale(0.7, 2.5)), draw.salt()
     reach = draw.number(0.6, 2.2)
-    q = Point(
-        q.x + reach * node("fractal_noise", plus(q, draw.sway(0, 3), 1.7), salt), q.y + reach * draw.noise("value", q)
-    )
+    moved = node("fractal_noise", plus(q, draw.sway(0, 3), 1.7), salt)
+    q = plus(q, reach * moved, reach * draw.noise("value", q))
     return 3.2 * draw.noise("fractal", q) - 1.6
 
 
@@ -158,33 +148,32 @@ def cellular(draw: Draw, p: Point) -> Node:
     jitter = draw.number(0.5, 1.0) if draw.chance(0.8) else draw.number(0.0, 0.3)
     pattern = cells(q, draw.salt(), jitter)
     wall = pattern.second - pattern.nearest
-    how = draw.choice(("dimples", "walls", "stones", "rings", "lit stones"), (1, 1, 1.6, 1, 1))
-    if how == "dimples":
-        return 1 - 2.2 * pattern.nearest
-    if how == "walls":
-        return edge(wall - draw.number(0.08, 0.3), draw.number(0.03, 0.3))
-    if how == "rings":
-        return wave(draw, pattern.nearest * draw.scale(5, 14) + draw.phase(0.8))
-    inside = smooth(wall / draw.number(0.04, 0.2))
-    stone = 2.4 * pattern.cell - 1.2
-    if how == "lit stones":
-        stone = 1.4 * pattern.cell + 1 - 2.2 * pattern.nearest - 0.4
-    return mix(draw.number(-1.2, 1.2), stone, inside)
+
+    def stones(light: Node) -> Node:
+        inside = smooth(wall / draw.number(0.04, 0.2))
+        return mix(draw.number(-1.2, 1.2), light, inside)
+
+    looks: dict[Callable[[], Node], float] = {
+        lambda: 1 - 2.2 * pattern.nearest: 1,
+        lambda: edge(wall - draw.number(0.08, 0.3), draw.number(0.03, 0.3)): 1,
+        lambda: stones(2.4 * pattern.cell - 1.2): 1.6,
+        lambda: wave(draw, pattern.nearest * draw.scale(5, 14) + draw.phase(0.8)): 1,
+        lambda: stones(1.4 * pattern.cell + 1 - 2.2 * pattern.nearest - 0.4): 1,
+    }
+    return draw.among(looks)()
 
 
 def outline(draw: Draw, p: Point) -> Node:
     """Shapes: filled, drawn, glowing or with rings around them."""
     distance = scene(draw, p) if draw.chance(0.75) else balls(draw, p)
-    how = draw.choice(("fill", "line", "glow", "rings", "shade"), (2.5, 1, 1, 1.2, 1.3))
-    if how == "fill":
-        return edge(-distance, draw.scale(0.015, 0.12))
-    if how == "line":
-        return 1 - 2 * smooth(abs(distance) / draw.scale(0.03, 0.15))
-    if how == "glow":
-        return 2 * exp(-draw.scale(2, 9) * abs(distance)) - 1
-    if how == "rings":
-        return wave(draw, distance * draw.scale(7, 25) + draw.phase(0.8))
-    return minimum(maximum(-distance * draw.number(1.5, 4), -1.0), 1.0)
+    looks: dict[Callable[[], Node], float] = {
+        lambda: edge(-distance, draw.scale(0.015, 0.12)): 2.5,
+        lambda: 1 - 2 * smooth(abs(distance) / draw.scale(0.03, 0.15)): 1,
+        lambda: 2 * exp(-draw.scale(2, 9) * abs(distance)) - 1: 1,
+        lambda: wave(draw, distance * draw.scale(7, 25) + draw.phase(0.8)): 1.2,
+        lambda: minimum(maximum(-distance * draw.number(1.5, 4), -1.0), 1.0): 1.3,
+    }
+    return draw.among(looks)()
 
 
 def sphere(draw: Draw, p: Point) -> Node:
@@ -212,16 +201,15 @@ def halftone(draw: Draw, p: Point) -> Node:
 
 def orbits(draw: Draw, p: Point) -> Node:
     """How near the orbit of a point under z² + c comes to a trap: Julia sets, a few steps of them."""
-    z, nearest = times(p, draw.number(0.8, 1.2)), constant(4)
+    z = times(p, draw.number(0.8, 1.2))
     c = Point(draw.sway(-0.9, 0.4), draw.sway(-0.7, 0.7))
     trap = plus(z, draw.number(-0.5, 0.5), draw.number(-0.5, 0.5)) if draw.chance(0.2) else z
-    nearest = minimum(nearest, abs(trap))
+    nearest = minimum(4.0, abs(trap))
     lines = draw.chance(0.4)
     for _ in range(draw.integer(2, 3)):
         x, y = z.x * z.x - z.y * z.y + c.x, 2 * z.x * z.y + c.y
         z = Point(minimum(maximum(x, -1.6), 1.6), minimum(maximum(y, -1.6), 1.6))
-        near = minimum(abs(z.x), abs(z.y)) if lines else abs(z)
-        nearest = minimum(nearest, near)
+        nearest = minimum(nearest, minimum(abs(z.x), abs(z.y)) if lines else abs(z))
     if draw.chance(0.5):
         return sin(log(nearest + 0.1) * draw.scale(1.5, 4) + draw.phase())
     return 1 - 2 * saturate(nearest * draw.number(1.0, 2.5))

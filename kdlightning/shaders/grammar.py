@@ -1,6 +1,6 @@
 """How a seed becomes a picture: layers of coloured patterns in warped coordinates, one over the other."""
 
-from kdlightning.shaders.colours import compose, finish, palette
+from kdlightning.shaders.colours import PALETTES, compose, finish
 from kdlightning.shaders.coordinates import times, turn, warp
 from kdlightning.shaders.draw import Draw
 from kdlightning.shaders.fields import edge, field
@@ -28,7 +28,7 @@ def _layer(draw: Draw, p: Point) -> Colour:
     if draw.chance(0.07):
         return Colour(*(saturate(0.5 + 0.5 * field(draw, p)) for _ in range(3)))
     value = field(draw, p)
-    colour = palette(draw, value)
+    colour = draw.among(PALETTES)(draw, value)
     if draw.chance(0.2):
         light = 0.75 + 0.35 * field(draw, p)
         colour = Colour(*(channel * light for channel in colour))
