@@ -95,17 +95,11 @@ class DCGANGenerator(Generator):
             nn.Linear(latent_dim, width * side**2),
             nn.Unflatten(1, (width, side, side)),
             nn.BatchNorm2d(width),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width, _EPS),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width // 2, 3, padding=1),
-            nn.BatchNorm2d(width // 2, _EPS),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(width // 2, channels, 3, padding=1),
-            nn.Sigmoid(),
         )
+        for after in (width, width // 2):
+            self.body.extend([nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)])
+            self.body.extend([nn.BatchNorm2d(after, _EPS), nn.LeakyReLU(0.2, inplace=True)])
+        self.body.extend([nn.Conv2d(width // 2, channels, 3, padding=1), nn.Sigmoid()])
         self.apply(_initialise)
 
 

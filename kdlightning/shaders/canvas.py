@@ -116,10 +116,9 @@ class Canvas:
                     value = (*values[name], 0, 0, 0, 0)[: members[name].dimension]
                     members[name].value = value[0] if len(value) == 1 else value
             told = values
-            if "parameters" in members and number < len(
-                rows
-            ):  # the driver has dropped those at the end that are unused
-                members["parameters"].write(rows[number][: 4 * members["parameters"].array_length])
+            if "parameters" in members and number < len(rows):
+                parameters = members["parameters"]  # the driver has dropped those at the end that are unused
+                parameters.write(rows[number][: 4 * parameters.array_length])
             vertices.render(vertices=3)
             frame.read_into(images[number], components=3, alignment=1)
         return images[:, ::-1]  # OpenGL's first row is the lowest

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 from kdlightning.shaders.graph import TIME, Node, Point, node
 
 T = TypeVar("T")
+Kind = Literal["uniform", "log", "integer"]
 
 
 class Range(NamedTuple):
@@ -21,7 +22,7 @@ class Range(NamedTuple):
 
     low: float
     high: float
-    kind: Literal["uniform", "log", "integer"] = "uniform"
+    kind: Kind = "uniform"
 
     def at(self, share: float) -> float:
         """The value at a share in [0, 1) of the range."""
@@ -70,17 +71,18 @@ class Draw:
         """One of the keys, with probabilities proportional to their values."""
         return self.choice(tuple(weights), tuple(weights.values()))
 
-    def number(self, low: float, high: float) -> Node:
-        """A parameter, evenly spread over [low, high]."""
-        return self._parameter(Range(low, high))
+    def number(self, low: float, high: float, kind: Kind = "uniform") -> Node:
+        """A parameter, spread over [low, high] evenly or as `Range` says of the kind."""
+        self.ranges.append(Range(low, high, kind))
+        return Node("parameter", value=len(self.ranges) - 1)
 
     def scale(self, low: float, high: float) -> Node:
         """A positive parameter, evenly spread over [low, high] on a logarithmic axis."""
-        return self._parameter(Range(low, high, "log"))
+        return self.number(low, high, "log")
 
     def salt(self) -> Node:
         """A parameter that tells one noise from another."""
-        return self._parameter(Range(0, 65536, "integer"))
+        return self.number(0, 65536, "integer")
 
     def noise(self, kind: str, p: Point) -> Node:
         """Noise with a salt of its own: "value", "gradient", "fractal" or "ridged", see `kdlightning.shaders.noise`."""
@@ -96,7 +98,3 @@ class Draw:
         middle, reach = 0.5 * (low + high), 0.25 * (high - low)
         place = self.number(middle - reach, middle + reach)
         return place + reach * node("sin", self.phase(1.0)) if self.chance(0.5) else self.number(low, high)
-
-    def _parameter(self, span: Range) -> Node:
-        self.ranges.append(span)
-        return Node("parameter", value=len(self.ranges) - 1)

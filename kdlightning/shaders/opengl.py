@@ -40,8 +40,8 @@ class OpenGLRenderer(Canvas):
     ) -> Tensor:
         """As `Program.render`, but uint8 and on the CPU."""
         seconds = checked_times(times, size, channels, variants).tolist()
-        numbers = program.parameters([0] if variants is None else variants).numpy()
-        return from_canvas(self.draw(program.glsl, seconds, size, [row.tobytes() for row in numbers]), channels)
+        rows = [row.numpy().tobytes() for row in program.parameters([0] if variants is None else variants)]
+        return from_canvas(self.draw(program.glsl, seconds, size, rows), channels)
 
 
 def from_canvas(images: np.ndarray, channels: int) -> Tensor:

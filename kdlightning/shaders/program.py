@@ -47,10 +47,8 @@ class Program:
 
     def parameters(self, variants: Sequence[int]) -> Tensor:
         """The numbers in the program, drawn for each variant from (seed, variant): float32 ``(V, P)``."""
-        rows = []
-        for variant in variants:
-            share = random.Random(f"parameters {self.seed} {variant}").random
-            rows.append([span.at(share()) for span in self.ranges])
+        shares = [random.Random(f"parameters {self.seed} {variant}").random for variant in variants]
+        rows = [[span.at(share()) for span in self.ranges] for share in shares]
         return torch.tensor(rows, dtype=torch.float32).view(len(rows), len(self.ranges))
 
     @torch.no_grad()
@@ -82,10 +80,9 @@ class Program:
         """
         seconds = checked_times(times, size, channels, variants).to(device)
         numbers = self.parameters([0] if variants is None else variants).to(device)
-        number = len(seconds)
-        images = torch.empty(number, 3, size, size, device=device)
+        images = torch.empty(len(seconds), 3, size, size, device=device)
         chunk = max(1, _CHUNK.get(images.device.type, 2**20) // size**2)
-        for start in range(0, number, chunk):
+        for start in range(0, len(seconds), chunk):
             rows = slice(start, start + chunk)
             own = numbers if len(numbers) == 1 else numbers[rows]
             for channel, values in enumerate(self._evaluate(seconds[rows], own, size)):
@@ -108,18 +105,16 @@ class Program:
                 values[each] = OPERATIONS[each.operation].evaluate(*(values[one] for one in each.arguments))
             for one in finished:
                 del values[one]
-        roots = [values[root] for root in self._roots]
-        return [root for root in roots if isinstance(root, Tensor)]
+        return [root for each in self._roots if isinstance(root := values[each], Tensor)]
 
     @cached_property
     def _plan(self) -> list[tuple[Node, list[Node]]]:
         """The nodes in order, each with those that nobody reads after it."""
-        last = {argument: each for each in self._nodes for argument in each.arguments}
+        last = {argument: each for each in self._nodes for argument in each.arguments if argument not in self._roots}
         finished: dict[Node, list[Node]] = {each: [] for each in self._nodes}
         for argument, reader in last.items():
-            if argument not in self._roots:
-                finished[reader].append(argument)
-        return [(each, finished[each]) for each in self._nodes]
+            finished[reader].append(argument)
+        return [*finished.items()]
 
     @cached_property
     def glsl(self) -> str:
