@@ -96,10 +96,14 @@ def stages(
         depths: number of each stage's blocks.
     """
     made = nn.Sequential()
-    for index, (after, depth) in enumerate(zip(widths, depths, strict=True)):
-        stage = nn.Sequential()
-        for position in range(depth):
-            stage.append(block(before, after, 2 if index > 0 and position == 0 else 1))
-            before = after
-        made.append(stage)
+    for after, depth in zip(widths, depths, strict=True):
+        made.append(nn.Sequential(*stage(block, before, after, depth, 2 if len(made) else 1)))
+        before = after
     return made
+
+
+def stage(
+    block: Callable[[int, int, int], nn.Module], before: int, after: int, depth: int, stride: int
+) -> list[nn.Module]:
+    """The blocks of one stage: the first changes the channels and has the stride."""
+    return [block(before, after, stride), *(block(after, after, 1) for _ in range(depth - 1))]

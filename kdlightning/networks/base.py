@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -79,10 +79,8 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
         std: ChannelValues = None,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.image_size = image_size
-        self.num_features = num_features
+        self.num_classes, self.num_features = num_classes, num_features
+        self.in_channels, self.image_size = in_channels, image_size
         self.normalize: nn.Module = nn.Identity()
         if mean is not None and std is not None and len(mean) == in_channels:
             self.normalize = Normalize(mean, std)
@@ -105,13 +103,11 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
                 f"{type(self).__name__} was built for images of {self.image_size} x {self.image_size} pixels,"
                 f" got {x.shape[2]} x {x.shape[3]}; set image_size to what the images have"
             )
-        normalized: Tensor = self.normalize(x)
-        return normalized
+        return cast(Tensor, self.normalize(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → last feature map ``(N, F, h, w)``; in some a vector."""
-        features: Tensor = self.body(self.preprocess(x))
-        return features
+        return cast(Tensor, self.body(self.preprocess(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature
         """What ``forward_features`` returned → logits ``(N, K)``.
@@ -120,11 +116,8 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
             features: the last feature map.
             pre_logits: return the vector ``(N, num_features)`` that the classifier reads instead.
         """
-        vector: Tensor = self.neck(features)
-        if pre_logits:
-            return vector
-        logits: Tensor = self.classifier(vector)
-        return logits
+        vector = self.neck(features)
+        return cast(Tensor, vector if pre_logits else self.classifier(vector))
 
     def get_classifier(self) -> nn.Module:
         """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""

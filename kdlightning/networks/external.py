@@ -1,8 +1,6 @@
 """Classifiers of timm, of torchvision and of the user, made to take pixels in [0, 1] of any size."""
 
-import importlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
@@ -16,24 +14,11 @@ from kdlightning.networks.base import ChannelValues, Network
 class _External(Network):
     """Resizes images to ``input_size``, repeats a grey channel to ``wanted_channels``, then normalises."""
 
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: int,
-        image_size: int,
-        num_features: int,
-        wanted_channels: int,
-        input_size: int | None,
-        *,
-        mean: ChannelValues,
-        std: ChannelValues,
-    ) -> None:
-        super().__init__(num_classes, wanted_channels, image_size, num_features, mean=mean, std=std)
-        if in_channels not in (1, wanted_channels):
-            raise ValueError(f"{type(self).__name__} expected in_channels 1 or {wanted_channels}, got {in_channels}")
-        self.in_channels = in_channels
-        self.wanted_channels = wanted_channels
-        self.input_size = input_size
+    def __init__(self, wanted: int, size: int | None, classes: int, in_channels: int, *own: int, **values: Any) -> None:  # noqa: ANN401
+        super().__init__(classes, wanted, *own, **values)
+        if in_channels not in (1, wanted):
+            raise ValueError(f"{type(self).__name__} expected in_channels 1 or {wanted}, got {in_channels}")
+        self.in_channels, self.wanted_channels, self.input_size = in_channels, wanted, size
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → what the classifier inside wants.
@@ -49,9 +34,7 @@ class _External(Network):
         size = self.input_size
         if size is not None and x.shape[2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        x = x.expand(-1, self.wanted_channels, -1, -1)
-        normalized: Tensor = self.normalize(x)
-        return normalized
+        return cast(Tensor, self.normalize(x.expand(-1, self.wanted_channels, -1, -1)))
 
     def _remember(self, **init_args: object) -> None:
         """Correct what a reload will pass: it needs the structure, and must not download weights again."""
@@ -67,18 +50,15 @@ class _Wrapper(_External):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → the classifier's features: a map, or tokens ``(N, L, F)``."""
-        features: Tensor = self._method("forward_features")(self.preprocess(x))
-        return features
+        return cast(Tensor, self._method("forward_features")(self.preprocess(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features → logits ``(N, K)``, or the vector ``(N, num_features)`` before the classifier's last layer."""
-        output: Tensor = self._method("forward_head")(features, pre_logits=pre_logits)
-        return output
+        return cast(Tensor, self._method("forward_head")(features, pre_logits=pre_logits))
 
     def get_classifier(self) -> nn.Module:
         """The layer that turns the vector ``(N, num_features)`` into logits ``(N, K)``."""
-        classifier: nn.Module = self._method("get_classifier")()
-        return classifier
+        return cast(nn.Module, self._method("get_classifier")())
 
     def _method(self, name: str) -> Any:  # noqa: ANN401  (a method of a foreign module)
         inner = getattr(self, self.inner)
@@ -126,16 +106,18 @@ class TimmNetwork(_Wrapper):
         std: ChannelValues = None,
         model_args: Mapping[str, Any] | None = None,
     ) -> None:
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError("TimmNetwork needs timm: pip install 'kdlightning[timm]'") from error
         arguments = dict(model_args or {})
-        model = _timm().create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
-        own = model.pretrained_cfg
-        input_size = input_size or arguments.get("img_size") or own["input_size"][-1]
+        model: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+        own, features = model.pretrained_cfg, model.head_hidden_size
+        size: int = input_size or arguments.get("img_size") or own["input_size"][-1]
         mean, std = list(mean or own["mean"]), list(std or own["std"])
-        size, channels = image_size or cast(int, input_size), arguments.get("in_chans", 3)
-        super().__init__(
-            num_classes, in_channels, size, model.head_hidden_size, channels, input_size, mean=mean, std=std
-        )
-        self._remember(pretrained=False, input_size=input_size, mean=mean, std=std)
+        wanted = arguments.get("in_chans", 3)
+        super().__init__(wanted, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
+        self._remember(pretrained=False, input_size=size, mean=mean, std=std)
         self.model = model
 
 
@@ -181,7 +163,7 @@ class TorchvisionNetwork(_External):
         if weights is not None and weights not in choices.__members__:
             raise ValueError(f"{name} has no weights {weights!r}, only {', '.join(choices.__members__)}")
         own = choices[weights or "DEFAULT"].transforms()
-        input_size = input_size or own.crop_size[0]
+        size: int = input_size or own.crop_size[0]
         mean, std = list(mean or own.mean), list(std or own.std)
         arguments = dict(model_args or {})
         if weights is None:
@@ -189,9 +171,9 @@ class TorchvisionNetwork(_External):
         body, neck, classifier = _split(torchvision.models.get_model(name, weights=weights, **arguments))
         if classifier.out_features != num_classes:
             classifier = nn.Linear(classifier.in_features, num_classes)
-        size = image_size or cast(int, input_size)
-        super().__init__(num_classes, in_channels, size, classifier.in_features, 3, input_size, mean=mean, std=std)
-        self._remember(weights=None, input_size=input_size, mean=mean, std=std)
+        features = classifier.in_features
+        super().__init__(3, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
+        self._remember(weights=None, input_size=size, mean=mean, std=std)
         self.body, self.neck, self.classifier = body, neck, classifier
 
 
@@ -231,27 +213,15 @@ class Adapter(_Wrapper):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        own, features = image_size or size or 32, _num_features(network)
-        super().__init__(num_classes, in_channels, own, features, in_channels, size, mean=mean, std=std)
+        get_classifier = getattr(network, "get_classifier", None)  # without timm's convention there are 0 features
+        features = int(getattr(get_classifier(), "in_features", 0)) if callable(get_classifier) else 0
+        own = image_size or size or 32
+        super().__init__(in_channels, size, num_classes, in_channels, own, features, mean=mean, std=std)
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""
-        logits: Tensor = self.network(self.preprocess(x))
-        return logits
-
-
-def _num_features(network: nn.Module) -> int:
-    """Length of the vector before the classifier; 0 if the network does not follow timm's convention."""
-    get_classifier = getattr(network, "get_classifier", None)
-    return int(getattr(get_classifier(), "in_features", 0)) if callable(get_classifier) else 0
-
-
-def _timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ImportError("TimmNetwork needs timm: pip install 'kdlightning[timm]'") from error
+        return cast(Tensor, self.network(self.preprocess(x)))
 
 
 def _split(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:
@@ -261,11 +231,8 @@ def _split(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:
         return nn.Sequential(*body), nn.Sequential(pool, nn.Flatten()), cast(nn.Linear, classifier)
     if isinstance(model, VGG | AlexNet | MobileNetV3 | EfficientNet):
         *hidden, classifier = model.classifier
-        return (
-            model.features,
-            nn.Sequential(model.avgpool, nn.Flatten(), *hidden),
-            cast(nn.Linear, classifier),
-        )
+        neck = nn.Sequential(model.avgpool, nn.Flatten(), *hidden)
+        return model.features, neck, cast(nn.Linear, classifier)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"{type(model).__name__} does not end in a linear layer; wrap it in an Adapter instead")

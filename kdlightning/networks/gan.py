@@ -8,6 +8,7 @@
 
 import math
 from itertools import pairwise
+from typing import cast
 
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -48,8 +49,7 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
                 f"{type(self).__name__} was built for latent vectors (N, {self.latent_dim}), one dimension per class; "
                 f"got {tuple(latent.shape)}"
             )
-        pixels: Tensor = self.body(latent)
-        return pixels.view(-1, self.channels, self.image_size, self.image_size)
+        return cast(Tensor, self.body(latent).view(-1, self.channels, self.image_size, self.image_size))
 
 
 class Critic(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
@@ -75,8 +75,7 @@ class Critic(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N,)``."""
-        logit: Tensor = self.head(self.body(2 * x - 1)).squeeze(1)
-        return logit
+        return cast(Tensor, self.head(self.body(2 * x - 1)).squeeze(1))
 
 
 class DCGANGenerator(Generator):
@@ -166,8 +165,7 @@ class InfoGANCritic(DCGANCritic):
 
     def code(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → a guess of the latent vectors ``(N, Z)``."""
-        guess: Tensor = self.code_head(self.body(2 * x - 1))
-        return guess
+        return cast(Tensor, self.code_head(self.body(2 * x - 1)))
 
 
 class WGANGPGenerator(Generator):

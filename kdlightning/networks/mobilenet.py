@@ -7,12 +7,13 @@
    Webly Collected Images. ICCV 2023.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.architecture import Architecture
+from kdlightning.networks.architecture import Architecture, stage
 
 # MobileNet-V2's expansion, channels, blocks and stride of the first block, Table 2 of [Sandler2018]_ but for one stride
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -85,9 +86,8 @@ class MobileNetV2(Architecture):
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 3, 2))
         for expansion, channels, blocks, stride in STAGES:
             after = self.scaled(channels)
-            for block in range(blocks):
-                self.body.append(InvertedResidual(before, after, stride if block == 0 else 1, expansion))
-                before = after
+            self.body.extend(stage(partial(InvertedResidual, expansion=expansion), before, after, blocks, stride))
+            before = after
         self.body.extend(Conv2dNormActivation(before, num_features, 1))
         self.end(num_features)
 

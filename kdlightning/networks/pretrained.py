@@ -15,7 +15,7 @@ import shutil
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import torch
@@ -28,6 +28,7 @@ from kdlightning import __version__
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+FILES = (WEIGHTS, CONFIG)
 RESERVED = ("class_path", "fingerprint", "kdlightning_version", "notes")
 
 
@@ -96,11 +97,11 @@ def save_network(
     temporary.mkdir(parents=True, exist_ok=True)
     try:
         # Copies, because the format refuses tensors that share memory (tied weights).
-        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / WEIGHTS)
+        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         if path.is_dir():
-            for name in (WEIGHTS, CONFIG):
+            for name in FILES:
                 (temporary / name).replace(path / name)
         else:
             temporary.rename(path)
@@ -147,10 +148,7 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
 
 
 def notes(path: str | Path) -> dict[str, Any]:
-    """What was noted next to a saved network's weights; empty where nothing was.
-
-    Args:
-        path: a directory written by `save_network`.
+    """What was noted next to the weights in a directory written by `save_network`; empty where nothing was.
 
     Raises:
         FileNotFoundError: there is no saved network in it.
@@ -168,10 +166,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     file = _existing(path / WEIGHTS if path.is_dir() else path)
     try:
-        state: dict[str, Tensor] = load_file(file)
+        return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); restore it or write it again") from error
-    return state
 
 
 def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str:
@@ -189,31 +186,22 @@ def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str
         FileNotFoundError: if the directory is not a saved network.
     """
     path = Path(path)
-    for name in (WEIGHTS, CONFIG):
+    for name in FILES:
         _existing(path / name)
     api = huggingface_hub.HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=path,
-        allow_patterns=[WEIGHTS, CONFIG],
-        commit_message=f"Upload a network saved by kdlightning {__version__}",
-    )
-    return str(commit)
-
-
-def _class_path(network: nn.Module) -> str:
-    cls = type(network)
-    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
-        raise ValueError(f"{cls.__qualname__} cannot be imported by name; move it to a module, or give class_path")
-    return f"{cls.__module__}.{cls.__qualname__}"
+    told = f"Upload a network saved by kdlightning {__version__}"
+    return str(api.upload_folder(repo_id=repo_id, folder_path=path, allow_patterns=[*FILES], commit_message=told))
 
 
 def _spec(
     network: nn.Module, class_path: str | None = None, init_args: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """How a network is built again: as told, else as it remembers."""
-    class_path = class_path or _class_path(network)
+    cls = type(network)
+    if not class_path and (cls.__module__ == "__main__" or "<locals>" in cls.__qualname__):
+        raise ValueError(f"{cls.__qualname__} cannot be imported by name; move it to a module, or give class_path")
+    class_path = class_path or f"{cls.__module__}.{cls.__qualname__}"
     if init_args is not None:
         return {"class_path": class_path, "init_args": dict(init_args)}
     remembered = getattr(network, "_hub_mixin_config", None) or {}
@@ -222,7 +210,7 @@ def _spec(
     # The mixin forgets arguments that are modules; they are described in their turn.
     modules = {
         name: _spec(argument)
-        for name in inspect.signature(type(network).__init__).parameters
+        for name in inspect.signature(cls.__init__).parameters
         if name not in remembered and isinstance(argument := getattr(network, name, None), nn.Module)
     }
     return {"class_path": class_path, "init_args": {**remembered, **modules}}
@@ -242,7 +230,7 @@ def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
 
 
 def _refuse_other_weights(path: Path, digest: str) -> None:
-    if not (path / WEIGHTS).exists() and not (path / CONFIG).exists():
+    if not any((path / name).exists() for name in FILES):
         return
     try:
         present = _read_config(path)["fingerprint"]
@@ -271,7 +259,7 @@ def _locate(source: str | Path, revision: str | None) -> Path:
             "run the `fit` that writes it first, or correct the path"
         )
     try:
-        directory = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=[WEIGHTS, CONFIG])
+        directory = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=[*FILES])
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source} is neither a local directory (working directory {Path.cwd()}; run the `fit` that"
@@ -292,13 +280,13 @@ def _existing(file: Path) -> Path:
 def _read_config(directory: Path) -> dict[str, Any]:
     file = _existing(directory / CONFIG)
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); restore it or write it again") from error
     missing = [key for key in ("class_path", "fingerprint") if key not in config]
     if missing:
         raise ValueError(f"{file} has no {' and no '.join(missing)}; was it written by save_network?")
-    return config
+    return cast(dict[str, Any], config)
 
 
 def _build(spec: Mapping[str, Any]) -> nn.Module:
@@ -323,11 +311,9 @@ def _constructor(class_path: str) -> Callable[..., nn.Module]:
         raise ValueError(
             f"unknown network class {class_path!r} ({error}); install the package that defines it"
         ) from error
-    made = constructor
-    if inspect.isfunction(constructor):
-        made = typing.get_type_hints(constructor).get("return")
+    function = inspect.isfunction(constructor)
+    made = typing.get_type_hints(constructor).get("return") if function else constructor
     if not (inspect.isclass(made) and issubclass(made, nn.Module)):
-        remedy = f"; write `def {name}(...) -> torch.nn.Module:`" if inspect.isfunction(constructor) else ""
+        remedy = f"; write `def {name}(...) -> torch.nn.Module:`" if function else ""
         raise TypeError(f"{class_path} is neither a torch.nn.Module nor a function annotated to return one{remedy}")
-    found: Callable[..., nn.Module] = constructor
-    return found
+    return cast(Callable[..., nn.Module], constructor)

@@ -35,18 +35,15 @@ def _basic(before: int, after: int, stride: int) -> Residual:
     return Residual([*first, *Conv2dNormActivation(after, after, 3, activation_layer=None)], before, after, stride)
 
 
-def bottleneck(before: int, after: int, stride: int, inner: int, groups: int = 1) -> Residual:
-    """A block of 1x1, (grouped) 3x3 and 1x1 convolution, with ``inner`` channels between them."""
+def bottleneck(before: int, after: int, stride: int, inner: int | None = None, groups: int = 1) -> Residual:
+    """A block of 1x1, (grouped) 3x3 and 1x1 convolution, with ``inner`` channels between them, a quarter by default."""
+    inner = inner or after // 4
     block = [
         *Conv2dNormActivation(before, inner, 1),
         *Conv2dNormActivation(inner, inner, 3, stride, groups=groups),
         *Conv2dNormActivation(inner, after, 1, activation_layer=None),
     ]
     return Residual(block, before, after, stride)
-
-
-def _bottleneck(before: int, after: int, stride: int) -> Residual:
-    return bottleneck(before, after, stride, after // 4)
 
 
 class CIFARResNet(Architecture):
@@ -108,7 +105,7 @@ class ResNet(Architecture):
         widths = [self.scaled(channels) for channels in (64, 128, 256, 512)]
         before, block = widths[0], _basic
         if depth == 50:
-            widths, block = [4 * channels for channels in widths], _bottleneck
+            widths, block = [4 * channels for channels in widths], bottleneck
         kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, kernel, stride))
         if stem == "imagenet":

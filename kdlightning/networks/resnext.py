@@ -6,12 +6,13 @@
    2023.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.architecture import Architecture
+from kdlightning.networks.architecture import Architecture, stage
 from kdlightning.networks.resnet import bottleneck
 
 
@@ -49,12 +50,9 @@ class ResNeXt(Architecture):
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 3))
         for index, blocks in enumerate(depths):
             inner, after = cardinality * self.scaled(base_width * 2**index), self.scaled(256 * 2**index)
-            stage = nn.Sequential()
-            for position in range(blocks):
-                stride = 2 if index > 0 and position == 0 else 1
-                stage.append(bottleneck(before, after, stride, inner, cardinality))  # Fig. 3(c) of [Xie2017]_
-                before = after
-            self.body.append(stage)
+            block = partial(bottleneck, inner=inner, groups=cardinality)  # Fig. 3(c) of [Xie2017]_
+            self.body.append(nn.Sequential(*stage(block, before, after, blocks, 2 if index else 1)))
+            before = after
         self.end(before)
 
 

@@ -1,6 +1,6 @@
 """A student that ends in its teacher's classifier, with a connector between the two."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,16 +122,12 @@ class SharedClassifierNetwork(Network):
             last = inner.forward_head(last, pre_logits=True)
         elif last.shape[-1] > self.map_size:
             last = F.adaptive_avg_pool2d(last, self.map_size)
-        connected: Tensor = self.connector(last)
-        return connected
+        return cast(Tensor, self.connector(last))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """What ``forward_features`` returned → logits ``(N, K)``, or the vector that the classifier reads."""
         vector = features.mean((2, 3)) if self.map_size else features
-        if pre_logits:
-            return vector
-        logits: Tensor = self.classifier(vector)
-        return logits
+        return vector if pre_logits else cast(Tensor, self.classifier(vector))
 
 
 def _images(network: Any) -> Tensor:  # noqa: ANN401 - any classifier

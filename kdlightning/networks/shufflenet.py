@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from kdlightning.networks.architecture import Architecture
+from kdlightning.networks.architecture import Architecture, stage
 
 BLOCKS = (4, 8, 4)
 GROUPS = 3  # of the 1x1 convolutions of ShuffleNet-V1
@@ -106,10 +106,10 @@ class ShuffleNetV1(Architecture):
         first = 4 * GROUPS * self.scaled(20)
         before = GROUPS * self.scaled(8)
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 1))
-        for stage, blocks in enumerate(BLOCKS):
-            after = first * 2**stage
+        for index, blocks in enumerate(BLOCKS):
+            after = first * 2**index
             for block in range(blocks):
-                groups = 1 if stage == block == 0 else GROUPS
+                groups = 1 if index == block == 0 else GROUPS
                 self.body.append(GroupedUnit(before, after, 2 if block == 0 else 1, groups))
                 before = after
         self.end(before)
@@ -133,11 +133,10 @@ class ShuffleNetV2(Architecture):
         super().__init__(**options)
         before, first = self.scaled(24), 2 * self.scaled(58)
         self.body = nn.Sequential(*Conv2dNormActivation(self.in_channels, before, 1))
-        for stage, blocks in enumerate(BLOCKS):
-            after = first * 2**stage
-            for block in range(blocks):
-                self.body.append(SplitUnit(before, after, 2 if block == 0 else 1))
-                before = after
+        for index, blocks in enumerate(BLOCKS):
+            after = first * 2**index
+            self.body.extend(stage(SplitUnit, before, after, blocks, 2))
+            before = after
         after = self.scaled(1024)
         self.body.extend(Conv2dNormActivation(before, after, 1))
         self.end(after)
