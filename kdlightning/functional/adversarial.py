@@ -151,21 +151,16 @@ def border_attack(
         crossed = seen.label == now.target  # (1)
         success = crossed & (seen.confidence < threshold) & (now.confidence < threshold)  # (2), (3)
         leaving = torch.nonzero(success | (turn == iterations)).squeeze(1)
-        _record(pairs, leaving, now, seen, success, turn)
+        row = now.row[leaving]
+        pairs.post[row], pairs.pre[row] = seen.images.detach()[leaving], now.x[leaving]
+        pairs.post_class[row], pairs.pre_class[row] = seen.label[leaving], now.label[leaving]
+        pairs.success[row], pairs.iterations[row] = success[leaving], turn
         if len(leaving) == len(success):
             break
         now = _move(now, seen, crossed & ~success, grow, shrink)
         if len(leaving):
             now = now.keep(torch.nonzero(~success).squeeze(1))
     return pairs
-
-
-def _record(pairs: BorderPairs, leaving: Tensor, now: _Climb, seen: _Seen, success: Tensor, turn: int) -> None:
-    """Write the images at these positions of the batch into their rows of the result."""
-    row = now.row[leaving]
-    pairs.post[row], pairs.pre[row] = seen.images.detach()[leaving], now.x[leaving]
-    pairs.post_class[row], pairs.pre_class[row] = seen.label[leaving], now.label[leaving]
-    pairs.success[row], pairs.iterations[row] = success[leaving], turn
 
 
 def _move(now: _Climb, seen: _Seen, back: Tensor, grow: float, shrink: float) -> _Climb:

@@ -53,14 +53,7 @@ def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, tem
 
 
 def smoothed_labels(answer: Tensor, confidence: float) -> Tensor:
-    """Labels as probabilities: the class gets ``confidence``, the others share the rest evenly.
-
-    Args:
-        answer: one-hot rows ``(N, K)``.
-        confidence: probability of the class, in (1/K, 1).
-
-    Returns:
-        Probabilities ``(N, K)``.
+    """One-hot rows ``(N, K)`` as probabilities: the class gets ``confidence``, the others share the rest evenly.
 
     Raises:
         ValueError: a confidence that does not make the label the likeliest class, or leaves nothing for the others.

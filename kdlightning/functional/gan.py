@@ -17,18 +17,10 @@ Objective = Literal["nonsaturating", "saturating", "wasserstein"]
 
 
 def critic_loss(real: Tensor, fake: Tensor, objective: Objective = "nonsaturating") -> Tensor:
-    """What the critic minimises.
+    """What the critic minimises, a scalar, from its logits of real ``(N,)`` and of generated ``(M,)`` images.
 
     ``-mean[log D(x) + log(1 - D(G(z)))]``, Eq. 11 of [Ma2024]_; for ``"wasserstein"`` the first two terms of Eq. 3 of
     [Gulrajani2017]_, ``mean f(G(z)) - mean f(x)``.
-
-    Args:
-        real: the critic's logits ``(N,)`` of real images.
-        fake: its logits ``(M,)`` of generated ones.
-        objective: which game is played.
-
-    Returns:
-        A scalar.
     """
     if objective == "wasserstein":
         return fake.mean() - real.mean()  # Eq. (3) of [Gulrajani2017], first two terms
@@ -36,18 +28,11 @@ def critic_loss(real: Tensor, fake: Tensor, objective: Objective = "nonsaturatin
 
 
 def generator_loss(fake: Tensor, objective: Objective = "nonsaturating") -> Tensor:
-    """What the generator minimises.
+    """What the generator minimises, a scalar, from the critic's logits ``(N,)`` of generated images.
 
     Eq. 12 of [Ma2024]_ as its text means it. As printed, ``-mean log(1 - D(G(z)))`` to be minimised, it would push
     D(G(z)) to 0: the sign is a slip. ``"saturating"`` is the text's ``mean log(1 - D(G(z)))``, ``"nonsaturating"`` the
     ``-mean log D(G(z))`` of Sec. 3 of [Goodfellow2014]_ with the same fixed point and a gradient that does not vanish.
-
-    Args:
-        fake: the critic's logits ``(N,)`` of generated images.
-        objective: which game is played.
-
-    Returns:
-        A scalar.
     """
     if objective == "wasserstein":
         return -fake.mean()
@@ -99,30 +84,16 @@ def gradient_penalty(
 def code_loss(code: Tensor, latent: Tensor) -> Tensor:
     """``-log Q(z | G(z))`` of a Gaussian with unit variance, up to its constant: Eq. 5 of [Chen2016]_.
 
-    Every latent variable is a code here, because MEKD's latent vector stands for the teacher's logits.
-
-    Args:
-        code: the critic's guess ``(N, Z)`` of the latent vectors.
-        latent: the latent vectors ``(N, Z)``.
-
-    Returns:
-        A scalar, half the mean squared error per element.
+    Every latent variable is a code here, because MEKD's latent vector stands for the teacher's logits. A scalar, half
+    the mean squared error per element of the critic's guess ``(N, Z)`` of the latent vectors ``(N, Z)``.
     """
     return 0.5 * F.mse_loss(code, latent)  # Eq. (5), expectation of -log Q
 
 
 def image_distance(one: Tensor, other: Tensor, norm: Literal["l1", "l2"] = "l1") -> Tensor:
-    """Distance of two batches of images, L_F of Eq. 14 of [Ma2024]_, as a mean over *elements*.
+    """Mean absolute or mean squared difference of images ``(N, C, H, W)``, a scalar, L_F of Eq. 14 of [Ma2024]_.
 
     Printed is a norm per image (a sum over its pixels); the released code takes the mean over elements, and β is
     relative to that. The two differ by the number of pixels: C * H * W.
-
-    Args:
-        one: ``(N, C, H, W)``.
-        other: the same shape.
-        norm: ``"l1"``: mean absolute difference; ``"l2"``: mean squared difference.
-
-    Returns:
-        A scalar.
     """
     return F.l1_loss(one, other) if norm == "l1" else F.mse_loss(one, other)  # Eq. (14), first term

@@ -74,15 +74,10 @@ def logits_and_statistics(network: nn.Module, images: Tensor) -> tuple[Tensor, T
 
 
 def total_variation(images: Tensor, norm: Norm = "l2") -> Tensor:
-    """How much neighbouring pixels differ: down, across and along both diagonals.
+    """How much neighbouring pixels of images ``(N, C, H, W)`` differ: down, across and along both diagonals; a scalar.
 
-    Args:
-        images: ``(N, C, H, W)``.
-        norm: ``"l2"``, the sum of the Euclidean norms of the four differences, each over the whole batch; or ``"l1"``,
-            the sum of their mean absolute values.
-
-    Returns:
-        A scalar.
+    ``"l2"`` sums the Euclidean norms of the four differences, each over the whole batch; ``"l1"`` their mean absolute
+    values.
     """
     differences = (
         images[..., 1:, :] - images[..., :-1, :],
@@ -96,15 +91,8 @@ def total_variation(images: Tensor, norm: Norm = "l2") -> Tensor:
 def agreement(logits: Tensor, others: Tensor, temperature: float = 3.0) -> Tensor:
     """One minus the Jensen-Shannon divergence of two networks' answers: Eqs. 8-9 of [Yin2020]_.
 
-    Adaptive DeepInversion lowers it: it asks for images that teacher and student do not agree about yet.
-
-    Args:
-        logits: ``(N, K)``.
-        others: ``(N, K)``.
-        temperature: of both.
-
-    Returns:
-        A scalar in [1 - log 2, 1], the batch's mean.
+    Adaptive DeepInversion lowers it: it asks for images that teacher and student do not agree about yet. Of logits
+    ``(N, K)`` at the same temperature; a scalar in [1 - log 2, 1], the batch's mean.
     """
     p, q = (F.log_softmax(side.float() / temperature, 1) for side in (logits, others))
     middle = torch.logaddexp(p, q) - math.log(2)

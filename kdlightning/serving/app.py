@@ -5,6 +5,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from kdlightning import __version__
@@ -45,10 +46,10 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
     except ImportError as error:
         raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
 
-    def fixed(value: dict[str, Any]) -> "_Endpoint":
+    def replies(answer: Callable[[], "Response"]) -> "_Endpoint":
         async def endpoint(request: "Request") -> "Response":
             _check_name(model, request)
-            return JSONResponse(value)
+            return answer()
 
         return endpoint
 
@@ -58,13 +59,12 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
         "/v2/health/ready": {"live": True, "ready": True},
         "/openapi.json": document(model, key=api_key is not None),
     }
-    routes = [Route(path, fixed(value)) for path, value in described.items()]
-    routes.append(Route("/metrics", _metrics(model)))
-    infer = _infer(model, max_body)
+    infer, infers = _infer(model, max_body), []
     for at in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        routes.append(Route(at, fixed(model.metadata())))
-        routes.append(Route(f"{at}/ready", fixed({"name": model.name, "ready": True})))
-        routes.append(Route(f"{at}/infer", infer, methods=["POST"]))
+        described |= {at: model.metadata(), f"{at}/ready": {"name": model.name, "ready": True}}
+        infers.append(Route(f"{at}/infer", infer, methods=["POST"]))
+    routes = [Route(path, replies(partial(JSONResponse, value))) for path, value in described.items()]
+    routes += [Route("/metrics", replies(partial(_metrics, model))), *infers]
     return Starlette(
         routes=routes,
         middleware=[Middleware(_RequireKey, api_key=api_key)],
@@ -89,16 +89,12 @@ class _RequireKey:
         await self._app(scope, receive, send)
 
 
-def _metrics(model: ServedModel) -> "_Endpoint":
+def _metrics(model: ServedModel) -> "Response":
     """The count, as Prometheus reads it."""
-
-    async def endpoint(_: "Request") -> Response:
-        name = "kdlightning_images_answered_total"
-        lines = [f"# HELP {name} Images answered.", f"# TYPE {name} counter"]
-        lines.append(f'{name}{{model="{model.name}",version="{model.version}"}} {model.answered}')
-        return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
-
-    return endpoint
+    name = "kdlightning_images_answered_total"
+    count = f'{name}{{model="{model.name}",version="{model.version}"}} {model.answered}'
+    text = f"# HELP {name} Images answered.\n# TYPE {name} counter\n{count}\n"
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
@@ -161,9 +157,8 @@ def _check_name(model: ServedModel, request: "Request") -> None:
     for part, wanted in (("name", model.name), ("version", model.version)):
         given = request.path_params.get(part, wanted)
         if given != wanted:
-            raise HTTPException(
-                404, f"expected the {'model' if part == 'name' else part} '{wanted}', got {given[:80]!r}"
-            )
+            kind = "model" if part == "name" else part
+            raise HTTPException(404, f"expected the {kind} '{wanted}', got {given[:80]!r}")
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> "Response":
