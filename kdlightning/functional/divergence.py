@@ -12,16 +12,9 @@ from torch.nn import functional as F
 def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of a teacher at a temperature, from its probabilities alone.
 
-    Log-probabilities equal logits up to a constant per row, which softmax drops, so
-    ``log_softmax(log p / T)`` is exactly ``log_softmax(logits / T)``.
-
-    Args:
-        probabilities: class probabilities ``(N, K)``, rows sum to 1. Zeros are raised to the smallest normal
-            float, so that an API that rounds to zero stays finite.
-        temperature: T > 0.
-
-    Returns:
-        Log-probabilities ``(N, K)``.
+    Log-probabilities equal logits up to a constant per row, which softmax drops, so ``log_softmax(log p / T)`` is
+    exactly ``log_softmax(logits / T)``. Of ``(N, K)``, rows that sum to 1; zeros are raised to the smallest normal
+    float, so that an API that rounds to zero stays finite.
     """
     tiny = torch.finfo(probabilities.dtype).tiny
     return F.log_softmax(probabilities.clamp_min(tiny).log() / temperature, dim=1)

@@ -42,14 +42,10 @@ def generator_loss(fake: Tensor, objective: Objective = "nonsaturating") -> Tens
 
 
 def information_loss(fake: Tensor, weight: Tensor) -> Tensor:
-    """Information maximisation, ``-mean[ŷ log D(G(z))]``, Eq. 10 of [Ma2024]_.
+    """Information maximisation, ``-mean[ŷ log D(G(z))]``, a scalar, Eq. 10 of [Ma2024]_.
 
-    Args:
-        fake: the critic's logits ``(N,)`` of the images that the teacher was asked about.
-        weight: ŷ ``(N,)``: the teacher's top probability of each; 1 for hard answers.
-
-    Returns:
-        A scalar. The weight carries no gradient: a black box has none.
+    Of the critic's logits ``(N,)`` of the images that the teacher was asked about, and ŷ ``(N,)``, the teacher's top
+    probability of each, 1 for hard answers, which carries no gradient: a black box has none.
 
     Raises:
         ValueError: lengths differ. (The released code broadcasts here and loses the pairing.)
@@ -64,14 +60,8 @@ def gradient_penalty(
 ) -> Tensor:
     """``mean[(|∇f(x̂)|₂ - 1)²]`` on lines between real and generated images, third term of Eq. 3 of [Gulrajani2017]_.
 
-    Args:
-        critic: pixels ``(N, C, H, W)`` to logits ``(N,)``.
-        real: ``(N, C, H, W)``.
-        fake: ``(N, C, H, W)``.
-        mix: the share of ``real`` in x̂ ``(N,)``, uniform by default.
-
-    Returns:
-        A scalar; multiply by the paper's λ = 10.
+    The critic takes pixels ``(N, C, H, W)`` to logits ``(N,)``; ``mix`` is the share of the real ones in x̂ ``(N,)``,
+    uniform by default. A scalar; multiply by the paper's λ = 10.
     """
     share = torch.rand(len(real), device=real.device) if mix is None else mix
     share = share.view(-1, 1, 1, 1).to(real)

@@ -47,10 +47,6 @@ def normalised_layers(network: nn.Module) -> list[nn.Module]:
 def logits_and_statistics(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass, and how far BatchNorm layers' inputs are from their running statistics: Eq. 4 of [Yin2020]_.
 
-    Args:
-        network: in eval mode.
-        images: pixels ``(N, C, H, W)`` in [0, 1].
-
     Returns:
         Logits ``(N, K)``. Distances ``(L,)`` of the layers in the order in which the pixels reach them: ‖mean - running
         mean‖₂ + ‖variance - running variance‖₂ over a layer's channels, with the variance of the batch not corrected;

@@ -16,12 +16,7 @@ _CHUNK = 500  # rows at a time
 
 
 def compare(pool: Tensor, local: Tensor, held_out: Tensor) -> dict[str, Any]:
-    """How near rows of a pool lie to local rows, against held-out rows.
-
-    Args:
-        pool: ``(N, F)``.
-        local: ``(M, F)``.
-        held_out: ``(V, F)``.
+    """How near rows of a pool ``(N, F)`` lie to local rows ``(M, F)``, against held-out rows ``(V, F)``.
 
     Returns:
         ``pool`` and ``held_out``: the 0, 1, ..., 100 % quantiles of the distance to the nearest local row.
@@ -43,11 +38,7 @@ def compare(pool: Tensor, local: Tensor, held_out: Tensor) -> dict[str, Any]:
 
 
 def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of some rows, exactly: a copy is at distance 0.
-
-    Args:
-        points: ``(N, F)``, float32.
-        others: ``(M, F)``, float32.
+    """The nearest of other rows ``(M, F)`` to rows ``(N, F)``, float32, exactly: a copy is at distance 0.
 
     Returns:
         L2 distances ``(N,)`` and positions ``(N,)`` in ``others``.

@@ -19,11 +19,8 @@ Mapping = Literal["linear", "convex"]
 def student_share(progress: float) -> float:
     """α(t), the student's share in the combined prediction, Eq. 4 of [Tang2023]_.
 
-    Args:
-        progress: t / I, the share of the training that is over, from 0 to 1.
-
-    Returns:
-        exp(-5 (2 t / I - 1)²) in the first half, 1 in the second.
+    With the progress t / I, the share of the training that is over, exp(-5 (2 t / I - 1)²) in the first half, 1 in the
+    second.
 
     Raises:
         ValueError: progress outside [0, 1].
@@ -62,31 +59,19 @@ def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Mapping = 
 
 
 def select(confidence: Tensor, label: Tensor, threshold: float = 0.95, mapping: Mapping = "linear") -> Tensor:
-    """Which images of a pool belong, Eqs. 5-8 of [Tang2023]_.
+    """Which images of a pool belong, bool ``(N,)``, Eqs. 5-8 of [Tang2023]_.
 
-    Args:
-        confidence: top probability of every image's combined prediction ``(N,)``.
-        label: its class ``(N,)``, int64.
-        threshold: see :func:`class_thresholds`.
-        mapping: see :func:`class_thresholds`.
-
-    Returns:
-        bool ``(N,)``: the confidence is above its class's threshold.
+    Those whose combined prediction's top probability ``(N,)`` is above the threshold (see :func:`class_thresholds`) of
+    its class ``(N,)``, int64.
     """
     return confidence > class_thresholds(torch.bincount(label), threshold, mapping)[label]  # Eq. (8)
 
 
 def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed", "released"] = "printed") -> Tensor:
-    """Weights of the images in the feature alignment, Eq. 9 of [Tang2023]_.
+    """Weights ``(N,)``, without gradient, of the images in the feature alignment, Eq. 9 of [Tang2023]_.
 
-    Args:
-        student: the student's logits ``(N, K)``.
-        teacher: the teacher's logits ``(N, K)``.
-        form: ``printed``, 1 - sigmoid(L1 distance of the *probabilities*), in [0.119, 0.5], large where both agree;
-            ``released``, sigmoid(L2 distance of the *logits*), in [0.5, 1), large where they do not.
-
-    Returns:
-        ``(N,)``, without gradient.
+    Of both networks' logits ``(N, K)``: as printed, 1 - sigmoid(L1 distance of the *probabilities*), in [0.119, 0.5],
+    large where both agree; as released, sigmoid(L2 distance of the *logits*), in [0.5, 1), large where they do not.
     """
     with torch.no_grad():
         if form == "printed":
@@ -99,15 +84,9 @@ def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed",
 def mix_distribution(images: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """Images with the mean and the spread of a mixture with another image's, Eqs. 11-12 of [Tang2023]_.
 
-    Statistics are those of every channel of every image over its pixels, as in the released code.
-
-    Args:
-        images: ``(N, C, H, W)``.
-        partner: the other image's position in the batch ``(N,)``, a permutation.
-        share: λ ``(N,)``: how much of an image's own statistics stays.
-
-    Returns:
-        ``(N, C, H, W)``, not clamped.
+    Statistics are those of every channel of every image over its pixels, as in the released code. The partners are
+    the other images' positions in the batch ``(N,)``, a permutation; the share λ ``(N,)`` is how much of an image's own
+    statistics stays. ``(N, C, H, W)`` to ``(N, C, H, W)``, not clamped.
     """
     mean = images.mean(dim=(2, 3), keepdim=True)
     spread = (images.var(dim=(2, 3), keepdim=True) + 1e-6).sqrt()  # above 0 for a constant image, too

@@ -87,13 +87,9 @@ def _constructor(
 def stages(
     block: Callable[[int, int, int], nn.Module], before: int, widths: Sequence[int], depths: Sequence[int]
 ) -> nn.Sequential:
-    """Stages of blocks; every stage but the first halves the map.
+    """Stages of so many channels and blocks; every stage but the first halves the map.
 
-    Args:
-        block: makes one, of its channels before and after and its stride.
-        before: channels of the input.
-        widths: channels of each stage's output.
-        depths: number of each stage's blocks.
+    A block is made of its channels before and after it and its stride.
     """
     made = nn.Sequential()
     for after, depth in zip(widths, depths, strict=True):

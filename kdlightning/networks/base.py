@@ -146,15 +146,10 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
 @torch.no_grad()
 def penultimate_features(network: nn.Module, images: Tensor, device: torch.device | str) -> Tensor:
-    """What a classifier's last layer reads.
+    """What a classifier's last layer reads: float32 ``(N, F)``, on the device.
 
-    Args:
-        network: with timm's ``forward_features`` and ``forward_head``, in eval mode, on ``device``.
-        images: ``(N, C, H, W)``, uint8 or float in [0, 1], anywhere.
-        device: where to compute.
-
-    Returns:
-        float32 ``(N, F)``, on ``device``.
+    The network, with timm's ``forward_features`` and ``forward_head``, is in eval mode and on the device; the images
+    ``(N, C, H, W)``, uint8 or float in [0, 1], are anywhere.
     """
     timm: Any = network
     parts = []

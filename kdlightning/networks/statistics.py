@@ -44,12 +44,9 @@ def count_parameters(network: nn.Module) -> int:
 def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates per image, as papers print under "FLOPs".
 
-    Those of convolutions, matrix products and attention in eval mode, without biases, normalisation and
-    pooling; half of what PyTorch's counter reports, which counts a multiply-accumulate as two operations.
-
-    Args:
-        network: its mode and weights stay as they are; the meta device works.
-        input_shape: channels, height and width of an image.
+    Those of convolutions, matrix products and attention in eval mode, without biases, normalisation and pooling; half
+    of what PyTorch's counter reports, which counts a multiply-accumulate as two operations. An image is given by its
+    channels, height and width. The network's mode and weights stay as they are; the meta device works.
     """
     reference = next(network.parameters())
     batch = torch.zeros(2, *input_shape, device=reference.device, dtype=reference.dtype)

@@ -14,14 +14,8 @@ Subspace = Literal["pixels", "frequency", "images"]
 def sample_distance(images: Tensor, candidates: Tensor, candidate_class: Tensor, num_classes: int) -> Tensor:
     """Sample Distance: L2 distance to the nearest image of every class, Eq. 2 of [Wang2021]_. Asks nothing.
 
-    Args:
-        images: ``(N, C, H, W)``.
-        candidates: images ``(S, C, H, W)`` to measure against.
-        candidate_class: class indices ``(S,)`` of the candidates.
-        num_classes: K.
-
-    Returns:
-        Distances ``(N, K)``; inf for a class without candidates.
+    From images ``(N, C, H, W)`` to candidates ``(S, C, H, W)`` of classes ``(S,)``: ``(N, K)``; inf for a class without
+    candidates.
     """
     distance = _pairwise_distance(images.flatten(1), candidates.flatten(1))
     out = images.new_full((len(images), num_classes), math.inf)
