@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -67,8 +67,7 @@ def gradient_penalty(
     share = share.view(-1, 1, 1, 1).to(real)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()  # Eq. (3), third term
-    return penalty
+    return cast(Tensor, (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean())  # Eq. (3), third term
 
 
 def code_loss(code: Tensor, latent: Tensor) -> Tensor:

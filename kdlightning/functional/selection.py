@@ -8,7 +8,7 @@ Reference code of KD³: https://github.com/tangjialiang97/KD3 (no licence: read 
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -77,8 +77,7 @@ def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed",
         if form == "printed":
             distance = (student.softmax(1) - teacher.softmax(1)).abs().sum(1)
             return 1 - distance.sigmoid()  # Eq. (9)
-        weight: Tensor = (student - teacher).norm(dim=1).sigmoid()
-        return weight
+        return cast(Tensor, (student - teacher).norm(dim=1).sigmoid())
 
 
 def mix_distribution(images: Tensor, partner: Tensor, share: Tensor) -> Tensor:
@@ -148,26 +147,19 @@ def assign_targets(
         Positions ``(N,)`` and target classes ``(N,)``, class by class; a class has none if all images are predicted to
         be of it.
     """
-    positions, targets = [], []
     order = torch.randperm(len(predicted), generator=generator)
-    shuffled = predicted[order]
+    positions, targets, shuffled = [order[:0]], [order[:0]], predicted[order]
     present = [k for k in range(num_classes) if (shuffled == k).any()]
     for target in range(num_classes):
         others = [k for k in present if k != target]
         if not others:
             continue
-        drawn, left = [], []
-        for k in others:  # Eq. (2)
-            images = order[shuffled == k]
-            images = images[torch.randperm(len(images), generator=generator)]
-            even = per_class // len(others)
-            drawn.append(images[:even])
-            left.append(images[even:])
-        rest = torch.cat(left)
-        whole = torch.cat([*drawn, rest[torch.randperm(len(rest), generator=generator)]])
+        even, found = per_class // len(others), [order[shuffled == k] for k in others]
+        found = [images[torch.randperm(len(images), generator=generator)] for images in found]  # Eq. (2)
+        rest = torch.cat([images[even:] for images in found])
+        rest = rest[torch.randperm(len(rest), generator=generator)]
+        whole = torch.cat([*(images[:even] for images in found), rest])
         mine = whole.repeat(-(-per_class // len(whole)))[:per_class]
         positions.append(mine)
         targets.append(torch.full_like(mine, target))  # Eq. (3): predicted[mine] != target
-    if not positions:
-        return order.new_empty(0), order.new_empty(0)
     return torch.cat(positions), torch.cat(targets)

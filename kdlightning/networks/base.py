@@ -14,11 +14,7 @@ ChannelValues = Sequence[float] | None
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std`` per channel, inside the network: its callers only deal with pixels in [0, 1].
-
-    Args:
-        mean: one value per channel, in pixel units.
-        std: one value per channel, in pixel units, positive.
+    """``(x - mean) / std`` per channel, in pixel units, inside the network: callers only deal with pixels in [0, 1].
 
     Raises:
         ValueError: if the lengths differ or a standard deviation is not positive.

@@ -172,15 +172,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload a directory written by `save_network` to the Hugging Face Hub.
+    """Upload the two files in a directory written by `save_network` to the Hugging Face Hub: address of the commit.
 
-    Args:
-        path: the directory; only its two files are uploaded.
-        repo_id: ``owner/name``, made if it does not exist.
-        private: whether a new repository is private.
-
-    Returns:
-        Address of the commit.
+    The repository ``owner/name`` is made, private unless told otherwise, if it does not exist.
 
     Raises:
         FileNotFoundError: if the directory is not a saved network.

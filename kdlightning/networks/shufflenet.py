@@ -9,7 +9,7 @@
    Webly Collected Images. ICCV 2023.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,12 +75,8 @@ class SplitUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map ``(N, before, h, w)`` → ``(N, after, h / stride, w / stride)``."""
-        if self.pass_by is None:
-            first, second = x.chunk(2, dim=1)
-        else:
-            first, second = self.pass_by(x), x
-        shuffled: Tensor = self.shuffle(torch.cat([first, self.block(second)], dim=1))
-        return shuffled
+        first, second = x.chunk(2, dim=1) if self.pass_by is None else (self.pass_by(x), x)
+        return cast(Tensor, self.shuffle(torch.cat([first, self.block(second)], dim=1)))
 
 
 class ShuffleNetV1(Architecture):

@@ -21,14 +21,7 @@ NAMED: list[type[Architecture]] = [
 
 
 class Entry(NamedTuple):
-    """One row of the catalogue.
-
-    Attributes:
-        name: class name.
-        input: channels, height and width that the numbers are for.
-        parameters: number of parameters.
-        macs: multiply-accumulates per image.
-    """
+    """One row of the catalogue; the multiply-accumulates are per image of these channels, height and width."""
 
     name: str
     input: tuple[int, int, int]

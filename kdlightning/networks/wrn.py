@@ -5,7 +5,7 @@
    2023.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -36,8 +36,7 @@ class PreActivated(nn.Module):
         """Feature map ``(N, before, h, w)`` → ``(N, after, h / stride, w / stride)``, not activated."""
         active = self.activation(x)
         kept = x if self.shortcut is None else self.shortcut(active)
-        total: Tensor = self.block(active) + kept
-        return total
+        return cast(Tensor, self.block(active) + kept)
 
 
 class WideResNet(Architecture):

@@ -11,17 +11,11 @@ from kdlightning.shaders.program import Program, checked_times, quantised, to_lu
 
 
 class OpenGLRenderer(Canvas):
-    """Renders on EGL, on a GPU or by Mesa's software driver; also a context manager.
+    """Renders on EGL, on a GPU or by Mesa's software driver; made as a `Canvas` is, and as it a context manager.
 
     A program is compiled at its first image, which takes tens of milliseconds in Mesa's software driver. To be used in
     the thread and the process that made it, and to be made after any fork. A shader given as text (:meth:`draw`) that
     never ends blocks this process for good: `render_file` runs strangers' programs in another one.
-
-    Args:
-        cached_programs: how many of the programs used last stay compiled.
-
-    Raises:
-        OpenGLUnavailableError: if moderngl, the libraries or a device are missing.
     """
 
     @property

@@ -1,7 +1,7 @@
 """What a search starts from and draws on: a pool's images, and directions to probe. Asks nothing."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -103,8 +103,7 @@ def probe_bank(
             raise ValueError("subspace='images' needs images; give some, or use subspace='frequency'")
         basis = _principal_components(images.flatten(1).cpu(), rank)
         bank = torch.randn(size, len(basis), generator=generator) @ basis
-    unit: Tensor = bank / bank.norm(dim=1, keepdim=True)
-    return unit
+    return cast(Tensor, bank / bank.norm(dim=1, keepdim=True))
 
 
 def _principal_components(flat: Tensor, rank: int) -> Tensor:
@@ -116,8 +115,7 @@ def _principal_components(flat: Tensor, rank: int) -> Tensor:
     else:
         values, vectors = torch.linalg.eigh(rows @ rows.T)
         basis = (vectors.flip(1).T[:rank] @ rows) / values.flip(0)[:rank, None].clamp_min(1e-12).sqrt()
-    components: Tensor = basis.float()
-    return components
+    return cast(Tensor, basis.float())
 
 
 def _lowest_frequencies(height: int, width: int, rank: int) -> Tensor:
@@ -126,8 +124,7 @@ def _lowest_frequencies(height: int, width: int, rank: int) -> Tensor:
     def cosines(n: int) -> Tensor:
         k, i = torch.arange(n)[:, None], torch.arange(n)[None]
         rows = torch.cos(math.pi * (i + 0.5) * k / n)
-        unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
-        return unit
+        return cast(Tensor, rows / rows.norm(dim=1, keepdim=True))
 
     basis = torch.einsum("ai,bj->abij", cosines(height), cosines(width)).reshape(height * width, -1)
     frequency = ((torch.arange(height)[:, None] / height) ** 2 + (torch.arange(width)[None] / width) ** 2).flatten()

@@ -106,19 +106,16 @@ def boundary_distance(
     """
     search = _CandidateSearch(images.flatten(1), target, candidates.flatten(1), candidate_index, tolerance)
     search.run(Asker(predict, images, batch_size))
-    return BoundaryPoints(search.points().view_as(images), search.distance(), search.queries)
+    point, distance = search.found()
+    return BoundaryPoints(point.view_as(images), distance, search.queries)
 
 
 def most_boundary_queries(candidates: int, values: int, tolerance: float = 1e-5) -> int:
-    """The most images that :func:`boundary_distance` asks for a pair.
+    """The most images that :func:`boundary_distance` asks for a pair with so many candidates.
 
     A candidate costs a test and, if it wins, a search to the relative width of 1 %, which halves the radius that the
-    next one has to beat as often as it takes longer: these halvings are counted once.
-
-    Args:
-        candidates: for the pair.
-        values: of an image, C * H * W: its square root is the longest distance in the pixel box.
-        tolerance: see :func:`boundary_distance`.
+    next one has to beat as often as it takes longer: these halvings are counted once. The square root of the number of
+    an image's values, C * H * W, is the longest distance in the pixel box.
     """
     span = math.sqrt(values)
     halvings = math.log2(max(1.0, span / tolerance))
@@ -160,18 +157,15 @@ class _CandidateSearch:
             width = self.upper[rows] - self.lower[rows]
             rows = rows[(self.mode[rows] != self.REFINE) | (width > self.tolerance)]
 
-    def points(self) -> Tensor:
-        """Boundary points ``(P, D)``, the images where none was found."""
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Boundary points ``(P, D)``, the images where none was found, and their distances ``(P,)``, inf there."""
         everyone = torch.arange(len(self.x0), device=self.x0.device)
         share = self.upper / self.length[everyone, self.turn].clamp_min(1e-12)
         share = torch.where(self.number > 0, share, 0.0)
         # operation by operation as they were asked, so that they are inside to the last bit
         difference = self.pool[self.index[everyone, self.turn]] - self.x0
-        return difference.mul_(share[:, None]).add_(self.x0).clamp_(0, 1)
-
-    def distance(self) -> Tensor:
-        """Their distances ``(P,)``, inf where none was found."""
-        return torch.where(self.number > 0, self.upper, math.inf)
+        points = difference.mul_(share[:, None]).add_(self.x0).clamp_(0, 1)
+        return points, torch.where(self.number > 0, self.upper, math.inf)
 
     def _crown(self, rows: Tensor) -> None:
         """A bracket that is narrow enough makes its candidate the winner; the next one's turn comes."""
