@@ -134,9 +134,14 @@ def border_attack(
             "border_attack expected step > 0, iterations >= 1, threshold > 0, grow >= 1 and 0 < shrink < 1, got"
             f" {step}, {iterations}, {threshold}, {grow} and {shrink}"
         )
+    if random_start < 0:
+        raise ValueError(f"random_start: expected a distance, got {random_start}")
     images = images.detach()
     lower, upper = _box(images, epsilon)
-    x = _start(images, lower, upper, random_start)
+    x = images.clone()
+    if random_start > 0:
+        noise = torch.rand(images.shape, device=images.device, dtype=images.dtype)
+        x = noise.mul_(2).sub_(1).mul_(random_start).add_(images).clamp_(lower, upper)
     none = torch.zeros_like(target)
     seen = _look(logits_of, x, target)
     pairs = BorderPairs(x.clone(), x.clone(), none.bool(), none, seen.label.clone(), seen.label.clone())
@@ -192,14 +197,8 @@ def deeper_attack(
 
         deeper_attack(logits_of, torch.cat([pairs.post, pairs.pre]), torch.cat([pairs.post_class, pairs.pre_class]))
 
-    Args:
-        logits_of: pixels ``(M, C, H, W)`` to logits ``(M, K)``; a network in eval mode.
-        images: ``(N, C, H, W)`` in [0, 1], float32 or float64.
-        target: class indices to go towards ``(N,)``, int64; None for those that the classifier gives the images now, at
-            no further cost.
-        epsilon: radius of the L∞ ball around the images, in which and in [0, 1] pixels stay.
-        step: step size.
-        steps: number of steps.
+    Arguments as there; without a target ``(N,)`` images go towards the classes that the classifier gives them now, at
+    no further cost. Pixels stay in [0, 1] and in the L∞ ball of radius epsilon around the images.
 
     Returns:
         ``(N, C, H, W)``, a new tensor.
@@ -239,16 +238,6 @@ def _box(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     if epsilon < 0:
         raise ValueError(f"epsilon: expected the radius of a ball, got {epsilon}")
     return (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
-
-
-def _start(images: Tensor, lower: Tensor, upper: Tensor, random_start: float) -> Tensor:
-    """A copy of the images, or a random point of the box near them."""
-    if random_start < 0:
-        raise ValueError(f"random_start: expected a distance, got {random_start}")
-    if random_start == 0:
-        return images.clone()
-    noise = torch.rand(images.shape, device=images.device, dtype=images.dtype)
-    return noise.mul_(2).sub_(1).mul_(random_start).add_(images).clamp_(lower, upper)
 
 
 def _require_attackable(images: Tensor, target: Tensor | None) -> None:

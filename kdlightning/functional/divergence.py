@@ -66,14 +66,9 @@ def centred(logits: Tensor) -> Tensor:
 
 
 def centred_log_probabilities(probabilities: Tensor, floor: float = 1e-7) -> Tensor:
-    """``log p - mean(log p)``: the centred logits behind probabilities.
+    """``log p - mean(log p)``: the centred logits ``(N, K)`` behind probabilities ``(N, K)``.
 
-    Args:
-        probabilities: ``(N, K)``.
-        floor: smaller probabilities are raised to it: an API rounds, and log 0 is not finite.
-
-    Returns:
-        ``(N, K)``, rows with mean 0.
+    Probabilities below the floor are raised to it: an API rounds, and log 0 is not finite.
     """
     return centred(probabilities.clamp_min(floor).log())
 

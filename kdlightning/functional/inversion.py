@@ -104,15 +104,7 @@ def inversion_terms(
     variation: Norm = "l2",
     student: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The named loss terms of a batch, weighted.
-
-    Args:
-        network: in eval mode.
-        images: pixels ``(N, C, H, W)`` in [0, 1].
-        targets: class indices ``(N,)``.
-        weights: of the terms.
-        variation: which norm total variation takes.
-        student: pixels to logits ``(N, K)``, for the competition.
+    """The named loss terms of a batch, weighted; arguments as for :func:`invert`.
 
     Returns:
         ``class``, ``batch_norm``, ``variation``, ``norm``, and with a student ``competition``.
@@ -155,7 +147,7 @@ def invert(
         learning_rate: Adam's, in pixel units.
         jitter: every step sees the images rolled by up to so many pixels, in both directions.
         flip: every second step, by chance, sees them mirrored.
-        student: see :func:`inversion_terms`.
+        student: pixels to logits ``(N, K)``, for the competition.
 
     Returns:
         The images ``(N, C, H, W)`` in [0, 1], and the total loss of the last step, a scalar: batches and settings can

@@ -8,6 +8,8 @@ from torch import nn
 
 from kdlightning.networks.base import ChannelValues, Network
 
+Block = Callable[[int, int, int], nn.Module]  # of the channels before and after it and its stride
+
 
 class Architecture(Network):
     """A published classifier at any width.
@@ -84,13 +86,8 @@ def _constructor(
     return __init__
 
 
-def stages(
-    block: Callable[[int, int, int], nn.Module], before: int, widths: Sequence[int], depths: Sequence[int]
-) -> nn.Sequential:
-    """Stages of so many channels and blocks; every stage but the first halves the map.
-
-    A block is made of its channels before and after it and its stride.
-    """
+def stages(block: Block, before: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
+    """Stages of so many channels and blocks; every stage but the first halves the map."""
     made = nn.Sequential()
     for after, depth in zip(widths, depths, strict=True):
         made.append(nn.Sequential(*stage(block, before, after, depth, 2 if len(made) else 1)))
@@ -98,8 +95,6 @@ def stages(
     return made
 
 
-def stage(
-    block: Callable[[int, int, int], nn.Module], before: int, after: int, depth: int, stride: int
-) -> list[nn.Module]:
+def stage(block: Block, before: int, after: int, depth: int, stride: int) -> list[nn.Module]:
     """The blocks of one stage: the first changes the channels and has the stride."""
     return [block(before, after, stride), *(block(after, after, 1) for _ in range(depth - 1))]

@@ -91,8 +91,13 @@ def save_network(
         text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
         raise ValueError(f"init_args and notes must be JSON-able to be saved: {error}; got {config}") from error
-    if not overwrite:
-        _refuse_other_weights(path, digest)
+    if not overwrite and any((path / name).exists() for name in FILES):
+        try:
+            present = _read_config(path)["fingerprint"]
+        except (FileNotFoundError, ValueError):
+            present = None
+        if present != digest:
+            raise FileExistsError(f"{path} holds different weights; choose another path or pass overwrite=True")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     try:
@@ -221,17 +226,6 @@ def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
             f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save: "
             f"{len(different)} tensors differ, the first is {different[0]}"
         )
-
-
-def _refuse_other_weights(path: Path, digest: str) -> None:
-    if not any((path / name).exists() for name in FILES):
-        return
-    try:
-        present = _read_config(path)["fingerprint"]
-    except (FileNotFoundError, ValueError):
-        present = None
-    if present != digest:
-        raise FileExistsError(f"{path} holds different weights; choose another path or pass overwrite=True")
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:

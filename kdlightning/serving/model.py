@@ -76,12 +76,9 @@ class ServedModel:
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's description of a model."""
-        output = {
-            "name": _OUTPUT[self.response],
-            "datatype": "INT64" if self.response == "hard" else "FP32",
-            "shape": [-1] if self.response == "hard" else [-1, self.num_classes],
-            "parameters": {"num_classes": self.num_classes},
-        }
+        kind, shape = ("INT64", [-1]) if self.response == "hard" else ("FP32", [-1, self.num_classes])
+        told = {"num_classes": self.num_classes}
+        output = {"name": _OUTPUT[self.response], "datatype": kind, "shape": shape, "parameters": told}
         return {
             "name": self.name,
             "versions": [self.version],

@@ -142,16 +142,8 @@ def boundary_normal(
     """Unit normal of the boundary at a point, towards the target class, by Eqs. 4-5 of [Wang2021]_.
 
     The mean label is subtracted as in Sec. III-C of [Chen2020]_, and a probe counts as far as the pixel box let it go.
-
-    Args:
-        predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
-        point: boundary points ``(P, C, H, W)``.
-        target: target class indices ``(P,)``, or :func:`any_but` of them.
-        radius: L2 norm ``(P,)`` of the probes, pixel units.
-        key: the pairs' numbers ``(P,)``, see :func:`minimal_boundary_distance`.
-        bank: probe directions ``(B, D)``.
-        num_probes: Q.
-        batch_size: images per call of ``predict``.
+    Points are ``(P, C, H, W)``, the radius is the probes' L2 norm ``(P,)`` in pixel units; other arguments as for
+    :func:`minimal_boundary_distance`.
 
     Returns:
         ``(P, C, H, W)``, L2 norm 1; asks P * Q images.
