@@ -23,12 +23,8 @@ def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
 def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence from teacher to student, mean over the batch, *without* a factor T².
 
-    KL(p || q) = sum_k p_k (log p_k - log q_k), with q = softmax(student_logits / T).
-
-    Args:
-        student_logits: ``(N, K)``.
-        teacher_log_probabilities: ``(N, K)``, already softened (see :func:`log_softened`).
-        temperature: T > 0 of the student's side.
+    KL(p || q) = sum_k p_k (log p_k - log q_k), with q = softmax(student_logits / T) at T > 0. Both are ``(N, K)``, the
+    teacher's already softened (see :func:`log_softened`).
 
     Returns:
         A scalar. Multiply by T² to keep gradients comparable over temperatures, Sec. 2 of [Hinton2015]_.
@@ -78,11 +74,7 @@ def decoupled_divergence(
 ) -> tuple[Tensor, Tensor]:
     """KL(p || q) of every image in two parts, Sec. 3.1 of [Zhao2022]_: ``KL = TCKD + (1 - p_target) NCKD``.
 
-    Args:
-        student_logits: ``(N, K)``.
-        teacher_log_probabilities: ``(N, K)``, already softened (see :func:`log_softened`).
-        target: class indices ``(N,)``.
-        temperature: T > 0 of the student's side.
+    Arguments as for :func:`kd_divergence`, and class indices ``(N,)``.
 
     Returns:
         TCKD ``(N,)``, the divergence of (target, not target); and NCKD ``(N,)``, that of the other classes among

@@ -106,12 +106,7 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
         return cast(Tensor, self.body(self.preprocess(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature
-        """What ``forward_features`` returned → logits ``(N, K)``.
-
-        Args:
-            features: the last feature map.
-            pre_logits: return the vector ``(N, num_features)`` that the classifier reads instead.
-        """
+        """The last feature map → logits ``(N, K)``, or the vector ``(N, num_features)`` that the classifier reads."""
         vector = self.neck(features)
         return cast(Tensor, vector if pre_logits else self.classifier(vector))
 

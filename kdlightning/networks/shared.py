@@ -61,8 +61,12 @@ class SharedClassifierNetwork(Network):
         width = _width(student, map_size is not None)
         self.connector: nn.Module = nn.Identity()
         if connect or width != num_features:
-            linear = _linear(width, num_features, activation)
-            self.connector = _convolutions(width, num_features) if map_size else linear
+            linear = nn.Linear(width, num_features)  # also where convolutions follow: random numbers stay the same
+            self.connector = nn.Sequential(linear, nn.ReLU(inplace=True)) if activation else linear
+            if map_size:
+                half = num_features // 2
+                shapes = ((width, half, 1), (half, half, 3), (half, num_features, 1))
+                self.connector = nn.Sequential(*(layer for shape in shapes for layer in Conv2dNormActivation(*shape)))
         _drop(student, size.get_classifier())
         if map_size:
             _drop(student, getattr(student, "neck", None))
@@ -149,16 +153,6 @@ def _width(student: Any, maps: bool) -> int:  # noqa: ANN401 - any classifier
             "features=vector"
         )
     return int(features.shape[1])
-
-
-def _convolutions(before: int, after: int) -> nn.Sequential:
-    shapes = ((before, after // 2, 1), (after // 2, after // 2, 3), (after // 2, after, 1))
-    return nn.Sequential(*(layer for shape in shapes for layer in Conv2dNormActivation(*shape)))
-
-
-def _linear(before: int, after: int, activation: bool) -> nn.Module:
-    linear = nn.Linear(before, after)
-    return nn.Sequential(linear, nn.ReLU(inplace=True)) if activation else linear
 
 
 def _drop(student: nn.Module, part: nn.Module | None) -> None:

@@ -9,18 +9,11 @@ from kdlightning.remote.protocol import HEADER_LENGTH
 from kdlightning.serving.model import INPUT, ServedModel
 
 _Schema = dict[str, Any]
-
-
 _BINARY: _Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def document(model: ServedModel, *, key: bool) -> _Schema:
-    """OpenAPI 3.1.
-
-    Args:
-        model: what is served.
-        key: whether clients need one.
-    """
+    """OpenAPI 3.1 of what is served, to clients that need a key or do not."""
     told = {part: {"name": part, "in": "path", "required": True, "schema": {"enum": [getattr(model, part)]}}
             for part in ("name", "version")}  # fmt: skip
     paths: dict[str, _Schema] = {

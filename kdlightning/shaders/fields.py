@@ -67,10 +67,8 @@ def stripes(draw: Draw, p: Point) -> Node:
 def interference(draw: Draw, p: Point) -> Node:
     """Plane waves of several directions on top of each other."""
     number, pace = draw.integer(2, 5), draw.scale(2, 9)
-    total: Node = constant(0)
-    for _ in range(number):
-        total = total + sin(turn(p, draw.phase(0.1)).x * (pace * draw.number(0.6, 1.5)) + draw.phase())
-    return total * (1.2 / math.sqrt(number))
+    along = (turn(p, draw.phase(0.1)).x * (pace * draw.number(0.6, 1.5)) + draw.phase() for _ in range(number))
+    return sum(map(sin, along), constant(0)) * (1.2 / math.sqrt(number))
 
 
 def lattice(draw: Draw, p: Point) -> Node:

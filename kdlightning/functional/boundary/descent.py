@@ -114,8 +114,7 @@ class _Walk:
         lower, share = torch.zeros_like(upper), torch.full_like(upper, 0.9)
         active = torch.nonzero(inside).squeeze(1)
         while len(active):
-            active = active[(self.queries[rows[active]] < self.query_limit) & (upper[active] > 1e-6)]
-            a = active
+            a = active[(self.queries[rows[active]] < self.query_limit) & (upper[active] > 1e-6)]
             bracketing = lower[a] == 0
             radius = torch.where(bracketing, share[a] * upper[a], (lower[a] + upper[a]) / 2)
             within = self._inside(rows[a], unit[a], radius)
