@@ -91,9 +91,7 @@ class DCGANGenerator(Generator):
         super().__init__(latent_dim, channels, image_size)
         side = image_size // 4
         self.body = nn.Sequential(
-            nn.Linear(latent_dim, width * side**2),
-            nn.Unflatten(1, (width, side, side)),
-            nn.BatchNorm2d(width),
+            nn.Linear(latent_dim, width * side**2), nn.Unflatten(1, (width, side, side)), nn.BatchNorm2d(width)
         )
         for after in (width, width // 2):
             self.body.extend([nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)])

@@ -89,11 +89,7 @@ class ServedModel:
         }
 
     def infer(self, body: bytes, header_length: int | None) -> tuple[bytes, int | None]:
-        """Answer one request.
-
-        Args:
-            body: of the request.
-            header_length: length of the JSON in front of binary tensors; None without any.
+        """Answer one request's body, with the length of the JSON in front of binary tensors, None without any.
 
         Returns:
             The response's body, and the length of the JSON in it if binary tensors follow.

@@ -132,8 +132,7 @@ class Canvas:
         except moderngl.Error as error:
             lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
             raise ShaderError("; ".join(lines[:5]) or " ".join(str(error).split())) from error
-        found = {name: program[name] for name in program}
-        members = {name: member for name, member in found.items() if isinstance(member, moderngl.Uniform)}
+        members = {name: member for name in program if isinstance(member := program[name], moderngl.Uniform)}
         unknown = sorted(members.keys() - uniforms(0.0, 1).keys() - {"parameters", "zero"})
         if unknown:
             raise ShaderError(f"nothing gives uniform {', '.join(unknown)} a value here")

@@ -43,8 +43,7 @@ def flower(p: Point, petals: int, radius: Node | float, depth: Node | float) -> 
 
 def capsule(p: Point, half: Node | float, radius: Node | float) -> Node:
     """Distance to a thick line along x, from -half to half."""
-    along = maximum(abs(p.x) - half, 0.0)
-    return abs(Point(along, p.y)) - radius
+    return abs(Point(maximum(abs(p.x) - half, 0.0), p.y)) - radius
 
 
 def moon(p: Point, radius: Node | float, offset: Node | float) -> Node:

@@ -29,12 +29,8 @@ def nearest_candidates(
 ) -> Tensor:
     """Positions of the candidates of the target class that are nearest to each image, nearest first. Asks nothing.
 
-    Args:
-        images: one image per pair ``(P, C, H, W)``.
-        candidates: the pool ``(S, C, H, W)``.
-        candidate_class: the *teacher's* class indices ``(S,)`` of the pool.
-        target: target class indices ``(P,)``, or :func:`any_but` of them.
-        number: how many for each pair.
+    Pairs are images ``(P, C, H, W)`` and target classes ``(P,)``, or :func:`any_but` of them; candidates are a pool
+    ``(S, C, H, W)`` with the *teacher's* class indices ``(S,)``.
 
     Returns:
         int64 ``(P, number)``, -1 where the class has fewer.
