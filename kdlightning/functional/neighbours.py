@@ -47,9 +47,8 @@ def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     positions = []
     for some in points.to(precise).split(_CHUNK):
         # by matrix products, ten times as fast as differences; in float64, as they cancel near 0
-        parts = [
-            torch.cdist(some, part.to(precise), compute_mode="use_mm_for_euclid_dist") for part in others.split(_CHUNK)
-        ]
+        mode = "use_mm_for_euclid_dist"
+        parts = [torch.cdist(some, part.to(precise), compute_mode=mode) for part in others.split(_CHUNK)]
         positions.append(torch.cat(parts, dim=1).argmin(1))
     position = torch.cat(positions)
     pairs = zip(points.split(_CHUNK), position.split(_CHUNK), strict=True)

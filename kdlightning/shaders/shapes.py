@@ -32,8 +32,7 @@ def polygon(p: Point, corners: int, radius: Node | float) -> Node:
 
 def star(p: Point, points: int, radius: Node | float, depth: Node | float) -> Node:
     """A star with straight sides; ``depth`` in [0, 1] is how far the inner corners come in."""
-    share = mirror(angle(p) * (points / math.pi))
-    return (abs(p) - radius * (1 - depth * share)) * 0.7
+    return (abs(p) - radius * (1 - depth * mirror(angle(p) * (points / math.pi)))) * 0.7
 
 
 def flower(p: Point, petals: int, radius: Node | float, depth: Node | float) -> Node:

@@ -56,11 +56,9 @@ class Asker:
             label[part] = self._ask(origin, row[part], other, other_row[part], share[part], toward)[0]
         return label
 
-    def around(
-        self, origin: Tensor, row: Tensor, move: Tensor, move_row: Tensor, radius: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def around(self, origin: Tensor, row: Tensor, move: Tensor, which: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Like :meth:`along` for at most one batch; also the moves ``(M, D)`` that the box let through, in a buffer."""
-        label, base, points = self._ask(origin, row, move, move_row, radius, False)
+        label, base, points = self._ask(origin, row, move, which, radius, False)
         return label, points.sub_(base)
 
     def _ask(
