@@ -22,10 +22,11 @@ from kdlightning.report.records import (
     Nearness,
     Privacy,
     ReportError,
+    Row,
     Run,
     TransferSet,
 )
-from kdlightning.report.rows import Row, load_rows, summarise
+from kdlightning.report.rows import load_rows, summarise
 from kdlightning.report.tracking import log_to_wandb
 from kdlightning.report.writing import write_report
 

@@ -2,22 +2,21 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from kdlightning.report.accuracy import plot_accuracy
-from kdlightning.report.canvas import COLOURS, GREY, as_png, as_svg, new_figure, new_row, style, thousands
-from kdlightning.report.records import Confusion, Privacy, TransferSet
-from kdlightning.report.rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from kdlightning.report.canvas import COLOURS, GREY, STYLE, THOUSANDS, as_png, as_svg
+from kdlightning.report.records import Confusion, Privacy, Row, TransferSet
 
 _DISTANCES = {"sd": "sample distance", "bd": "boundary distance", "mbd": "minimal boundary distance"}
 _ANNOTATED_CLASSES = 20  # more cells than 20 x 20 are too small for their numbers
 _NAMED_CLASSES = 40  # more names than these overlap on an axis
+_PERCENT = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Picture(NamedTuple):
@@ -25,6 +24,7 @@ class Picture(NamedTuple):
 
     dataset: str  #: whose it is
     name: str  #: file name, ``"accuracy-digits.png"``
+    heading: str  #: what stands above it among its like
     title: str  #: what it shows
     caption: str  #: what a reader has to know about it
     png: bytes  #: the file's content
@@ -41,17 +41,17 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]
         if (figure := plot_accuracy(members)) is not None:
-            caption = "Mean over seeds; bars are one sample standard deviation."
-            if figure.legends:
-                caption += " Points that would hide others stand aside, with a line to their place."
+            caption = (
+                "Mean over seeds; bars are one sample standard deviation. Points that would hide others stand aside, "
+                "with a line to their place."
+            )
             if unknown := sum(row.role == "student" and row.queries is None for row in members):
                 caption += f" Without a place on the axis, as their queries are not known: {unknown} of the students."
-            title = f"Accuracy against queries, {dataset}"
-            _add(pictures, "accuracy", dataset, "", title, caption, figure)
+            _add(pictures, "accuracy", dataset, "", f"Accuracy against queries, {dataset}", caption, figure)
     for entry in transfer_sets:
         kind, name = _distance(entry), entry.path.name
         source = f"Transfer set {name}" + (f", {entry.queries:,} queries." if entry.queries else ".")
-        if entry.mean_distance is not None:
+        if np.isfinite(distance_matrix(entry)).any():
             title = f"Class-by-class {kind}, {entry.dataset}"
             caption = f"{source} Mean L2 distance of pixels in [0, 1]; blank: no such pair."
             _add(pictures, "distances", entry.dataset, name, title, caption, plot_distances(entry))
@@ -84,23 +84,24 @@ def draw_confusions(confusions: Sequence[Confusion]) -> list[Picture]:
             "Share of each class's test images, in percent, by the class that the student sees; blank: none. "
             f"Seeds: {', '.join(map(str, entry.seeds))}."
         )
-        _add(pictures, "confusion", entry.dataset, entry.label, title, caption, plot_confusion(entry))
+        _add(pictures, "confusion", entry.dataset, entry.label, title, caption, plot_confusion(entry), entry.label)
     return pictures
 
 
 def _add(
-    pictures: list[Picture], kind: str, dataset: str, subject: str, title: str, caption: str, figure: "Figure"
-) -> None:
+    pictures: list[Picture], kind: str, dataset: str, subject: str, title: str, caption: str, figure: Figure,
+    heading: str | None = None,
+) -> None:  # fmt: skip
     """A figure under a safe file name of its own; two subjects may share a slug."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"{kind}-{dataset}-{subject}".lower())[:150].strip("-")  # file systems take 255
     taken = {picture.name for picture in pictures}
     names = (f"{slug}.png" if number == 1 else f"{slug}-{number}.png" for number in range(1, len(taken) + 2))
-    width, height = figure.get_size_inches()
     name = next(name for name in names if name not in taken)
-    pictures.append(Picture(dataset, name, title, caption, as_png(figure), as_svg(figure), bool(width > 2 * height)))
+    box, drawn = figure.get_tightbbox(), (as_png(figure), as_svg(figure))
+    pictures.append(Picture(dataset, name, heading or title, title, caption, *drawn, box.width > 2 * box.height))
 
 
-def plot_distances(transfer_set: TransferSet) -> "Figure":
+def plot_distances(transfer_set: TransferSet) -> Figure:
     """Heat map of the mean distances (Fig. 5 of DB3KD): a row per class of an image, a column per target class."""
     values = f"mean {_distance(transfer_set)} (L2)"
     names = transfer_set.class_names
@@ -112,7 +113,7 @@ def distance_matrix(transfer_set: TransferSet) -> npt.NDArray[np.float64]:
     return np.array(transfer_set.mean_distance, dtype=np.float64)  # None becomes NaN
 
 
-def plot_confusion(confusion: Confusion) -> "Figure":
+def plot_confusion(confusion: Confusion) -> Figure:
     """Heat map of each row's shares in percent: a row per class by the label, a column per class by the student."""
     counts = np.array(confusion.counts, dtype=np.float64)
     images = np.maximum(counts.sum(1, keepdims=True), 1)  # a class without images has an empty row
@@ -121,76 +122,75 @@ def plot_confusion(confusion: Confusion) -> "Figure":
     return _plot_classes(shares, names, "class by the student", "class by the label", "share of the row (%)")
 
 
-def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], x: str, y: str, values: str) -> "Figure":
+@rc_context(STYLE)
+def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], x: str, y: str, values: str) -> Figure:
     """Heat map of K classes against K classes, row 0 on top; NaN is blank."""
     classes = len(matrix)
     annotated = classes <= _ANNOTATED_CLASSES
     side = min(max(2.6, 0.46 * classes), 9.2) if annotated else 6.4
-    with style():
-        figure, axes = new_figure(side + 1.6, side + 0.9)
-        image = axes.imshow(np.ma.masked_invalid(matrix), cmap="cividis", interpolation="none")
-        low, high = np.nanmin(matrix), np.nanmax(matrix)
-        for (row, column), value in np.ndenumerate(matrix) if annotated else ():
-            if np.isfinite(value):
-                dark = value < (low + high) / 2 or low == high  # one value only is drawn as the lowest
-                cell = axes.text(column, row, f"{value:.{1 if high >= 10 else 2}f}", ha="center", va="center")
-                cell.set(color="white" if dark else "black", fontsize=8.5 if classes <= 12 else 6.5)
-                cell.set_in_layout(False)  # it lies within the axes; asking for its extent takes time
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        if named := classes <= _NAMED_CLASSES:
-            turned = sum(map(len, names)) > 2.5 * classes
-            axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=10 if annotated else 7)
-            axes.set_yticks(range(classes), names, fontsize=10 if annotated else 7)
-        axes.set_xlabel(x if named else f"{x} (index)")
-        axes.set_ylabel(y if named else f"{y} (index)")
-        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0)
-        bar.set_label(values)
+    figure = Figure(figsize=(side + 1.6, side + 0.9))
+    axes = figure.subplots()
+    image = axes.imshow(np.ma.masked_invalid(matrix), cmap="cividis", interpolation="none")
+    low, high = np.nanmin(matrix), np.nanmax(matrix)
+    for (row, column), value in np.ndenumerate(matrix) if annotated else ():
+        if np.isfinite(value):
+            dark = value < (low + high) / 2 or low == high  # one value only is drawn as the lowest
+            cell = axes.text(column, row, f"{value:.{1 if high >= 10 else 2}f}", ha="center", va="center")
+            cell.set(color="white" if dark else "black", fontsize=8.5 if classes <= 12 else 6.5)
+            cell.set_in_layout(False)  # it lies within the axes; asking for its extent takes time
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if named := classes <= _NAMED_CLASSES:
+        turned, size = sum(map(len, names)) > 2.5 * classes, 10 if annotated else 7
+        axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    axes.set_xlabel(x if named else f"{x} (index)")
+    axes.set_ylabel(y if named else f"{y} (index)")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label=values)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
     return figure
 
 
-def plot_distance_curve(transfer_set: TransferSet) -> "Figure":
+@rc_context(STYLE)
+def plot_distance_curve(transfer_set: TransferSet) -> Figure:
     """Mean distance against queries per pair (Fig. 5a of DB3KD), logarithmic when these span two powers of ten."""
     queries, mean, std = np.array(transfer_set.distance_curve, dtype=np.float64)
-    with style():
-        figure, axes = new_figure(6.2, 3.8)
-        axes.fill_between(queries, np.maximum(mean - std, 0), mean + std, color=COLOURS[0], alpha=0.15, linewidth=0)
-        axes.plot(queries, mean, color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5)
-        last, place = f"{mean[-1]:.2f}", (queries[-1], mean[-1])
-        axes.annotate(last, place, (0, 6), textcoords="offset points", ha="right", color=COLOURS[0])
-        if queries.min() > 0 and queries.max() >= 100 * queries.min():
-            axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda queries, _: thousands(queries))
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="y")
-        axes.set_xlabel("queries per pair")
-        axes.set_ylabel(f"mean {_distance(transfer_set)} (L2)")
+    figure = Figure(figsize=(6.2, 3.8))
+    axes = figure.subplots()
+    axes.fill_between(queries, np.maximum(mean - std, 0), mean + std, color=COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(queries, mean, color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5)
+    last, place = f"{mean[-1]:.2f}", (queries[-1], mean[-1])
+    axes.annotate(last, place, (0, 6), textcoords="offset points", ha="right", color=COLOURS[0])
+    if queries.min() > 0 and queries.max() >= 100 * queries.min():
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(THOUSANDS)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.set(xlabel="queries per pair", ylabel=f"mean {_distance(transfer_set)} (L2)")
     return figure
 
 
-def plot_privacy(entry: Privacy) -> "Figure":
+@rc_context(STYLE)
+def plot_privacy(entry: Privacy) -> Figure:
     """Share of pool images and of held-out real ones by the distance to the nearest local image, a panel per space."""
     spaces = {"pixels": "pixels in [0, 1]", "features": f"{entry.network}'s features"}
-    with style():
-        figure, panels = new_row(3.6 * len(entry.spaces) + 0.6, 3.4, len(entry.spaces))
-        for axes, (name, space) in zip(panels, entry.spaces.items(), strict=True):
-            for values, colour, images in (
-                (space.held_out, COLOURS[0], f"held-out real images ({entry.held_out_images:,})"),
-                (space.pool, COLOURS[1], f"pool images ({entry.pool_images:,})"),
-            ):
-                axes.plot(values[1:], np.arange(1, 101), color=colour, linewidth=1.8, label=images)
-            axes.axvline(space.threshold, color=GREY, linewidth=0.9, linestyle=(0, (5, 3)))
-            axes.set_yscale("log")
-            axes.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-            axes.minorticks_off()
-            axes.set_ylim(0.9, 110)
-            axes.set_xlim(left=0)
-            axes.grid(axis="y")
-            axes.set_xlabel(f"L2 distance, {spaces.get(name, name)}")
-        panels[0].set_ylabel("share of images (%)")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure = Figure(figsize=(3.6 * len(entry.spaces) + 0.6, 3.4))
+    panels = figure.subplots(1, len(entry.spaces), sharey=True, squeeze=False)[0]
+    for axes, (name, space) in zip(panels, entry.spaces.items(), strict=True):
+        for values, colour, images in (
+            (space.held_out, COLOURS[0], f"held-out real images ({entry.held_out_images:,})"),
+            (space.pool, COLOURS[1], f"pool images ({entry.pool_images:,})"),
+        ):
+            axes.plot(values[1:], np.arange(1, 101), color=colour, linewidth=1.8, label=images)
+        axes.axvline(space.threshold, color=GREY, linewidth=0.9, linestyle=(0, (5, 3)))
+        axes.set(yscale="log", ylim=(0.9, 110), xlabel=f"L2 distance, {spaces.get(name, name)}")
+        axes.set_yticks(_PERCENT, [str(one) for one in _PERCENT])
+        axes.minorticks_off()
+        axes.set_xlim(left=0)
+        axes.grid(axis="y")
+    panels[0].set_ylabel("share of images (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

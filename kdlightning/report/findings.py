@@ -3,13 +3,25 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlightning.report.parsing import parse
-from kdlightning.report.records import Confusion, Counts, GeneratorRun, LeftOut, Privacy, ReportError, Run, TransferSet
+import numpy as np
+
+from kdlightning.report.records import (
+    Confusion,
+    Counts,
+    GeneratorRun,
+    LeftOut,
+    Privacy,
+    ReportError,
+    Run,
+    TransferSet,
+    parse,
+)
 
 RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE = "result.json", "manifest.json", "privacy.json"
 CONFUSION_FILE, UNUSABLE_FILE = "confusion.json", "unusable.json"  # beside a run's
@@ -24,17 +36,25 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was found under the directories searched."""
+    """Everything that was found under the directories searched, sorted by path."""
 
-    runs: tuple[Run, ...]  #: the readable runs, sorted by path
-    transfer_sets: tuple[TransferSet, ...]  #: the readable transfer sets that have distances, sorted by path
+    runs: tuple[Run, ...]
+    transfer_sets: tuple[TransferSet, ...]  #: those that have distances
     problems: tuple[Problem, ...]  #: every file that could not be read
-    generators: tuple[GeneratorRun, ...] = ()  #: the readable runs that trained a generator, sorted by path
-    #: how near pools come to local images, sorted by path; pools with the same images are one entry
-    privacy: tuple[Privacy, ...] = ()
+    generators: tuple[GeneratorRun, ...] = ()
+    privacy: tuple[Privacy, ...] = ()  #: how near pools come to local images; those with the same images are one entry
     #: of every transfer set, what its manifest says in single numbers and words (queries, rows, seconds); by its
     #: directory's name, or its path where two have the same name
     manifests: Mapping[str, Mapping[str, str | float | None]] = field(default_factory=dict)
+
+
+@contextmanager
+def _noted(problems: list[Problem], path: Path) -> Iterator[None]:
+    """Make a problem of what is wrong with a file."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
+        problems.append(Problem(path, str(error)))
 
 
 def read_runs(paths: Sequence[Path]) -> Findings:
@@ -62,7 +82,7 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     problems: list[Problem] = []
     manifests: dict[Path, dict[str, str | float | None]] = {}
     for path in sorted(found.values()):
-        try:
+        with _noted(problems, path):
             content = json.loads(path.read_text(encoding="utf-8"))
             stated = content if isinstance(content, dict) else {}
             if path.name == PRIVACY_FILE:
@@ -77,17 +97,10 @@ def read_runs(paths: Sequence[Path]) -> Findings:
                 generators.append(parse(GeneratorRun, content, path=path))
             else:
                 runs.append(parse(Run, content, path=path, modified=path.stat().st_mtime_ns))
-        except (OSError, ValueError) as error:  # malformed JSON and bad UTF-8 are ValueErrors
-            problems.append(Problem(path, str(error)))
     shared = Counter(path.name for path in manifests)
-    return Findings(
-        tuple(runs),
-        tuple(transfer_sets),
-        tuple(problems),
-        tuple(generators),
-        tuple(privacy.values()),
-        {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()},
-    )
+    named = {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()}
+    pools = tuple(privacy.values())
+    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), pools, named)
 
 
 def _merge(known: dict[str, Privacy], entry: Privacy) -> None:
@@ -103,52 +116,38 @@ def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]
     Of a seed that was run twice, those of the newest count.
     """
     groups: dict[tuple[str | None, ...], dict[int, Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.modified, str(run.path))):
+    for run in sorted(runs, key=lambda run: run.time):
         if run.role == "student" and run.path.with_name(CONFUSION_FILE).exists():
             groups.setdefault(run.key, {})[run.seed] = run
-    confusions, problems = [], []
+    confusions: list[Confusion] = []
+    problems: list[Problem] = []
     for members in groups.values():
         counted: dict[int, Counts] = {}
         for seed, run in sorted(members.items()):
             path = run.path.with_name(CONFUSION_FILE)
-            try:
+            with _noted(problems, path):
                 read = parse(Counts, json.loads(path.read_text(encoding="utf-8")))
                 if any(read.class_names != other.class_names for other in counted.values()):
                     raise ValueError("class_names: its classes are not those of the other seeds")
                 counted[seed] = read
-            except (OSError, ValueError) as error:
-                problems.append(Problem(path, str(error)))
         if counted:
-            confusions.append(_add(next(iter(members.values())), counted))
+            one = next(iter(members.values())).model_dump(include=set(Confusion.model_fields))
+            names = next(iter(counted.values())).class_names
+            added = np.sum([read.counts for read in counted.values()], axis=0).tolist()
+            confusions.append(Confusion(**one, seeds=tuple(counted), class_names=names, counts=added))
     return sorted(confusions, key=lambda one: (one.dataset, one.label)), problems
-
-
-def _add(run: Run, counted: Mapping[int, Counts]) -> Confusion:
-    return Confusion(
-        **run.model_dump(include=set(Confusion.model_fields)),
-        seeds=tuple(counted),
-        class_names=next(iter(counted.values())).class_names,
-        counts=tuple(
-            tuple(map(sum, zip(*rows, strict=True)))
-            for rows in zip(*(one.counts for one in counted.values()), strict=True)
-        ),
-    )
 
 
 def read_pools(runs: Iterable[Run]) -> tuple[list[LeftOut], list[Problem]]:
     """What could not be used of collected pools, by the lists beside runs; and the lists that could not be read."""
     pools: dict[tuple[object, ...], LeftOut] = {}  # runs that share a pool share an entry
-    problems = []
+    problems: list[Problem] = []
     for run in runs:
         path = run.path.with_name(UNUSABLE_FILE)
-        if not path.exists():
-            continue
-        try:
-            listed = json.loads(path.read_text(encoding="utf-8"))
-            pool = parse(LeftOut, listed, dataset=run.dataset, images=run.train_images, path=path)
-        except (OSError, ValueError) as error:
-            problems.append(Problem(path, str(error)))
-            continue
-        if pool.unusable:
-            pools.setdefault((pool.dataset, pool.images, pool.unusable), pool)
+        if path.exists():
+            with _noted(problems, path):
+                listed = json.loads(path.read_text(encoding="utf-8"))
+                pool = parse(LeftOut, listed, dataset=run.dataset, images=run.train_images, path=path)
+                if pool.unusable:
+                    pools.setdefault((pool.dataset, pool.images, pool.unusable), pool)
     return list(pools.values()), problems

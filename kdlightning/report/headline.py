@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from kdlightning.report import text
-from kdlightning.report.rows import Row, teacher_sizes
+from kdlightning.report.records import Row
+from kdlightning.report.rows import teacher_sizes
 
 
 def headline(rows: Sequence[Row]) -> str | None:

@@ -12,9 +12,8 @@ from kdlightning.report import tables, text
 from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
 from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, read_confusions, read_pools
 from kdlightning.report.headline import headline
-from kdlightning.report.records import Confusion, GeneratorRun, Run
+from kdlightning.report.records import GeneratorRun, Run
 from kdlightning.report.rows import summarise
-from kdlightning.report.tables import Table
 
 _NOTES = {
     "rows": "Accuracy is test accuracy at the last checkpoint: mean ± sample standard deviation over seeds, with the "
@@ -32,17 +31,20 @@ _NOTES = {
     "local images would have. privacy.png in the pool's directory shows the nearest pairs; it is not copied here, "
     "because it contains local images.",
 }
+_BEST = "Classes taken for others: the best student of each method"
 
 
-class Section(NamedTuple):
-    """A data set's part of a page."""
+class Part(NamedTuple):
+    """What stands together in a section; what is empty is left out."""
 
-    dataset: str  #: its name
-    headline: str | None  #: the best student in a sentence; None where there is none
-    table: Table | None  #: the comparison; None where there are figures only
-    pictures: list[Picture]  #: its figures, confusions apart
-    confusions: list[tuple[Confusion, Picture]]  #: who is taken for whom, by the best student of each method
-    others: list[tuple[Confusion, Picture]]  #: the same of all other students
+    title: str = ""
+    headline: str | None = None
+    statements: Sequence[str] = ()
+    table: tables.Table | None = None
+    pictures: Sequence[Picture] = ()
+    grid: str = "figures"  #: ``"matrices"`` stand closer to each other
+    note: str = ""
+    folded: bool = False  #: an HTML page shows the title only, until it is asked for more
 
 
 class Report:
@@ -56,22 +58,18 @@ class Report:
     def __init__(self, sources: Sequence[Path], findings: Findings) -> None:
         self.created = datetime.now(UTC)
         self.sources = sources
-        self.runs, self.generators = findings.runs, findings.generators
-        self.rows, self.notes = summarise(self.runs)
+        self.finished: tuple[Run | GeneratorRun, ...] = (*findings.runs, *findings.generators)
+        self.generators = findings.generators
+        self.rows, self.notes = summarise(findings.runs)
         finished = [run.path.resolve() for run in self.finished]
         empty = [root for root in sources if not any(path.is_relative_to(root.resolve()) for path in finished)]
         self.notes += [f"No finished run was found in {root}." for root in empty]
-        confusions, unclear = read_confusions(self.runs)
-        self.pools, unread = read_pools(self.runs)
+        confusions, unclear = read_confusions(findings.runs)
+        self.pools, unread = read_pools(findings.runs)
         self.problems = [*findings.problems, *unread, *unclear]
         self.pictures = draw_figures(self.rows, findings.transfer_sets)
         self.confusions = list(zip(confusions, draw_confusions(confusions), strict=True))
         self.privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
-
-    @property
-    def finished(self) -> list[Run | GeneratorRun]:
-        """All runs, those of generators last."""
-        return [*self.runs, *self.generators]
 
     @property
     def drawn(self) -> list[Picture]:
@@ -106,26 +104,50 @@ class Report:
         return [(said, items) for said, items in warnings if items]
 
     @property
-    def sections(self) -> list[Section]:
-        """A part of the page for each data set."""
+    def sections(self) -> list[tuple[str, list[Part]]]:
+        """Titles with what stands below: a section for each data set, then generators, privacy, pools and runs."""
         names = [*(row.dataset for row in self.rows), *(picture.dataset for picture in self.pictures)]
-        return [self._section(dataset) for dataset in dict.fromkeys(names)]
+        sections = [(name, self._comparison(name)) for name in dict.fromkeys(names)]
+        if self.rows:
+            sections[-1][1].append(Part(note=_NOTES["rows"]))
+        if self.generators:
+            table = tables.generator_table(self.generators)
+            sections.append(("Generators", [Part(table=table, note=_NOTES["generators"])]))
+        if self.privacy:
+            parts = [
+                Part(f"{entry.dataset}: {entry.label}", None, entry.statements, tables.privacy_table(entry), [picture])
+                for entry, picture in self.privacy
+            ]
+            sections.append(("Privacy: nearest local image", [*parts, Part(note=_NOTES["privacy"])]))
+        if self.pools:
+            pools = [
+                (
+                    Part(pool.dataset, statements=[pool.statement]),
+                    Part("Files", table=tables.file_table(pool), folded=True),
+                )
+                for pool in self.pools
+            ]
+            sections.append(("Pools: files that were left out", [part for pool in pools for part in pool]))
+        behind = f"{text.plural(len(self.finished), 'run')} behind these numbers"
+        table = tables.run_table(self.finished)
+        return [*sections, ("Runs", [Part(behind, table=table, note=_NOTES["runs"], folded=True)])]
 
-    def _section(self, dataset: str) -> Section:
+    def _comparison(self, dataset: str) -> list[Part]:
         rows = [row for row in self.rows if row.dataset == dataset]
+        pictures = [picture for picture in self.pictures if picture.dataset == dataset]
         rank = {row.key: place for place, row in enumerate(rows)}
-        confusions = sorted(
-            (pair for pair in self.confusions if pair[0].dataset == dataset), key=lambda pair: rank.get(pair[0].key, 0)
-        )
-        best = {entry.method: entry for entry, _ in reversed(confusions)}
-        return Section(
-            dataset,
-            headline(rows),
-            tables.comparison(rows) if rows else None,
-            [picture for picture in self.pictures if picture.dataset == dataset],
-            [pair for pair in confusions if best[pair[0].method] is pair[0]],
-            [pair for pair in confusions if best[pair[0].method] is not pair[0]],
-        )
+        confusions = [pair for pair in self.confusions if pair[0].dataset == dataset]
+        confusions.sort(key=lambda pair: rank.get(pair[0].key, 0))
+        best: dict[str, Picture] = {}
+        for entry, picture in confusions:
+            best.setdefault(entry.method, picture)
+        others = [picture for _, picture in confusions if picture not in best.values()]
+        parts = [Part("", headline(rows), table=tables.comparison(rows) if rows else None, pictures=pictures)]
+        if best:
+            parts.append(Part(_BEST, pictures=list(best.values()), grid="matrices"))
+        if others:
+            parts.append(Part(text.plural(len(others), "other student"), pictures=others, grid="matrices", folded=True))
+        return parts
 
 
 def write_markdown(report: Report) -> str:
@@ -148,7 +170,7 @@ def _render(template: str, report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["md"] = _escape
-    return environment.get_template(template).render(report=report, notes=_NOTES, tables=tables, plural=text.plural)
+    return environment.get_template(template).render(report=report)
 
 
 def _listed(values: Iterable[str | None]) -> str:

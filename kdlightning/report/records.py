@@ -1,37 +1,104 @@
-"""The records of finished runs: a model for each kind of file."""
+"""The records of finished runs: a model for each kind of file; None stands for what a file does not state.
 
+The content of a JSON file becomes a frozen model, or one sentence for what is wrong with it.
+"""
+
+import math
+import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdlightning.report import text
-from kdlightning.report.parsing import (
-    DatasetName,
-    Duration,
-    Fraction,
-    Names,
-    Number,
-    Quality,
-    Quantiles,
-    Record,
-    Role,
-    Seed,
-    Text,
-    Versions,
-    Whole,
-    expected,
-    require_square,
-)
 
 SHOWN = 100  # files of a pool that a page names
+_LEAKS = "the pool comes nearer to local images than new real images do."
+_NO_SIGN = "no sign of copying at this distance, which is no proof of privacy."
 
 
 class ReportError(RuntimeError):
     """A report could not be made; the message says what was looked for, where, and what to do."""
+
+
+class Record(BaseModel):
+    """What a file says; keys that no field is named after are ignored."""
+
+    model_config = {"frozen": True}
+
+
+R = TypeVar("R", bound=Record)
+_OWN = "expected"  # the type of the errors that are worded here
+
+
+def parse(kind: type[R], content: object, **found: object) -> R:
+    """Check the content of a JSON file; what was found out about the file stands above what it says itself.
+
+    Raises:
+        ValueError: a sentence with the field, what was expected and what came.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+    if content.get("schema", 1) != 1:
+        raise ValueError(f"expected schema 1, got {content['schema']!r}; update kdlightning to read it")
+    try:
+        return kind.model_validate({**content, **found})
+    except ValidationError as error:
+        named = [(".".join(part for part in one["loc"] if isinstance(part, str)), one) for one in error.errors()]
+    if missing := [name for name, one in named if one["type"] == "missing"]:
+        raise ValueError(f"missing {', '.join(missing)}")
+    name, first = named[0]
+    said = first["msg"] if first["type"] == _OWN else f"{first['msg']}, got {reprlib.repr(first['input'])}"
+    raise ValueError(f"{name}: {said}" if name else said)
+
+
+def wrong(sentence: str) -> PydanticCustomError:
+    """The error of a check of one's own."""
+    return PydanticCustomError(_OWN, "{sentence}", {"sentence": sentence})
+
+
+def expected(what: str, holds: Callable[[Any], object] = lambda _: True) -> WrapValidator:
+    """Say in these words what a field takes, and what holds for it; what is wrong inside of it keeps its own."""
+
+    def check(value: object, handler: Callable[[object], object]) -> object:
+        try:
+            if holds(read := handler(value)):
+                return read
+        except ValidationError as error:
+            if any(one["loc"] for one in error.errors()):
+                raise
+        raise wrong(f"expected {what}, got {reprlib.repr(value)}")
+
+    return WrapValidator(check)
+
+
+def require_square(key: str, rows: tuple[tuple[Any, ...], ...], classes: int) -> None:
+    """Refuse what is no matrix of classes by classes."""
+    if [len(row) for row in rows] != [classes] * classes:
+        raise wrong(f"{key}: expected {classes} rows of {classes} numbers, one per class name")
+
+
+_NUMBER = Field(strict=True, allow_inf_nan=False)
+Text = Annotated[str, expected("a string")]
+Whole = Annotated[int, Field(strict=True, ge=0), expected("a whole number that is not negative")]
+Seed = Annotated[int, Field(strict=True), expected("a whole number")]
+Number = Annotated[float, _NUMBER, expected("a number")]
+Duration = Annotated[float, _NUMBER, Field(ge=0), expected("a number that is not negative")]
+Fraction = Annotated[float, _NUMBER, Field(ge=0, le=1), expected("a fraction in [0, 1]")]
+Role = Annotated[Literal["teacher", "reference", "student"], expected("one of teacher, reference, student")]
+Versions = Annotated[Mapping[str, str], expected("an object of texts")]
+Names = Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], expected("a list of names", bool)]
+DatasetName = Annotated[Text, BeforeValidator(lambda name: "unnamed data set" if name is None else name)]
+# an int where it is whole
+Mean = Annotated[Duration, AfterValidator(lambda mean: int(mean) if mean == int(mean) else mean)]
+# a quality that could not be measured is NaN in a generator's file
+_finite = BeforeValidator(lambda value: None if isinstance(value, float) and not math.isfinite(value) else value)
+Quality = Annotated[Number | None, _finite]
+_HUNDRED_AND_ONE = expected("the quantiles at 0, 1, ..., 100 %, finite", lambda values: len(values) == 101)
+Quantiles = Annotated[tuple[Number, ...], _HUNDRED_AND_ONE]
 
 
 class Named(Record):
@@ -62,57 +129,87 @@ class Compared(Named):
 
 
 class Finished(Named):
-    """What every finished run says of itself; None where it does not."""
+    """What every finished run says of itself."""
 
     path: Path  #: the file it was read from
     queries: Whole | None = None  #: images that the teacher answered, the transfer set's included
     seconds: Duration | None = None  #: training time
     train_images: Whole | None = None  #: images that it was trained on, local ones for a generator
-    commit: Text | None = None  #: the code's commit
-    hardware: Text | None = None  #: what it ran on
+    commit: Text | None = None
+    hardware: Text | None = None
     versions: Versions | None = None  #: package → version
     config: Text | None = None  #: path of the run's configuration
 
 
 class Run(Compared, Finished):
-    """A finished run: ``result.json``, which the callback `RunResult` writes."""
+    """A finished run: ``result.json``, which the callback `RunResult` writes. Shares are in [0, 1]."""
 
     modified: int  #: the file's modification time in nanoseconds
-    seed: Seed  #: seed of the run
-    accuracy: Fraction  #: test accuracy in [0, 1] at ``checkpoint``
-    #: test accuracy in [0, 1] of the validation-selected checkpoint, for information only
-    accuracy_best: Fraction | None = None
-    val_accuracy: Fraction | None = None  #: validation accuracy in [0, 1]
-    #: share of test images in [0, 1] on which student and teacher name the same class
-    agreement: Fraction | None = None
-    parameters: Whole | None = None  #: number of the network's parameters
+    seed: Seed
+    accuracy: Fraction  #: on the test images, of the weights in ``checkpoint``
+    accuracy_best: Fraction | None = None  #: the same of the validation-selected checkpoint, for information only
+    val_accuracy: Fraction | None = None
+    agreement: Fraction | None = None  #: share of test images on which student and teacher name the same class
+    parameters: Whole | None = None
     macs: Whole | None = None  #: multiply-accumulates per image
-    bytes_up: Whole | None = None  #: bytes sent to the teacher
-    bytes_down: Whole | None = None  #: bytes received from the teacher
+    bytes_up: Whole | None = None  #: sent to the teacher
+    bytes_down: Whole | None = None  #: received from the teacher
     checkpoint: Text | None = None  #: which weights were tested
+
+    @property
+    def time(self) -> tuple[int, str]:
+        """What sorts runs by when they ended."""
+        return self.modified, str(self.path)
+
+
+class Row(Compared):
+    """One line of the comparison: the seeds of one method, variant, role, data set, teacher, student and access."""
+
+    accuracy_mean: Fraction  #: mean test accuracy over the seeds, in [0, 1]
+    accuracy_std: Fraction  #: sample standard deviation of the test accuracy over the seeds; 0.0 for one seed
+    seeds: list[Seed]  #: the seeds, sorted
+    agreement: Fraction | None  #: mean over the seeds in [0, 1]; None unless every seed has it, like all means
+    parameters: Whole | None  #: the seeds' common value; None where they differ
+    macs: Whole | None  #: the seeds' common value; None where they differ
+    queries: Mean | None  #: mean over the seeds, an int where it is whole
+    bytes_up: Mean | None  #: as above
+    bytes_down: Mean | None  #: as above
+    seconds: Duration | None  #: mean over the seeds
+    checkpoint: Text | None  #: the seeds' common value, else ``"mixed"``
+    commit: Text | None  #: the seeds' common value, else ``"mixed"``
+    hardware: Text | None = None  #: the same; like all that follows, None in older records
+    versions: Versions | None = None  #: package → version, ``"mixed"`` where the seeds differ
+    accuracies: list[Fraction] | None = None  #: of the seeds, in their order, in [0, 1]; last checkpoints
+    accuracies_best: list[Fraction] | None = None  #: of the seeds' validation-selected checkpoints, in [0, 1]
+    configs: list[str] | None = None  #: 12 digits of their files' SHA-256; None unless all of them are there
+
+    def flat(self) -> dict[str, str | float | None]:
+        """All fields as single values: what a list or a mapping holds is separated by spaces."""
+        fields = self.model_dump()
+        for key, value in fields.items():
+            several = [f"{name}={one}" for name, one in value.items()] if isinstance(value, dict) else value
+            fields[key] = " ".join(map(str, several)) if isinstance(several, list) else value
+        return fields
 
 
 class GeneratorRun(Finished):
-    """A finished run that trained a generator, which has no accuracy; None for what its file does not state."""
+    """A finished run that trained a generator, which has no accuracy."""
 
     variant: Text | None = None
     dataset: Text | None = None  #: data set of the local images
-    #: the teacher's network; None if nothing was asked, like ``access``, what the teacher answers with
-    teacher: Text | None = None
+    teacher: Text | None = None  #: the teacher's network; None if nothing was asked
+    access: Text | None = None  #: what the teacher answers with; None if nothing was asked
     generator: Text | None = None  #: its network
     critic: Text | None = None  #: the critic's network
-    access: Text | None = None
-    seed: Whole | None = None  #: seed of the run
+    seed: Whole | None = None
+    features: Text | None = None  #: whose features are compared; values of two extractors cannot be
     fid: Quality = None  #: Fréchet distance of generated and local images' features
     kid: Quality = None  #: kernel distance of the same; an estimate, which may be below 0
-    features: Text | None = None  #: whose features those are; values of two extractors cannot be compared
-    #: of the classes seen in the generated images; 1: all alike often, 0: one class only
-    class_entropy: Quality = None
+    class_entropy: Quality = None  #: of the classes seen in generated images; 1: all alike often, 0: one class only
     class_least: Fraction | None = None  #: share of the rarest class in [0, 1]
     diversity: Quality = None  #: mean distance of two generated images' features over that of two local ones
     confidence: Fraction | None = None  #: mean top probability in [0, 1]
-    #: generated images of each class
-    class_histogram: Annotated[tuple[Whole, ...], expected("a list of counts")] | None = None
+    class_histogram: Annotated[tuple[Whole, ...], expected("a list of counts")] | None = None  #: images of each class
 
     @model_validator(mode="before")
     @classmethod
@@ -120,8 +217,7 @@ class GeneratorRun(Finished):
         """The file keeps what was measured in an object of its own."""
         quality = content.get("quality") or {}
         if not isinstance(quality, dict):
-            said = {"value": repr(quality)}
-            raise PydanticCustomError("expected", "quality: expected an object, got {value}", said)
+            raise wrong(f"quality: expected an object, got {quality!r}")
         return {**quality, **content}
 
     def record(self) -> dict[str, Any]:
@@ -137,10 +233,9 @@ class Curve(NamedTuple):
     std: tuple[float, ...]
 
 
-def _require_even(curve: Curve) -> Curve:
-    if not len(curve.queries) == len(curve.mean) == len(curve.std) > 0:
-        raise ValueError
-    return curve
+_CURVE = expected(
+    "queries, mean and std, three lists of the same length", lambda curve: len(set(map(len, curve))) == 1 and curve[0]
+)
 
 
 class TransferSet(Record):
@@ -148,28 +243,17 @@ class TransferSet(Record):
 
     path: Path  #: the transfer set's directory
     dataset: DatasetName = "unnamed data set"  #: data set that the images come from
-    robustness: Text | None = None  #: which distance was measured: ``"sd"``, ``"bd"`` or ``"mbd"``; None if not stated
+    robustness: Text | None = None  #: which distance was measured: ``"sd"``, ``"bd"`` or ``"mbd"``
     class_names: Names  #: names of the K classes
-    queries: Whole | None = None  #: images that the teacher answered for it; None if not stated
+    queries: Whole | None = None  #: images that the teacher answered for it
     #: K rows (teacher's class of an image) of K columns (target class), mean L2 distances of pixels in [0, 1]; None
-    #: where there is no pair; None as a whole if nothing was measured
-    mean_distance: Annotated[
-        tuple[tuple[Number | None, ...], ...] | None,
-        AfterValidator(lambda rows: rows if rows and any(cell is not None for row in rows for cell in row) else None),
-    ] = None
-    #: ``(queries per pair, mean distance, standard deviation)``
-    distance_curve: (
-        Annotated[
-            Curve,
-            AfterValidator(_require_even),
-            expected("queries, mean and std, three lists of the same length"),
-        ]
-        | None
-    ) = None
+    #: where there is no pair
+    mean_distance: tuple[tuple[Number | None, ...], ...] | None = None
+    distance_curve: Annotated[Curve, _CURVE] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mean_distance is not None:
+        if self.mean_distance:
             require_square("mean_distance", self.mean_distance, len(self.class_names))
         return self
 
@@ -220,8 +304,7 @@ class Privacy(Record):
     held_out_images: Whole  #: held-out real images that were compared
     level: Fraction  #: quantile of the held-out distances that is the threshold
     network: Text | None = None  #: whose features; None for pixels only
-    #: ``"pixels"`` or ``"features"`` → the distances there
-    spaces: Annotated[Mapping[str, Nearness], Field(min_length=1), expected("distances in pixels or features")]
+    spaces: Annotated[Mapping[str, Nearness], expected("distances in pixels or features", bool)]  #: by these two names
 
     @property
     def label(self) -> str:
@@ -237,15 +320,14 @@ class Privacy(Record):
         where = "pixels in [0, 1]" if name == "pixels" else f"{self.network}'s features"
         likely = space.share_by_chance
         chance = "" if likely is None else f"; by chance, up to {text.percent(likely)} % of such a pool"
-        said = (
+        leaks = space.share > (space.share_expected if likely is None else likely)
+        return (
             f"In {where}, {text.percent(space.share)} % of {self.pool_images:,} pool images lie within "
             f"{text.decimal(space.threshold)} of one of {self.local_images:,} local images, where "
             f"{text.percent(space.share_expected)} % of new real images would ({self.held_out_images:,} "
             f"compared{chance}): "
+            f"{_LEAKS if leaks else _NO_SIGN}"
         )
-        if space.share > (space.share_expected if likely is None else likely):
-            return f"{said}the pool comes nearer to local images than new real images do."
-        return f"{said}no sign of copying at this distance, which is no proof of privacy."
 
 
 class LeftOut(Record):

@@ -3,15 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from kdlightning.report import text
-from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Run
-from kdlightning.report.rows import Row, teacher_sizes
+from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Row, Run
+from kdlightning.report.rows import teacher_sizes
 
-_STYLES = {"teacher": "bold", "reference": "dim"}
 Value = Callable[[Any], float | None]
 
 
@@ -41,21 +36,6 @@ class Table(NamedTuple):
     items: Sequence[Any]
     #: item → ``"teacher"``, ``"reference"`` or ``"student"``, which look different
     kind: Callable[[Any], str] = lambda item: getattr(item, "role", "student")
-
-    def for_terminal(self, title: str, headings: Sequence[str]) -> RichTable:
-        """Some of the columns, with a rule where the kind changes."""
-        known = {column.heading: column for column in self.columns}
-        chosen = [known[heading] for heading in headings]
-        table = RichTable(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-        table.pad_edge, table.collapse_padding = False, True  # two blanks between columns: it all fits into 100
-        for column in chosen:
-            fixed = column.value is not None or column.title == "Access"
-            table.add_column(column.title, justify="right" if column.value else "left", no_wrap=fixed, overflow="fold")
-        for item, following in zip(self.items, [*self.items[1:], None], strict=True):
-            ends = following is not None and self.kind(following) != self.kind(item)
-            cells = [Text(column.show(item)) for column in chosen]  # Text: names are not markup
-            table.add_row(*cells, style=_STYLES.get(self.kind(item)), end_section=ends)
-        return table
 
 
 def _words(title: str, key: str, hidden: str = "") -> Column:

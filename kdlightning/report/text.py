@@ -8,69 +8,41 @@ _MOST_BARS = 40
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction of 1 in percent with two decimals.
-
-    >>> percent(0.9712)
-    '97.12'
-    """
+    """A fraction of 1 in percent with two decimals, ``97.12``."""
     return DASH if fraction is None else f"{100 * fraction:.2f}"
 
 
 def spread(mean: float, std: float, seeds: int) -> str:
-    """Mean ± sample standard deviation in percent; one seed has no deviation to state.
-
-    >>> spread(0.9712, 0.003, 3), spread(0.9712, 0.0, 1)
-    ('97.12 ± 0.30', '97.12')
-    """
+    """Mean ± sample standard deviation in percent, ``97.12 ± 0.30``; one seed has no deviation to state."""
     return percent(mean) + (f" ± {percent(std)}" if seeds > 1 else "")
 
 
 def plural(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> plural(1, "run"), plural(2, "run")
-    ('1 run', '2 runs')
-    """
+    """A number of things, ``2 runs``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def count(number: float | None) -> str:
-    """A count in full, with thousands separated.
-
-    >>> count(1234567)
-    '1,234,567'
-    """
+    """A count in full, with thousands separated, ``1,234,567``."""
     return DASH if number is None else f"{number:,.0f}"
 
 
 def decimal(number: float | None) -> str:
-    """A number with four significant digits.
-
-    >>> decimal(23.813743), decimal(0.0512345), decimal(1234.6)
-    ('23.81', '0.05123', '1,235')
-    """
+    """A number with four significant digits, ``0.05123``."""
     if number is None:
         return DASH
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def bars(counts: Sequence[int] | None) -> str:
-    """A histogram as a row of bars, the highest one full, a dot for 0; a dash where bars would be too many.
-
-    >>> bars([8, 4, 1, 0])
-    '█▄▁·'
-    """
+    """A histogram as a row of bars, the highest one full, a dot for 0; a dash where bars would be too many."""
     if not counts or len(counts) > _MOST_BARS or not max(counts):
         return DASH
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // max(counts))] for count in counts)
 
 
 def scaled(number: float | None, unit: str = "") -> str:
-    """A number with three significant digits and an SI prefix (powers of 1000).
-
-    >>> scaled(123456), scaled(1500, "B"), scaled(12, "B")
-    ('123 k', '1.50 kB', '12 B')
-    """
+    """A number with three significant digits and an SI prefix (powers of 1000), ``1.50 kB``."""
     if number is None:
         return DASH
     value = float(number)
@@ -83,11 +55,7 @@ def scaled(number: float | None, unit: str = "") -> str:
 
 
 def seconds(duration: float | None) -> str:
-    """Seconds, with a decimal while they are few.
-
-    >>> seconds(12.34), seconds(4321.0)
-    ('12.3', '4,321')
-    """
+    """Seconds, with a decimal while they are few, ``12.3``."""
     if duration is None:
         return DASH
     return f"{duration:.1f}" if duration < 99.95 else f"{duration:,.0f}"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdlightning.report.records import Confusion, GeneratorRun, ReportError, TransferSet
-from kdlightning.report.rows import KEYS, Row
+from kdlightning.report.records import Confusion, GeneratorRun, ReportError, Row, TransferSet
+from kdlightning.report.rows import KEYS
 
 _CHART_ROWS = 10_000  # that a chart of W&B takes
 

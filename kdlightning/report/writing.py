@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kdlightning.report.findings import RUN_FILE, read_runs
 from kdlightning.report.pages import Report, write_html, write_markdown
-from kdlightning.report.records import ReportError
-from kdlightning.report.rows import KEYS, Row
+from kdlightning.report.records import ReportError, Row
+from kdlightning.report.rows import KEYS
 from kdlightning.report.tracking import log_to_wandb
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdlightning.report import read_runs, summarise
-from kdlightning.report.accuracy import _aside, _short_names, _spread, plot_accuracy
+from kdlightning.report.accuracy import _aside, _short_names, plot_accuracy
 from kdlightning.report.figures import distance_matrix, draw_figures, plot_distance_curve, plot_distances
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -70,12 +70,17 @@ def test_accuracy_stands_at_its_queries_with_its_deviation(workspace):
     workspace.run(seed=1, accuracy=0.94)
     workspace.teacher(accuracy=0.99)
     axes = plot_accuracy(rows_of(workspace)).axes[0]
-    bar, point, teacher = axes.lines
+    _, bar, point, teacher = axes.lines
     assert point.get_xydata() == pytest.approx(np.array([[1_000_000, 92.0]]))
     assert bar.get_ydata() == pytest.approx([92 - 2 * 2**0.5, 92 + 2 * 2**0.5])
     assert list(teacher.get_ydata()) == [99.0, 99.0]
     assert axes.get_xscale() == "log"
-    assert [text.get_text() for text in axes.texts] == ["teacher LeNet5 99.0", "DB3KD (mbd)"]
+    assert [text.get_text() for text in axes.texts] == ["1"]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["1  DB3KD (mbd)  92.00", "teacher, LeNet5  99.00"]
+    bottom, top = axes.get_ylim()
+    assert bottom < 92 - 2 * 2**0.5
+    assert 99 < top < 100
 
 
 def test_a_student_without_queries_has_a_tick_of_its_own_left_of_the_others(workspace):
@@ -85,9 +90,10 @@ def test_a_student_without_queries_has_a_tick_of_its_own_left_of_the_others(work
     axes = plot_accuracy(rows_of(workspace)).axes[0]
     ticks = dict(zip([label.get_text() for label in axes.get_xticklabels()], axes.get_xticks(), strict=True))
     assert list(ticks) == ["0", "1k", "10k"]
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_label() == "KD3"] == [ticks["0"]]
+    names = {line.get_label(): line.get_xdata()[0] for line in axes.lines if line.get_label()[0] != "_"}
+    assert names["2  KD3, white  97.00"] == ticks["0"]
     assert axes.get_xlim()[0] < ticks["0"] < ticks["1k"] == pytest.approx(1000)
-    assert "Unknown" not in [line.get_label() for line in axes.lines]
+    assert len(names) == 2  # "Unknown" has no place
 
 
 def test_without_a_student_that_asked_there_is_no_figure(workspace):
@@ -97,12 +103,12 @@ def test_without_a_student_that_asked_there_is_no_figure(workspace):
     assert draw_figures(rows_of(workspace), []) == []
 
 
-def test_names_that_find_no_place_are_numbers_and_a_list_best_first(workspace):
+def test_points_are_numbers_and_a_list_best_first(workspace):
     for i in range(12):
         workspace.run(method=f"A method with quite a long name, number {i}", variant=None, accuracy=0.97 + i / 10000)
     workspace.teacher(accuracy=0.99)
     figure = plot_accuracy(rows_of(workspace))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names[:2] == [
         "1  A method with quite a long name, number 11  97.11",
         "2  A method with quite a long name, number 10  97.10",
@@ -111,7 +117,7 @@ def test_names_that_find_no_place_are_numbers_and_a_list_best_first(workspace):
     numbers = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert [numbers[str(i + 1)][1] for i in range(12)] == pytest.approx([97.11 - i / 100 for i in range(12)])
     assert numbers["1"][0] == pytest.approx(1_000_000)  # the best one stands at its queries, others that hide it aside
-    assert figure.axes[0].get_yscale() == "linear"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][1:3] == ["97", "97.5"]
     (picture,) = draw_figures(rows_of(workspace), ())
     assert picture.caption.endswith("Points that would hide others stand aside, with a line to their place.")
 
@@ -141,12 +147,6 @@ def test_names_say_what_tells_rows_apart(workspace):
     assert sorted(_short_names(rows_of(workspace))) == ["DB3KD (mbd), hard", "DB3KD (mbd), soft"]
     workspace.run(access="soft", student="LeNet5Half")
     assert "DB3KD (mbd), LeNet5Half, soft" in _short_names(rows_of(workspace))
-
-
-def test_spread_keeps_labels_apart_and_in_order():
-    assert _spread([0.1, 0.5], 0.2) == [0.1, 0.5]
-    assert _spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
-    assert _spread([0.5, 0.5, 0.5], 0.2) == pytest.approx([0.3, 0.5, 0.7])
 
 
 def test_pictures_have_distinct_safe_names_and_are_png(workspace):
