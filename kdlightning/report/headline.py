@@ -1,6 +1,6 @@
 """The best student of a data set in one sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from kdlightning.report import text
 from kdlightning.report.records import Row
@@ -8,10 +8,7 @@ from kdlightning.report.rows import teacher_sizes
 
 
 def headline(rows: Sequence[Row]) -> str | None:
-    """Which student is best by its mean accuracy, at which price, beside its teacher and the same network without it.
-
-    Args:
-        rows: rows of one data set.
+    """Which student of a data set is best by its mean accuracy, at which price, beside its teacher and references.
 
     Returns:
         The sentence, ``"DB3KD (mbd) reaches 98.40 ± 0.52 % (3 seeds) with 1/24 of the parameters for 978,937 queries;
@@ -23,34 +20,30 @@ def headline(rows: Sequence[Row]) -> str | None:
     best = max(students, key=lambda row: row.accuracy_mean)
     teachers = [row for row in rows if row.role == "teacher" and row.student == best.teacher]
     references = [row for row in rows if row.role == "reference" and row.student == best.student]
-    others = [f"its teacher {best.teacher} has {_one_of(teachers)}"] if teachers else []
-    others += [f"{best.student} without a teacher has {_one_of(references)}"] if references else []
+    others = [f"its teacher {best.teacher} has {_accuracy(teachers)}"] if teachers else []
+    others += [f"{best.student} without a teacher has {_accuracy(references)}"] if references else []
     compared = "; ".join(others) or "its teacher is not among these runs"
-    return f"{best.label} reaches {_accuracy(best)}{_size(best, teacher_sizes(teachers))}{_price(best)}; {compared}."
+    return f"{best.label} reaches {_accuracy([best])} with {_size(best, teachers)}{_price(best)}; {compared}."
 
 
-def _accuracy(row: Row) -> str:
-    seeds = len(row.seeds)
-    return f"{text.spread(row.accuracy_mean, row.accuracy_std, seeds)} % ({text.plural(seeds, 'seed')})"
+def _accuracy(rows: Sequence[Row]) -> str:
+    """Of all that are meant, where a name does not tell them apart."""
+    return " or ".join(
+        f"{text.spread(row.accuracy_mean, row.accuracy_std, len(row.seeds))} % ({text.plural(len(row.seeds), 'seed')})"
+        for row in rows
+    )
 
 
-def _one_of(rows: Sequence[Row]) -> str:
-    """All that are meant, where a name does not tell them apart."""
-    return " or ".join(_accuracy(row) for row in rows)
-
-
-def _size(best: Row, sizes: Mapping[str, int]) -> str:
-    teacher = sizes.get(best.teacher or "")
+def _size(best: Row, teachers: Sequence[Row]) -> str:
+    teacher = teacher_sizes(teachers).get(best.teacher or "")
     if not (best.parameters and teacher):
-        return f" with {best.student}"
+        return best.student
     ratio = teacher / best.parameters
-    share = f"1/{ratio:.0f}" if ratio >= 10 else f"{100 / ratio:.0f} %"
-    return f" with {share} of the parameters"
+    return f"{f'1/{ratio:.0f}' if ratio >= 10 else f'{100 / ratio:.0f} %'} of the parameters"
 
 
 def _price(best: Row) -> str:
     if best.access == "white":
         return " and the teacher's weights at hand"
-    return (
-        "" if best.queries is None else f" for {text.count(best.queries)} {'query' if best.queries == 1 else 'queries'}"
-    )
+    queries = "query" if best.queries == 1 else "queries"
+    return "" if best.queries is None else f" for {text.count(best.queries)} {queries}"

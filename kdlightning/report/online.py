@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -22,16 +23,9 @@ _INTRODUCTION = (
 
 
 def publish_page(project: str, entity: str | None = None, title: str = "Comparison", *, draft: bool = False) -> str:
-    """Make a page and save it.
+    """Make a page of a project's runs, save it and return its address; only its author sees a draft.
 
-    Args:
-        project: W&B's project with the runs.
-        entity: whose project; None for the account's own default.
-        title: of the page.
-        draft: save it where only its author sees it.
-
-    Returns:
-        The page's address.
+    The entity is the project's owner; None is the account's own default.
 
     Raises:
         ReportError: W&B is offline by ``WANDB_MODE``, the package or a key is missing, or W&B refuses.
@@ -69,10 +63,9 @@ def newest_media(api: Any, path: str) -> list[str]:  # noqa: ANN401 - W&B's clie
 
 def page_blocks(wr: ModuleType, project: str, entity: str, media: Sequence[str] = ()) -> list[Any]:
     """What the page shows: accuracies, accuracy against queries, courses of training, and a report's figures."""
-    runs = wr.Runset(
-        entity=entity, project=project, name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'"
-    )
-    reports = wr.Runset(entity=entity, project=project, name="reports", filters="Metric('JobType') = 'report'")
+    runset = partial(wr.Runset, entity=entity, project=project)
+    runs = runset(name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'")
+    reports = runset(name="reports", filters="Metric('JobType') = 'report'")
     queries, accuracy = wr.SummaryMetric("result/queries"), wr.SummaryMetric("result/accuracy")
     steps = "trainer/global_step"
     compared = [

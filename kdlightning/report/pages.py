@@ -48,12 +48,7 @@ class Part(NamedTuple):
 
 
 class Report:
-    """What both pages say of the runs that were found.
-
-    Args:
-        sources: the directories that were searched.
-        findings: what lies in them.
-    """
+    """What both pages say of the findings in the directories that were searched, the sources."""
 
     def __init__(self, sources: Sequence[Path], findings: Findings) -> None:
         self.created = datetime.now(UTC)

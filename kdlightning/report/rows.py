@@ -37,9 +37,6 @@ def load_rows(path: Path) -> list[Row]:
 def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     """Average the seeds of each method, variant, role, data set, teacher, student and access.
 
-    Args:
-        runs: runs in any order.
-
     Returns:
         The rows, sorted by data set, then teacher → reference → student, then accuracy (highest first), and
         sentences about what a reader must know: seeds that were there twice, seeds that do not belong together,

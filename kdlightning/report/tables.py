@@ -1,6 +1,7 @@
 """The tables of a report: their columns are described once, for pages and for the terminal."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from kdlightning.report import text
@@ -46,12 +47,11 @@ def _numbers(title: str, key: str, show: Callable[[Any], str], hidden: str = "")
     return Column(title, lambda item: show(getattr(item, key, None)), lambda item: getattr(item, key, None), hidden)
 
 
+_bytes = partial(text.scaled, unit="B")
+
+
 def _seed(seed: int | None) -> str:
     return text.DASH if seed is None else str(seed)
-
-
-def _bytes(number: float | None) -> str:
-    return text.scaled(number, "B")
 
 
 def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:

@@ -32,15 +32,7 @@ def log_to_wandb(
 
     Offline unless the environment's ``WANDB_MODE`` says otherwise, and never a question on the terminal.
 
-    Args:
-        rows: the comparison.
-        figures: image files.
-        project: W&B's project.
-        name: the run's name.
-        directory: where W&B keeps the run; None for its own choice (``WANDB_DIR``, else the working directory).
-        transfer_sets: sets with distances.
-        confusions: which classes students take for which.
-        generators: runs that may have images beside them.
+    W&B keeps the run in ``directory``; None is its own choice (``WANDB_DIR``, else the working directory).
 
     Raises:
         ReportError: ``WANDB_MODE`` is online and W&B knows no key.
@@ -60,53 +52,39 @@ def log_to_wandb(
     for row in rows:
         panels["results"].add_data(*row.flat().values())
     panels |= {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
-    panels |= {f"images/{key}": wandb.Image(str(path)) for key, path in _newest_grids(generators).items()}
+    for generator in generators:
+        if grids := sorted((generator.path.parent / "images").glob("epoch-*.png")):
+            panels[f"images/{generator.dataset}-{generator.path.parent.name}"] = wandb.Image(str(grids[-1]))
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        panels |= _charts(wandb, dataset, [row for row in rows if row.dataset == dataset])
+        members = [row for row in rows if row.dataset == dataset]
+        bars = [[f"{row.label}, {row.student}", 100 * row.accuracy_mean] for row in members]
+        table, title = wandb.Table(columns=["row", "accuracy %"], data=bars), f"Accuracy, {dataset}"
+        panels[f"accuracy/{dataset}"] = wandb.plot.bar(table, "row", "accuracy %", title=title)
+        if points := [[row.queries, 100 * row.accuracy_mean] for row in members if row.queries]:
+            table, title = (
+                wandb.Table(columns=["queries", "accuracy %"], data=points),
+                f"Accuracy against queries, {dataset}",
+            )
+            panels[f"queries/{dataset}"] = wandb.plot.scatter(table, "queries", "accuracy %", title=title)
     for entry in confusions:
         if len(entry.class_names) ** 2 <= _CHART_ROWS:
-            panels[f"confusion/{entry.dataset}, {entry.label}"] = _confusion(wandb, entry)
-    for transfer_set in transfer_sets:
-        if table := _distances(wandb, transfer_set):
-            panels[f"distances/{transfer_set.dataset}-{transfer_set.path.name}"] = table
+            columns = ["Actual", "Predicted", "nPredictions"]  # as W&B's chart calls them
+            table = wandb.Table(columns=columns, data=_pairs(entry.class_names, entry.counts))
+            fields, title = {column: column for column in columns}, {"title": f"{entry.label}, {entry.dataset}"}
+            chart = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
+            panels[f"confusion/{entry.dataset}, {entry.label}"] = chart
+    for measured in transfer_sets:
+        if pairs := _pairs(measured.class_names, measured.mean_distance or ()):
+            table = wandb.Table(columns=["class of the image", "target class", "mean distance"], data=pairs)
+            panels[f"distances/{measured.dataset}-{measured.path.name}"] = table
     with run:
         run.log(panels)
 
 
-def _charts(wandb: Any, dataset: str, rows: Sequence[Row]) -> dict[str, Any]:  # noqa: ANN401 - W&B is imported late
-    """A bar chart of accuracies, and one of accuracies against queries if a row has asked."""
-    bars = [[f"{row.label}, {row.student}", 100 * row.accuracy_mean] for row in rows]
-    table = wandb.Table(columns=["row", "accuracy %"], data=bars)
-    charts = {f"accuracy/{dataset}": wandb.plot.bar(table, "row", "accuracy %", title=f"Accuracy, {dataset}")}
-    if points := [[row.queries, 100 * row.accuracy_mean] for row in rows if row.queries]:
-        table = wandb.Table(columns=["queries", "accuracy %"], data=points)
-        title = f"Accuracy against queries, {dataset}"
-        charts[f"queries/{dataset}"] = wandb.plot.scatter(table, "queries", "accuracy %", title=title)
-    return charts
-
-
-def _confusion(wandb: Any, entry: Confusion) -> Any:  # noqa: ANN401
-    """W&B's own confusion matrix."""
-    names, columns = entry.class_names, ["Actual", "Predicted", "nPredictions"]  # as W&B's chart calls them
-    cells = [[names[i], names[j], n] for i, row in enumerate(entry.counts) for j, n in enumerate(row)]
-    table, fields = wandb.Table(columns=columns, data=cells), {column: column for column in columns}
-    title = {"title": f"{entry.label}, {entry.dataset}"}
-    return wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
-
-
-def _distances(wandb: Any, entry: TransferSet) -> Any:  # noqa: ANN401
-    """A table of the pairs of classes; blank pairs are left out, and None is a set without any."""
-    names = entry.class_names
-    cells = [(i, j, distance) for i, row in enumerate(entry.mean_distance or ()) for j, distance in enumerate(row)]
-    pairs = [[names[i], names[j], distance] for i, j, distance in cells if distance is not None]
-    columns = ["class of the image", "target class", "mean distance"]
-    return wandb.Table(columns=columns, data=pairs) if pairs else None
-
-
-def _newest_grids(generators: Sequence[GeneratorRun]) -> dict[str, Path]:
-    """The last grid of images that each generator's run has beside it, by data set and the run's directory."""
-    grids = ((run, sorted((run.path.parent / "images").glob("epoch-*.png"))) for run in generators)
-    return {f"{run.dataset}-{run.path.parent.name}": drawn[-1] for run, drawn in grids if drawn}
+def _pairs(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> list[list[Any]]:
+    """``[row's class, column's class, value]`` of every cell that is not blank."""
+    cells = [(i, j, value) for i, row in enumerate(matrix) for j, value in enumerate(row)]
+    return [[names[i], names[j], value] for i, j, value in cells if value is not None]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,16 +44,16 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
     report = Report(runs, findings)
     output = output or runs[0] / "report"
     output.mkdir(parents=True, exist_ok=True)
-    for picture in report.drawn:
-        _replace(output / picture.name, picture.png)
-    _replace(output / "results.json", _as_json([row.model_dump() for row in report.rows]))
+    files = {picture.name: picture.png for picture in report.drawn}
+    files["results.json"] = _as_json([row.model_dump() for row in report.rows])
     if findings.generators:
-        _replace(output / "generators.json", _as_json([run.record() for run in findings.generators]))
+        files["generators.json"] = _as_json([run.record() for run in findings.generators])
     if findings.manifests:
-        _replace(output / "transfer-sets.json", _as_json(findings.manifests))
-    _replace(output / "results.csv", _as_csv(report.rows).encode())
-    _replace(output / "report.md", write_markdown(report).encode())
-    _replace(output / "report.html", write_html(report).encode())
+        files["transfer-sets.json"] = _as_json(findings.manifests)
+    files["results.csv"] = _as_csv(report.rows).encode()
+    files["report.md"], files["report.html"] = write_markdown(report).encode(), write_html(report).encode()
+    for name, content in files.items():
+        _replace(output / name, content)
     if wandb:
         log_to_wandb(
             report.rows,
@@ -83,10 +82,6 @@ def _as_csv(rows: Sequence[Row]) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
-        draft.write(content)
-    # a temporary file is its owner's only; a report is as readable as any other new file of this user
-    umask = os.umask(0)
-    os.umask(umask)
-    Path(draft.name).chmod(0o666 & ~umask)
-    Path(draft.name).replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)
