@@ -33,10 +33,7 @@ class Picture(NamedTuple):
 
 
 def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> list[Picture]:
-    """Accuracy against queries for each data set with a student that asked; then what transfer sets have of distances.
-
-    These are the distances between classes and their course with the queries.
-    """
+    """Accuracy against queries for each data set with a student that asked; then the distances of transfer sets."""
     pictures: list[Picture] = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]

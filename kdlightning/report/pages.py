@@ -65,11 +65,7 @@ class Report:
         self.pictures = draw_figures(self.rows, findings.transfer_sets)
         self.confusions = list(zip(confusions, draw_confusions(confusions), strict=True))
         self.privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
-
-    @property
-    def drawn(self) -> list[Picture]:
-        """All figures."""
-        return [*self.pictures, *(picture for _, picture in (*self.confusions, *self.privacy))]
+        self.drawn = [*self.pictures, *(picture for _, picture in (*self.confusions, *self.privacy))]
 
     @property
     def facts(self) -> list[tuple[str, str]]:

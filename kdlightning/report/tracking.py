@@ -58,20 +58,18 @@ def log_to_wandb(
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]
         bars = [[f"{row.label}, {row.student}", 100 * row.accuracy_mean] for row in members]
-        table, title = wandb.Table(columns=["row", "accuracy %"], data=bars), f"Accuracy, {dataset}"
-        panels[f"accuracy/{dataset}"] = wandb.plot.bar(table, "row", "accuracy %", title=title)
+        table = wandb.Table(columns=["row", "accuracy %"], data=bars)
+        panels[f"accuracy/{dataset}"] = wandb.plot.bar(table, "row", "accuracy %", title=f"Accuracy, {dataset}")
         if points := [[row.queries, 100 * row.accuracy_mean] for row in members if row.queries]:
-            table, title = (
-                wandb.Table(columns=["queries", "accuracy %"], data=points),
-                f"Accuracy against queries, {dataset}",
-            )
+            table = wandb.Table(columns=["queries", "accuracy %"], data=points)
+            title = f"Accuracy against queries, {dataset}"
             panels[f"queries/{dataset}"] = wandb.plot.scatter(table, "queries", "accuracy %", title=title)
     for entry in confusions:
         if len(entry.class_names) ** 2 <= _CHART_ROWS:
-            columns = ["Actual", "Predicted", "nPredictions"]  # as W&B's chart calls them
-            table = wandb.Table(columns=columns, data=_pairs(entry.class_names, entry.counts))
-            fields, title = {column: column for column in columns}, {"title": f"{entry.label}, {entry.dataset}"}
-            chart = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
+            fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}  # as W&B's chart calls them
+            table = wandb.Table(columns=list(fields), data=_pairs(entry.class_names, entry.counts))
+            said = {"title": f"{entry.label}, {entry.dataset}"}
+            chart = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, said)
             panels[f"confusion/{entry.dataset}, {entry.label}"] = chart
     for measured in transfer_sets:
         if pairs := _pairs(measured.class_names, measured.mean_distance or ()):
