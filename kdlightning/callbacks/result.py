@@ -91,7 +91,7 @@ class RunResult(Callback):
         if isinstance(module, DistillationModule):
             own: dict[str, Any] = {
                 "student": module.student_name,
-                "accuracy": metrics["test/accuracy"],
+                "accuracy": metrics.get("test/accuracy"),  # None without labelled test images
                 "accuracy_best": None,
                 "val_accuracy": metrics.get("val/accuracy", self._best),
                 "val_accuracy_best": self._best,
