@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -91,10 +90,6 @@ class WebDataModule(CollectedDataModule):
     def identity(self) -> dict[str, Any]:
         """Adds which pool."""
         return {**super().identity(), "pool": self._key()[:16]}
-
-    def reasons(self) -> dict[str, int]:
-        """How many files were skipped, by reason; after :meth:`setup`."""
-        return dict(Counter(one.reason for one in self.unusable))
 
     def _key(self) -> str:
         """SHA-256 of the files' names, sizes and times, and of what decoding depends on."""

@@ -32,23 +32,15 @@ class BorderPairs(NamedTuple):
     Where it did not, they are the last image tried and the one that its step began at; for an image that the
     classifier puts in the target class already, twice the start. [Frank2023]_ filters by ``success``; the filter of
     the later code, which does not look at the threshold, is ``(post_class == target) & (pre_class != target)``.
-
-    Attributes:
-        post: ``(N, C, H, W)`` in [0, 1], after the boundary.
-        pre: ``(N, C, H, W)`` in [0, 1], one step before.
-        success: bool ``(N,)``: ``post`` is of the target class, ``pre`` is not, and the top probability of both is
-            under the threshold.
-        iterations: steps taken ``(N,)``, int64; the images asked are N + their sum.
-        post_class: the classifier's classes of ``post`` ``(N,)``, int64.
-        pre_class: those of ``pre``.
     """
 
-    post: Tensor
-    pre: Tensor
+    post: Tensor  #: ``(N, C, H, W)`` in [0, 1], after the boundary
+    pre: Tensor  #: ``(N, C, H, W)`` in [0, 1], one step before
+    #: bool ``(N,)``: ``post`` is of the target class, ``pre`` is not, both top probabilities are under the threshold
     success: Tensor
-    iterations: Tensor
-    post_class: Tensor
-    pre_class: Tensor
+    iterations: Tensor  #: steps taken ``(N,)``, int64; the images asked are N + their sum
+    post_class: Tensor  #: the classifier's classes of ``post`` ``(N,)``, int64
+    pre_class: Tensor  #: those of ``pre``
 
 
 class _Seen(NamedTuple):
@@ -130,10 +122,9 @@ def border_attack(
     """
     _require_attackable(images, target)
     if step <= 0 or iterations < 1 or threshold <= 0 or grow < 1 or not 0 < shrink < 1:
-        raise ValueError(
-            "border_attack expected step > 0, iterations >= 1, threshold > 0, grow >= 1 and 0 < shrink < 1, got"
-            f" {step}, {iterations}, {threshold}, {grow} and {shrink}"
-        )
+        expected = "step > 0, iterations >= 1, threshold > 0, grow >= 1 and 0 < shrink < 1"
+        got = f"{step}, {iterations}, {threshold}, {grow} and {shrink}"
+        raise ValueError(f"border_attack expected {expected}, got {got}")
     if random_start < 0:
         raise ValueError(f"random_start: expected a distance, got {random_start}")
     images = images.detach()
@@ -242,18 +233,13 @@ def _box(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 def _require_attackable(images: Tensor, target: Tensor | None) -> None:
     if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "an attack needs gradients, which torch.inference_mode records nowhere: use torch.no_grad instead (of a"
-            " Lightning Trainer: inference_mode: false)"
-        )
+        why = "an attack needs gradients, which torch.inference_mode records nowhere"
+        raise RuntimeError(f"{why}: use torch.no_grad instead (of a Lightning Trainer: inference_mode: false)")
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"expected images (N, C, H, W) in float32 or float64, got {tuple(images.shape)} in {images.dtype};"
-            " 16 bits do not hold steps of 1/255, autocast belongs inside logits_of"
-        )
+        got = f"expected images (N, C, H, W) in float32 or float64, got {tuple(images.shape)} in {images.dtype}"
+        raise ValueError(f"{got}; 16 bits do not hold steps of 1/255, autocast belongs inside logits_of")
     if target is not None and (target.shape != images.shape[:1] or target.dtype != torch.int64):
-        raise ValueError(
-            f"expected class indices ({len(images)},) in int64, got {tuple(target.shape)} in {target.dtype}"
-        )
+        got = f"{tuple(target.shape)} in {target.dtype}"
+        raise ValueError(f"expected class indices ({len(images)},) in int64, got {got}")
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError("expected pixels in [0, 1]; normalisation is the network's first layer, inside logits_of")

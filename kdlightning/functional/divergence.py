@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_UNEQUAL = "student logits {} and teacher log-probabilities {} must have the same shape (N, K)"
+
 
 def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of a teacher at a temperature, from its probabilities alone.
@@ -33,10 +35,7 @@ def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, tem
         ValueError: the two shapes differ.
     """
     if student_logits.shape != teacher_log_probabilities.shape:
-        raise ValueError(
-            f"student logits {tuple(student_logits.shape)} and teacher log-probabilities "
-            f"{tuple(teacher_log_probabilities.shape)} must have the same shape (N, K)"
-        )
+        raise ValueError(_UNEQUAL.format(tuple(student_logits.shape), tuple(teacher_log_probabilities.shape)))
     student = F.log_softmax(student_logits / temperature, dim=1)
     return F.kl_div(student, teacher_log_probabilities, reduction="batchmean", log_target=True)
 
@@ -84,10 +83,8 @@ def decoupled_divergence(
         ValueError: the two shapes differ, or there is one class only.
     """
     if student_logits.shape != teacher_log_probabilities.shape or student_logits.shape[1] < 2:
-        raise ValueError(
-            f"student logits {tuple(student_logits.shape)} and teacher log-probabilities "
-            f"{tuple(teacher_log_probabilities.shape)} must have the same shape (N, K), with at least two classes"
-        )
+        shapes = tuple(student_logits.shape), tuple(teacher_log_probabilities.shape)
+        raise ValueError(_UNEQUAL.format(*shapes) + ", with at least two classes")
     own = F.one_hot(target, student_logits.shape[1]).bool()
 
     def decoupled(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,21 +22,13 @@ Norm = Literal["l1", "l2"]
 
 
 class InversionWeights(NamedTuple):
-    """Weights of the loss terms, Eqs. 3-4 and 8 of [Yin2020]_.
+    """Weights of the loss terms, Eqs. 3-4 and 8 of [Yin2020]_."""
 
-    Attributes:
-        batch_norm: α_f, of the sum over BatchNorm layers.
-        first_layer: multiplier of the first of these layers.
-        variation: α_tv.
-        norm: α_ℓ2.
-        competition: α_c; needs a student.
-    """
-
-    batch_norm: float = 10.0
-    first_layer: float = 1.0
-    variation: float = 2.5e-5
-    norm: float = 3e-8
-    competition: float = 0.0
+    batch_norm: float = 10.0  #: α_f, of the sum over BatchNorm layers
+    first_layer: float = 1.0  #: multiplier of the first of these layers
+    variation: float = 2.5e-5  #: α_tv
+    norm: float = 3e-8  #: α_ℓ2
+    competition: float = 0.0  #: α_c; needs a student
 
 
 def normalised_layers(network: nn.Module) -> list[nn.Module]:

@@ -11,15 +11,11 @@ from kdlightning.networks.architecture import Architecture
 class AlexNet(Architecture):
     """AlexNet of DB3KD: 3x3 convolutions 64 (stride 2)-192-384-256-256 with BN, hidden layers 4096-4096.
 
-    Max-pooling follows the first, second and fifth convolution. A hidden layer is linear, ReLU, dropout, BN.
+    Max-pooling follows the first, second and fifth convolution. A hidden layer is linear, ReLU, dropout, BN. Images of
+    fewer than 15 x 15 pixels, which cannot be halved four times, are a ValueError.
 
     Args:
-        image_size: height and width of the images, at least 15.
-        width: multiplier of all channels and units.
         dropout: probability of dropping a hidden unit.
-
-    Raises:
-        ValueError: if the images are too small to be halved four times.
     """
 
     fixed_size = True
@@ -40,9 +36,8 @@ class AlexNet(Architecture):
             before = after
         self.neck = nn.Sequential(nn.Flatten())
         for inputs in (before * side * side, hidden):
-            self.neck.extend(
-                [nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.BatchNorm1d(hidden)]
-            )
+            self.neck.extend([nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)])
+            self.neck.append(nn.BatchNorm1d(hidden))
         self.classifier = nn.Linear(hidden, self.num_classes)
 
 

@@ -23,7 +23,7 @@ class Architecture(Network):
         num_classes: number of logits.
         in_channels: channels of the pixels.
         image_size: height and width of the images it is meant for; others work.
-        width: multiplier of all channels.
+        width: multiplier of all channels and hidden units.
         mean: channel means to subtract from the pixels; None for no normalisation.
         std: channel standard deviations to divide by.
     """
@@ -68,14 +68,9 @@ def _constructor(
     build: Callable[..., None], told: list[inspect.Parameter], defaults: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> Callable[..., None]:
     """A constructor that takes what it is told to take, by position or by name, and builds with the fixed besides."""
-    signature = inspect.Signature(
-        [
-            parameter.replace(default=defaults.get(parameter.name, parameter.default))
-            for parameter in sorted(told, key=lambda parameter: parameter.kind)  # those by position first
-            if parameter.name not in fixed
-        ],
-        return_annotation=None,
-    )
+    free = sorted((one for one in told if one.name not in fixed), key=lambda one: one.kind)  # those by position first
+    parameters = [one.replace(default=defaults.get(one.name, one.default)) for one in free]
+    signature = inspect.Signature(parameters, return_annotation=None)
 
     def __init__(*args: Any, **options: Any) -> None:  # noqa: ANN401, N807
         given = signature.bind(*args, **options)

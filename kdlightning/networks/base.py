@@ -16,8 +16,7 @@ ChannelValues = Sequence[float] | None
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel, in pixel units, inside the network: callers only deal with pixels in [0, 1].
 
-    Raises:
-        ValueError: if the lengths differ or a standard deviation is not positive.
+    A ValueError if the lengths differ or a standard deviation is not positive.
     """
 
     mean: Tensor
@@ -27,9 +26,8 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"expected as many means as positive standard deviations, got {list(mean)}, {list(std)}")
-        # Persistent buffers: the weights file and the fingerprint cover the normalisation.
-        self.register_buffer("mean", torch.tensor([float(value) for value in mean]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor([float(value) for value in std]).view(-1, 1, 1))
+        for name, values in (("mean", mean), ("std", std)):  # persistent: in the weights file and the fingerprint
+            self.register_buffer(name, torch.tensor([float(value) for value in values]).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → the same shape, normalised."""
@@ -84,21 +82,14 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
             raise ValueError(f"expected mean and std with {in_channels} values each, got {mean} and {std}")
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Check and normalise pixels ``(N, C, H, W)`` in [0, 1]; the first step of ``forward_features``.
-
-        Raises:
-            ValueError: if the shape is not one that the network takes.
-        """
+        """Pixels ``(N, C, H, W)`` in [0, 1], normalised; a ValueError if the network takes no such shape."""
+        name, size = type(self).__name__, self.image_size
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{type(self).__name__} expected pixels (N, {self.in_channels}, H, W), got {tuple(x.shape)};"
-                " set in_channels to what the images have"
-            )
-        if self.fixed_size and x.shape[2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"{type(self).__name__} was built for images of {self.image_size} x {self.image_size} pixels,"
-                f" got {x.shape[2]} x {x.shape[3]}; set image_size to what the images have"
-            )
+            wanted = f"{name} expected pixels (N, {self.in_channels}, H, W), got {tuple(x.shape)}"
+            raise ValueError(f"{wanted}; set in_channels to what the images have")
+        if self.fixed_size and x.shape[2:] != (size, size):
+            got = f"{name} was built for images of {size} x {size} pixels, got {x.shape[2]} x {x.shape[3]}"
+            raise ValueError(f"{got}; set image_size to what the images have")
         return cast(Tensor, self.normalize(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -120,11 +111,7 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:  # type: ignore[override]
-        """`load_network`, with a check that the result is of this class (``Network`` accepts all).
-
-        Raises:
-            TypeError: if the directory or repository holds another class.
-        """
+        """`load_network`, and a TypeError if the result is not of this class (``Network`` accepts all)."""
         network = load_network(source, revision=revision)
         if not isinstance(network, cls):
             raise TypeError(f"{source} holds a {type(network).__name__}, not a {cls.__name__}")

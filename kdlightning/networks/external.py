@@ -21,17 +21,10 @@ class _External(Network):
         self.in_channels, self.wanted_channels, self.input_size = in_channels, wanted, size
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Pixels ``(N, C, H, W)`` in [0, 1] → what the classifier inside wants.
-
-        Raises:
-            ValueError: if the images are neither grey nor have the wanted number of channels.
-        """
+        """Pixels ``(N, C, H, W)`` in [0, 1], grey or of the wanted channels → what the classifier inside wants."""
+        size, wanted = self.input_size, f"pixels (N, {self.wanted_channels}, H, W) or (N, 1, H, W)"
         if x.ndim != 4 or x.shape[1] not in (1, self.wanted_channels):
-            raise ValueError(
-                f"{type(self).__name__} expected pixels (N, {self.wanted_channels}, H, W) or (N, 1, H, W), "
-                f"got {tuple(x.shape)}"
-            )
-        size = self.input_size
+            raise ValueError(f"{type(self).__name__} expected {wanted}, got {tuple(x.shape)}")
         if size is not None and x.shape[2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         return cast(Tensor, self.normalize(x.expand(-1, self.wanted_channels, -1, -1)))
@@ -64,11 +57,10 @@ class _Wrapper(_External):
         inner = getattr(self, self.inner)
         method = getattr(inner, name, None)
         if method is None:
-            raise TypeError(
-                f"{type(inner).__name__} has no {name}; methods that read features need"
-                " forward_features(x), forward_head(features, pre_logits=False) and get_classifier(),"
-                " as timm's networks have them; a torchvision network gets them from TorchvisionNetwork"
-            )
+            methods = "forward_features(x), forward_head(features, pre_logits=False) and get_classifier()"
+            remedy = "as timm's networks have them; a torchvision network gets them from TorchvisionNetwork"
+            lacks = f"{type(inner).__name__} has no {name}; methods that read features need"
+            raise TypeError(f"{lacks} {methods}, {remedy}")
         return method
 
 
@@ -130,12 +122,10 @@ class TorchvisionNetwork(_External):
     Args:
         name: torchvision's name, such as ``resnet18``.
         num_classes: number of logits; a pretrained last layer of another size is replaced.
-        weights: name of the weights to download, such as ``DEFAULT`` or ``IMAGENET1K_V1``; None for random
-            ones. Not repeated when a saved network is loaded.
+        weights: name of weights to download (not again when a saved network is loaded), such as ``DEFAULT``.
         in_channels: channels of the pixels, 3, or 1 for grey images, which are repeated.
         image_size: height and width of the images it is meant for; default ``input_size``. Others work.
-        input_size: height and width that images are resized to (bilinear, antialiased); default that of the
-            weights (of the default weights if None are asked for).
+        input_size: height and width that images are resized to (bilinear, antialiased); default that of the weights.
         mean: channel means; default those of the weights.
         std: channel standard deviations; default those of the weights.
         model_args: further arguments of the model's constructor, JSON-able.

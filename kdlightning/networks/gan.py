@@ -39,16 +39,10 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
         self.latent_dim, self.channels, self.image_size = latent_dim, channels, image_size
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Latent vectors ``(N, Z)`` → pixels ``(N, C, H, W)`` in [0, 1].
-
-        Raises:
-            ValueError: latent vectors of another length.
-        """
+        """Latent vectors ``(N, Z)`` → pixels ``(N, C, H, W)`` in [0, 1]; a ValueError if they have another length."""
         if latent.ndim != 2 or latent.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"{type(self).__name__} was built for latent vectors (N, {self.latent_dim}), one dimension per class; "
-                f"got {tuple(latent.shape)}"
-            )
+            wanted = f"{type(self).__name__} was built for latent vectors (N, {self.latent_dim})"
+            raise ValueError(f"{wanted}, one dimension per class; got {tuple(latent.shape)}")
         return cast(Tensor, self.body(latent).view(-1, self.channels, self.image_size, self.image_size))
 
 
@@ -90,9 +84,8 @@ class DCGANGenerator(Generator):
     def __init__(self, latent_dim: int = 10, channels: int = 1, image_size: int = 32, width: int = 128) -> None:
         super().__init__(latent_dim, channels, image_size)
         side = image_size // 4
-        self.body = nn.Sequential(
-            nn.Linear(latent_dim, width * side**2), nn.Unflatten(1, (width, side, side)), nn.BatchNorm2d(width)
-        )
+        start = nn.Linear(latent_dim, width * side**2)
+        self.body = nn.Sequential(start, nn.Unflatten(1, (width, side, side)), nn.BatchNorm2d(width))
         for after in (width, width // 2):
             self.body.extend([nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)])
             self.body.extend([nn.BatchNorm2d(after, _EPS), nn.LeakyReLU(0.2, inplace=True)])
@@ -199,6 +192,5 @@ def _initialise(module: nn.Module) -> None:
 
 def _require_multiple_of_four(image_size: int) -> None:
     if image_size < 4 or image_size % 4:
-        raise ValueError(
-            f"expected images whose height and width are a multiple of 4, got image_size {image_size}; resize them"
-        )
+        wanted = "images whose height and width are a multiple of 4"
+        raise ValueError(f"expected {wanted}, got image_size {image_size}; resize them")

@@ -11,15 +11,9 @@ from kdlightning.networks.architecture import Architecture
 class LeNet5(Architecture, defaults={"in_channels": 1, "image_size": 28}):
     """LeNet-5 of DB3KD and ZSDB3KD: convolutions 20-50 (5x5, no padding), a hidden layer of 200.
 
-    187,780 parameters at 28 x 28 pixels and 10 classes. Each convolution is followed by max-pooling and then
-    ReLU, which equals ReLU and then max-pooling and touches a quarter of the values.
-
-    Args:
-        image_size: height and width of the images, at least 16.
-        width: multiplier of all channels and units.
-
-    Raises:
-        ValueError: if the images are too small for two convolutions with pooling.
+    187,780 parameters at 28 x 28 pixels and 10 classes. Each convolution is followed by max-pooling and then ReLU,
+    which equals ReLU and then max-pooling and touches a quarter of the values. Images of fewer than 16 x 16 pixels, too
+    small for two convolutions with pooling, are a ValueError.
     """
 
     fixed_size = True

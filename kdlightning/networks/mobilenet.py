@@ -75,8 +75,7 @@ class MobileNetV2(Architecture):
        at half width).
     3. ReLU instead of ReLU6, which is for low-precision arithmetic; the counts cannot tell.
 
-    Args:
-        width: multiplier of all channels; of the last 1280 only if above 1, Sec. 4 of [Sandler2018]_.
+    The last 1280 channels are multiplied by the width only if it is above 1, Sec. 4 of [Sandler2018]_.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401

@@ -33,10 +33,7 @@ RESERVED = ("class_path", "fingerprint", "kdlightning_version", "notes")
 
 
 def fingerprint(network: nn.Module) -> str:
-    """SHA-256 (64 hexadecimal digits) of a network's parameters and persistent buffers.
-
-    Covers names, dtypes, shapes and bytes, whatever the order and the device.
-    """
+    """SHA-256 (64 hexadecimal digits) of parameters' and persistent buffers' names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -80,13 +77,8 @@ def save_network(
     if taken:
         raise ValueError(f"{spec['class_path']} has arguments named {taken}, which {CONFIG} uses itself; rename them")
     digest = fingerprint(network)
-    config = {
-        **spec["init_args"],
-        "class_path": spec["class_path"],
-        "kdlightning_version": __version__,
-        "fingerprint": digest,
-        **({"notes": dict(notes)} if notes else {}),
-    }
+    facts = {"class_path": spec["class_path"], "kdlightning_version": __version__, "fingerprint": digest}
+    config = {**spec["init_args"], **facts, **({"notes": dict(notes)} if notes else {})}
     try:
         text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
@@ -145,28 +137,21 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
         raise ValueError(f"{directory / WEIGHTS} does not fit {config['class_path']}: {error}") from error
     found = fingerprint(network)
     if found != config["fingerprint"]:
-        raise ValueError(
-            f"the weights in {directory} are not those that were saved: fingerprint {found[:16]}, "
-            f"expected {config['fingerprint'][:16]}; restore or write the directory again"
-        )
+        told = f"fingerprint {found[:16]}, expected {config['fingerprint'][:16]}"
+        remedy = "restore or write the directory again"
+        raise ValueError(f"the weights in {directory} are not those that were saved: {told}; {remedy}")
     return network.eval()
 
 
 def notes(path: str | Path) -> dict[str, Any]:
-    """What was noted next to the weights in a directory written by `save_network`; empty where nothing was.
-
-    Raises:
-        FileNotFoundError: there is no saved network in it.
-    """
+    """What was noted next to the weights by `save_network`, perhaps nothing; a FileNotFoundError without a network."""
     return dict(_read_config(Path(path)).get("notes", {}))
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or of the one in a directory written by `save_network`.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged.
+    A FileNotFoundError if there is no such file, a ValueError if it is damaged.
     """
     path = Path(path)
     file = _existing(path / WEIGHTS if path.is_dir() else path)
@@ -179,10 +164,8 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str:
     """Upload the two files in a directory written by `save_network` to the Hugging Face Hub: address of the commit.
 
-    The repository ``owner/name`` is made, private unless told otherwise, if it does not exist.
-
-    Raises:
-        FileNotFoundError: if the directory is not a saved network.
+    The repository ``owner/name`` is made, private unless told otherwise, if it does not exist. A FileNotFoundError if
+    the directory is not a saved network.
     """
     path = Path(path)
     for name in FILES:
@@ -222,10 +205,8 @@ def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
     actual = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if rebuilt != actual:
         different = sorted(name for name in rebuilt.keys() | actual.keys() if rebuilt.get(name) != actual.get(name))
-        raise ValueError(
-            f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save: "
-            f"{len(different)} tensors differ, the first is {different[0]}"
-        )
+        built = f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save"
+        raise ValueError(f"{built}: {len(different)} tensors differ, the first is {different[0]}")
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
@@ -236,32 +217,27 @@ def _locate(source: str | Path, revision: str | None) -> Path:
             raise ValueError(f"{source} is a local directory, which has no revision {revision}")
         return path
     is_repository = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+    here = f"(working directory {Path.cwd()}"
     if path.is_file():
-        raise FileNotFoundError(
-            f"{source} is a file; expected a directory that save_network has written. Weights of a network of your own "
-            "(.pt, .pth) are put into one by Adapter and save_network: docs/tutorial-teacher.md"
-        )
+        wrong = f"{source} is a file; expected a directory that save_network has written"
+        own = "Weights of a network of your own (.pt, .pth) are put into one by Adapter and save_network"
+        raise FileNotFoundError(f"{wrong}. {own}: docs/tutorial-teacher.md")
     if not is_repository or (revision is None and path.parent.is_dir()):
-        raise FileNotFoundError(
-            f"there is no saved network at {source} (working directory {Path.cwd()}); "
-            "run the `fit` that writes it first, or correct the path"
-        )
+        remedy = "run the `fit` that writes it first, or correct the path"
+        raise FileNotFoundError(f"there is no saved network at {source} {here}); {remedy}")
     try:
         directory = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=[*FILES])
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{source} is neither a local directory (working directory {Path.cwd()}; run the `fit` that"
-            f" writes it first) nor a repository that could be downloaded from the Hugging Face Hub: {error}"
-        ) from error
+        neither = f"{source} is neither a local directory {here}; run the `fit` that writes it first)"
+        nor = f"nor a repository that could be downloaded from the Hugging Face Hub: {error}"
+        raise FileNotFoundError(f"{neither} {nor}") from error
     return Path(directory)
 
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} does not exist; a saved network is a directory with {WEIGHTS} and {CONFIG}, "
-            "as the `fit` that trains it writes"
-        )
+        expected = f"a saved network is a directory with {WEIGHTS} and {CONFIG}"
+        raise FileNotFoundError(f"{file} does not exist; {expected}, as the `fit` that trains it writes")
     return file
 
 
@@ -296,9 +272,8 @@ def _constructor(class_path: str) -> Callable[..., nn.Module]:
     try:
         constructor = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"unknown network class {class_path!r} ({error}); install the package that defines it"
-        ) from error
+        remedy = "install the package that defines it"
+        raise ValueError(f"unknown network class {class_path!r} ({error}); {remedy}") from error
     function = inspect.isfunction(constructor)
     made = typing.get_type_hints(constructor).get("return") if function else constructor
     if not (inspect.isclass(made) and issubclass(made, nn.Module)):

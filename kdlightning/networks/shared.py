@@ -48,10 +48,8 @@ class SharedClassifierNetwork(Network):
     ) -> None:
         size: Any = student
         if not hasattr(student, "in_channels") or not hasattr(student, "image_size"):
-            raise ValueError(
-                f"{type(student).__name__} does not say the size of its images (in_channels, image_size): wrap it in "
-                "kdlightning.networks.Adapter"
-            )
+            lacks = f"{type(student).__name__} does not say the size of its images (in_channels, image_size)"
+            raise ValueError(f"{lacks}: wrap it in kdlightning.networks.Adapter")
         super().__init__(num_classes, size.in_channels, size.image_size, num_features)
         self.student, self.map_size = student, map_size
         self.arguments = {
@@ -73,13 +71,7 @@ class SharedClassifierNetwork(Network):
         self.classifier = nn.Linear(num_features, num_classes)
 
     @classmethod
-    def of(
-        cls,
-        student: nn.Module,
-        teacher: Any,  # noqa: ANN401 - any classifier with timm's methods
-        features: Features = "auto",
-        connect: bool = False,
-    ) -> Self:
+    def of(cls, student: nn.Module, teacher: Any, features: Features = "auto", connect: bool = False) -> Self:  # noqa: ANN401
         """A student for this teacher, with its classifier, frozen.
 
         Args:
@@ -103,20 +95,15 @@ class SharedClassifierNetwork(Network):
         pooled = last.ndim == 4 and last.shape[:2] == vector.shape
         pooled = pooled and torch.allclose(last.mean((2, 3)), vector, atol=1e-4)
         if features == "map" and not pooled:
-            raise ValueError(
-                "features=map needs a teacher whose classifier reads the mean of its last map; this one's map is "
-                f"{tuple(last.shape[1:])} and its vector {tuple(vector.shape[1:])}: use vector"
-            )
+            needed = "features=map needs a teacher whose classifier reads the mean of its last map"
+            shapes = f"{tuple(last.shape[1:])} and its vector {tuple(vector.shape[1:])}"
+            raise ValueError(f"{needed}; this one's map is {shapes}: use vector")
         size = last.shape[-1] if pooled and features != "vector" else None
         network = cls(student, vector.shape[1], len(classifier.weight), size, connect, bool((vector >= 0).all()))
-        network.share(classifier)
+        bias = torch.zeros(network.num_classes) if classifier.bias is None else classifier.bias
+        network.classifier.load_state_dict({"weight": classifier.weight, "bias": bias})
+        network.classifier.requires_grad_(False)
         return network
-
-    def share(self, classifier: nn.Linear) -> None:
-        """Take over and freeze these weights."""
-        bias = torch.zeros(self.num_classes) if classifier.bias is None else classifier.bias
-        self.classifier.load_state_dict({"weight": classifier.weight, "bias": bias})
-        self.classifier.requires_grad_(False)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → map ``(N, F, h, w)`` or vector ``(N, F)`` after the connector."""
@@ -148,10 +135,8 @@ def _width(student: Any, maps: bool) -> int:  # noqa: ANN401 - any classifier
     for module, training in modes.items():
         module.training = training
     if maps and features.ndim != 4:
-        raise ValueError(
-            f"{type(student).__name__} has no last map, forward_features gives {tuple(features.shape)}: use "
-            "features=vector"
-        )
+        given = f"{type(student).__name__} has no last map, forward_features gives {tuple(features.shape)}"
+        raise ValueError(f"{given}: use features=vector")
     return int(features.shape[1])
 
 

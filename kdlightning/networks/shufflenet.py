@@ -93,8 +93,7 @@ class ShuffleNetV1(Architecture):
        returns (60, 120 and 240); only so both published numbers fit (else 0.91M parameters).
     3. ReLU also after the depthwise convolution; the counts cannot tell.
 
-    Args:
-        width: multiplier of all channels, rounded so that groups divide them.
+    With a ``width``, channels are rounded so that groups divide them.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
@@ -119,10 +118,8 @@ class ShuffleNetV2(Architecture):
     classes. The 46.66M include 4 operations per value that BN normalises; convolutions and classifier alone take
     44.41M. It is the variant for small images that distillation papers share [Tian2020]_: the stem is a 1x1
     convolution with stride 1 without pooling, not 3x3 with stride 2 and max-pooling (3x3 with stride 1 would take
-    47.25M). All else is the paper's.
-
-    Args:
-        width: multiplier of all channels, rounded to even numbers. The paper's 0.5x, 1.5x and 2x have others.
+    47.25M). All else is the paper's. Other widths round channels to even numbers; the paper's 0.5x, 1.5x and 2x have
+    others.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -22,7 +22,6 @@ class VGG(Architecture):
 
     Args:
         depth: number of weighted layers of the original, 11, 13 or 16.
-        width: multiplier of all channels and hidden units.
         batch_norm: batch normalisation after every convolution.
         pools: how many of the five blocks, from the first, end in 2x2 max-pooling.
         hidden: units of the hidden layers, each dropout, linear, ReLU.
@@ -53,7 +52,9 @@ class VGG(Architecture):
         before = self.in_channels
         for block, (channels, convolutions) in enumerate(zip(widths, DEPTHS[depth], strict=True)):
             for _ in range(convolutions):
-                self.body.append(_he_normal(nn.Conv2d(before, channels, 3, padding=1)))
+                self.body.append(convolution := nn.Conv2d(before, channels, 3, padding=1))
+                nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(cast(nn.Parameter, convolution.bias))
                 if batch_norm:
                     self.body.append(nn.BatchNorm2d(channels))
                 self.body.append(nn.ReLU(inplace=True))
@@ -63,13 +64,6 @@ class VGG(Architecture):
         units = [before, *map(self.scaled, hidden)]
         layers = [[nn.Dropout(dropout), nn.Linear(a, b), nn.ReLU(inplace=True)] for a, b in pairwise(units)]
         self.end(units[-1], *chain.from_iterable(layers))
-
-
-def _he_normal(convolution: nn.Conv2d) -> nn.Conv2d:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
-    return convolution
 
 
 class VGG11(VGG, depth=11, batch_norm=False, pools=5, hidden=(512, 512)):

@@ -48,7 +48,6 @@ class WideResNet(Architecture):
     Args:
         depth: number of convolutions, the shortcuts' three included, 6n + 4.
         widening: k.
-        width: multiplier of all channels, the stem's too.
 
     Raises:
         ValueError: if the depth is not 6n + 4 or ``widening`` is not positive.
@@ -56,10 +55,8 @@ class WideResNet(Architecture):
 
     def __init__(self, depth: int = 28, widening: int = 10, **options: Any) -> None:  # noqa: ANN401
         if depth < 10 or depth % 6 != 4 or widening < 1:
-            raise ValueError(
-                "WideResNet expected a depth of 6n + 4 (10, 16, 22, 28, 40, ...) and a positive widening,"
-                f" got {depth} and {widening}"
-            )
+            wanted = "a depth of 6n + 4 (10, 16, 22, 28, 40, ...) and a positive widening"
+            raise ValueError(f"WideResNet expected {wanted}, got {depth} and {widening}")
         super().__init__(**options)
         before, widths = self.scaled(16), [self.scaled(channels * widening) for channels in (16, 32, 64)]
         self.body = nn.Sequential(

@@ -5,11 +5,4 @@ from kdlightning.shaders.files import program_files, render_file
 from kdlightning.shaders.opengl import OpenGLRenderer
 from kdlightning.shaders.program import Program
 
-__all__ = [
-    "OpenGLRenderer",
-    "OpenGLUnavailableError",
-    "Program",
-    "ShaderError",
-    "program_files",
-    "render_file",
-]
+__all__ = ["OpenGLRenderer", "OpenGLUnavailableError", "Program", "ShaderError", "program_files", "render_file"]

@@ -51,11 +51,7 @@ def uniforms(second: float, size: int) -> dict[str, tuple[float, ...]]:
 
 
 def create_context() -> moderngl.Context:
-    """A moderngl context on EGL.
-
-    Raises:
-        OpenGLUnavailableError: if moderngl, the libraries or a device are missing.
-    """
+    """A moderngl context on EGL; an OpenGLUnavailableError if moderngl, the libraries or a device are missing."""
     # Mesa's software driver compiles longer than it renders: without LLVM's passes a new program takes half the time,
     # and an image of 224 px a third more. Set GALLIVM_PERF, to nothing for instance, for many large images per program.
     os.environ.setdefault("GALLIVM_PERF", "nopt")
@@ -65,11 +61,10 @@ def create_context() -> moderngl.Context:
 
         return moderngl.create_context(standalone=True, **options)
     except Exception as error:  # glcontext raises nothing narrower
-        raise OpenGLUnavailableError(
-            f"OpenGL is not available ({error}). It needs moderngl, `pip install 'kdlightning[shaders]'`, and EGL with"
-            " a driver: on Debian or Ubuntu `apt-get install --no-install-recommends libegl1 libgl1 libgl1-mesa-dri`."
-            " The torch back end (Program.render) needs none of them"
-        ) from error
+        needed = "It needs moderngl, `pip install 'kdlightning[shaders]'`, and EGL with a driver: on Debian or Ubuntu"
+        packages = "`apt-get install --no-install-recommends libegl1 libgl1 libgl1-mesa-dri`"
+        other = "The torch back end (Program.render) needs none of them"
+        raise OpenGLUnavailableError(f"OpenGL is not available ({error}). {needed} {packages}. {other}") from error
 
 
 class Canvas:

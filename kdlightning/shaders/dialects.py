@@ -78,8 +78,7 @@ _OUTPUT = re.compile(r"\bout\s+(?:(?:high|medium|low)p\s+)?vec4\s+(\w+)\s*;")
 def fragment_shader(text: str, mode: Mode) -> str:
     """A program in one of the `MODES` as a complete fragment shader in GLSL 3.30.
 
-    Raises:
-        ShaderError: if the text declares no output in a mode where it has to.
+    A ShaderError if the text declares no output in a mode where it has to.
     """
     text = re.sub(r"^[ \t]*#[ \t]*(version|extension)\b.*$", "", text, flags=re.MULTILINE)
     head, result = "#version 330 core\n", "kdl_colour"

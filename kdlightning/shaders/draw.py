@@ -12,17 +12,11 @@ Kind = Literal["uniform", "log", "integer"]
 
 
 class Range(NamedTuple):
-    """Where a parameter of a program comes from.
-
-    Attributes:
-        low: its smallest value.
-        high: its largest value.
-        kind: evenly spread; evenly spread on a logarithmic axis; whole numbers, ``high`` excluded.
-    """
+    """Where a parameter of a program comes from: between two values."""
 
     low: float
     high: float
-    kind: Kind = "uniform"
+    kind: Kind = "uniform"  #: evenly spread; evenly on a logarithmic axis; whole numbers, ``high`` excluded
 
     def at(self, share: float) -> float:
         """The value at a share in [0, 1) of the range."""
@@ -36,17 +30,11 @@ class Draw:
     """The source of everything random in a program's structure; collects the program's parameters.
 
     Only ``random.Random.random`` is used, whose sequence Python promises to keep for a seed.
-
-    Args:
-        seed: which program.
-
-    Attributes:
-        ranges: of the parameters drawn so far.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(f"program {seed}").random
-        self.ranges: list[Range] = []
+        self.ranges: list[Range] = []  #: of the parameters drawn so far
 
     def chance(self, probability: float) -> bool:
         """Whether something happens."""

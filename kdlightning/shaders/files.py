@@ -27,10 +27,8 @@ def read_program(path: Path) -> str:
     """The complete fragment shader of a file.
 
     The name says the dialect (see `kdlightning.shaders.dialects`): ``waves.geekest_300.glsl`` is in TwiGL's geekest
-    mode for GLSL ES 3.00; ``waves.glsl``, without a mode, has Shadertoy's ``mainImage``.
-
-    Raises:
-        ShaderError: if it cannot be read, there is no such dialect, or the text is not in it.
+    mode for GLSL ES 3.00; ``waves.glsl``, without a mode, has Shadertoy's ``mainImage``. A ShaderError if it cannot be
+    read, there is no such dialect, or the text is not in it.
     """
     _, dot, written = path.stem.rpartition(".")
     mode = next((mode for mode in MODES if mode == (written if dot else "image")), None)

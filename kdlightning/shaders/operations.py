@@ -16,17 +16,11 @@ STEP = 0.1
 
 
 class Operation(NamedTuple):
-    """One operation of the graph.
+    """One operation of the graph."""
 
-    Attributes:
-        evaluate: tensors (float32, any shapes that broadcast) to a tensor, or a tuple of three.
-        glsl: the same as a GLSL expression with ``{0}``, ``{1}``, ... for the arguments.
-        kind: the expression's GLSL type.
-    """
-
-    evaluate: Callable[..., Value]
-    glsl: str
-    kind: str = "float"
+    evaluate: Callable[..., Value]  #: tensors (float32, any shapes that broadcast) to a tensor, or a tuple of three
+    glsl: str  #: the same as a GLSL expression with ``{0}``, ``{1}``, ... for the arguments
+    kind: str = "float"  #: the expression's GLSL type
 
 
 def _smooth(a: Tensor) -> Tensor:

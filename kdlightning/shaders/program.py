@@ -25,10 +25,6 @@ class Program:
         colour: the graph. Its parameters are positions in ``ranges``; what lies outside [0, 1] is clamped.
         ranges: where each parameter comes from.
         seed: tells the parameters of one program from another's.
-
-    Attributes:
-        ranges: of the parameters that the graph uses, in the order of `parameters`.
-        seed: as given.
     """
 
     def __init__(self, colour: Colour, ranges: Sequence[Range] = (), seed: int = 0) -> None:
@@ -36,7 +32,7 @@ class Program:
         self._roots = colour
         used = sorted({int(each.value) for each in self._nodes if each.operation == "parameter"})
         self._position = {old: new for new, old in enumerate(used)}
-        self.ranges = tuple(ranges[old] for old in used)
+        self.ranges = tuple(ranges[old] for old in used)  #: of the parameters in use, in the order of `parameters`
         self.seed = seed
 
     @classmethod
@@ -149,11 +145,7 @@ class Program:
 
 
 def checked_times(times: Sequence[float] | Tensor, size: int, channels: int, variants: Sequence[int] | None) -> Tensor:
-    """The seconds of the images, float32 ``(N,)``, once everything else fits.
-
-    Raises:
-        ValueError: if the size is not positive, channels are neither 1 nor 3, or the numbers of images differ.
-    """
+    """The seconds of the images, float32 ``(N,)``, once everything else fits: a ValueError says what does not."""
     seconds = torch.as_tensor(times, dtype=torch.float32).flatten()
     if size < 1 or channels not in (1, 3):
         raise ValueError(f"expected a positive size and 1 or 3 channels, got {size} and {channels}")

@@ -26,19 +26,7 @@ from kdlightning.functional.boundary.search import (
 )
 
 __all__ = [
-    "TRIES",
-    "BoundaryPoints",
-    "Predict",
-    "Subspace",
-    "activations",
-    "any_but",
-    "boundary_distance",
-    "boundary_normal",
-    "is_target",
-    "minimal_boundary_distance",
-    "most_boundary_queries",
-    "nearest_candidates",
-    "probe_bank",
-    "retreat",
+    "TRIES", "BoundaryPoints", "Predict", "Subspace", "activations", "any_but", "boundary_distance", "boundary_normal",
+    "is_target", "minimal_boundary_distance", "most_boundary_queries", "nearest_candidates", "probe_bank", "retreat",
     "sample_distance",
-]
+]  # fmt: skip

@@ -12,17 +12,11 @@ SLACK = 0.01  # relative improvement below which a candidate is not worth a sear
 
 
 class BoundaryPoints(NamedTuple):
-    """One boundary point per pair.
+    """One boundary point per pair."""
 
-    Attributes:
-        point: ``(P, C, H, W)``, on the target's side of the boundary; the image itself where none was found.
-        distance: L2 distance ``(P,)`` to the pair's image, in pixel units; inf where none was found.
-        queries: images asked for each pair ``(P,)``, int64.
-    """
-
-    point: Tensor
-    distance: Tensor
-    queries: Tensor
+    point: Tensor  #: ``(P, C, H, W)``, on the target's side of the boundary; the image itself where none was found
+    distance: Tensor  #: L2 distance ``(P,)`` to the pair's image, in pixel units; inf where none was found
+    queries: Tensor  #: images asked for each pair ``(P,)``, int64
 
 
 def any_but(own: Tensor) -> Tensor:
