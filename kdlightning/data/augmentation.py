@@ -20,11 +20,8 @@ class ShaderAugmentation(nn.Module):
     σ 5 for half of the images, inversion for a tenth, padding 12) are scaled with the size: 7.1, 0.71 and 2 at 32.
 
     Args:
-        size: height and width of the images.
+        size: height and width of the images; fewer than 8 pixels are a ValueError.
         regime: how much.
-
-    Raises:
-        ValueError: fewer than 8 pixels.
     """
 
     def __init__(self, size: int, regime: Literal["standard", "minimal", "none"] = "standard") -> None:

@@ -35,7 +35,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     ``predict`` yields the training images in order, without augmentation: what a labelling phase asks the teacher.
     A subclass sets the first four attributes and overrides :meth:`load`; images leave the loaders as uint8 and become
-    float32 in [0, 1] on the device.
+    float32 in [0, 1] on the device. A size or a number below 1 is a ValueError.
 
     Args:
         root: where the files are, or go to.
@@ -54,9 +54,6 @@ class ImageDataModule(L.LightningDataModule, ABC):
             a draw of its own: more are more diverse and slower.
         seed: owner of the split, the subset and the order.
         num_workers: of the loaders, and of decoding files into memory; images in memory need none.
-
-    Raises:
-        ValueError: a size or a number below 1.
     """
 
     name: str  #: of the data set, in tables and manifests

@@ -48,12 +48,10 @@ class CollectedDataModule(StandInDataModule):
 
     Args:
         source: the task's data set. Its training images are never used.
-        fraction: share of the collected images, drawn by the source's seed; a larger share has the smaller one's.
+        fraction: share of the collected images above 0 and up to 1 (else a ValueError), drawn by the source's seed; a
+            larger share has the smaller one's.
         root: where the images come from, if from files.
         num_workers: processes that decode.
-
-    Raises:
-        ValueError: a share outside its range.
     """
 
     #: the task's class that an image of the pool shows ``(N,)``, or -1; None: unknown. No method is given it
@@ -104,11 +102,9 @@ class UnionDataModule(CollectedDataModule):
 
     Args:
         source: the task's data set. Its training images are never used.
-        pools: other data sets; of each, its training images (``num_samples`` of them, ``num_val`` left out).
-        fraction: share of all of them together, drawn by the source's seed; a larger share has the smaller one's.
-
-    Raises:
-        ValueError: no pool, or a share outside its range.
+        pools: other data sets, at least one (else a ValueError); of each, its training images (``num_samples`` of them,
+            ``num_val`` left out).
+        fraction: share of all of them together, see :class:`CollectedDataModule`.
     """
 
     def __init__(self, source: ImageDataModule, pools: list[ImageDataModule], fraction: float = 1.0) -> None:

@@ -71,13 +71,8 @@ def decode_or_raise(content: bytes, name: str, size: int, channels: int) -> Tens
 def decode(content: bytes, size: int, channels: int, max_pixels: int) -> Tensor | str:
     """An image file as uint8 ``(channels, size, size)``, or the reason why it cannot be used.
 
-    The shorter side is scaled to ``size`` (antialiased), the middle of the longer one is taken.
-
-    Args:
-        content: the file's bytes.
-        size: height and width.
-        channels: 3 for colour, 1 for luma.
-        max_pixels: a larger image is ``huge``; nothing of it is decoded.
+    The shorter side is scaled to ``size`` (antialiased), the middle of the longer one is taken; 3 channels are colour,
+    1 is luma. An image of more than ``max_pixels`` is ``huge``; nothing of it is decoded.
     """
     try:
         with warnings.catch_warnings():

@@ -30,12 +30,9 @@ class PoolDataModule(SourcedDataModule):
 
     Args:
         source: the task's data set: number of classes, size of the images, validation and test images.
-        size: number of images.
+        size: number of images, at least one, else a ValueError.
         path: the transfer set with their answers, for ``fit``.
         seed: owner of the draw.
-
-    Raises:
-        ValueError: fewer than one image.
     """
 
     generated = True
@@ -140,9 +137,7 @@ class GeneratedDataModule(PoolDataModule):
     def generator(self) -> Generator:
         """The generator, frozen.
 
-        Raises:
-            ValueError: none was given, or it does not fit the source, see :func:`check_generator`.
-            TypeError: the directory holds something else.
+        A ValueError if none was given or it does not fit the source; a TypeError if the directory holds something else.
         """
         if self._given is None:
             raise ValueError("GeneratedDataModule makes images with a generator: give its directory")

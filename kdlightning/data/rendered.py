@@ -37,17 +37,14 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's grey
 
 
 class RenderedDataModule(ImageDataModule):
-    """Characters rendered in software: what such sets share.
+    """Characters rendered in software: what such sets share. A number outside its range is a ValueError.
 
     Args:
-        number: training images, validation included.
+        number: training images, validation included; at least 1.
         channels: 3 for colour, 1 for the luma of the same images.
-        render_seed: owner of the images; ``seed`` owns split and order.
-        image_size: height and width; images are rendered at that size.
+        render_seed: owner of the images, not negative; ``seed`` owns split and order.
+        image_size: height and width, at least 8; images are rendered at that size.
         options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
-
-    Raises:
-        ValueError: no image, fewer than 8 pixels, a negative ``render_seed``, or neither 1 nor 3 channels.
     """
 
     native_size = 32
@@ -94,10 +91,7 @@ class RenderedDigitsDataModule(RenderedDataModule):
     from seeds of their own. Other releases of matplotlib, Pillow, numpy or torch can change pixels.
 
     Args:
-        num_test: official test images.
-
-    Raises:
-        ValueError: also fewer than one test image.
+        num_test: official test images; fewer than one are a ValueError.
     """
 
     name, num_classes, glyphs = "rendered-digits", 10, DIGITS

@@ -53,13 +53,9 @@ class ImageSet(Dataset[Batch], ABC):
 
 
 class ImageTensorDataset(ImageSet):
-    """Images in memory.
+    """Images in memory, uint8 ``(N, C, H, W)``, with index and labels as :class:`ImageSet` has them.
 
-    Args:
-        images: uint8 ``(N, C, H, W)``; ``index`` and ``labels`` as :class:`ImageSet` has them.
-
-    Raises:
-        ValueError: lengths differ, or the images are not uint8.
+    A ValueError if lengths differ, or the images are not uint8.
     """
 
     def __init__(self, images: Tensor, index: Tensor, labels: Tensor | None) -> None:
@@ -83,11 +79,9 @@ class ImageTensorDataset(ImageSet):
 
 
 class ImageFileDataset(ImageSet):
-    """Images that are decoded when they are asked for, in the loader's workers.
+    """Images that are decoded when they are asked for, in the loader's workers, which ``read`` travels to.
 
-    Args:
-        read: source index to uint8 image ``(C, H, W)``; the same size for all. It travels to worker processes.
-            ``index`` and ``labels`` as :class:`ImageSet` has them.
+    It makes a uint8 image ``(C, H, W)``, all of one size, of a source index; the rest as :class:`ImageSet` has it.
     """
 
     def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:

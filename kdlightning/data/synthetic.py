@@ -19,16 +19,13 @@ class NoImagesDataModule(ImageDataModule):
 
     Args:
         name: what the task is called in tables.
-        num_classes: K.
+        num_classes: K, at least 2, else a ValueError.
         image_size: height and width.
         channels: 1 or 3.
-        class_names: K names; None for their numbers.
+        class_names: K names, else a ValueError; None for their numbers.
         held_out: share of a pool that stands in for the task (`ShaderDataModule`, `WebDataModule`) that no student is
             trained on; on it students are tested, by their agreement with the teacher.
         options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
-
-    Raises:
-        ValueError: fewer than 2 classes, or another number of names.
     """
 
     default_num_val = 0

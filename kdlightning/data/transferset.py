@@ -38,11 +38,8 @@ class TransferSetWriter:
     Several processes may write one set at once: every shard is one file, renamed into place when it is whole.
 
     Args:
-        path: the transfer set's directory.
-        header: what identifies the set (plain JSON): a resumed run must come with an equal one.
-
-    Raises:
-        FileExistsError: the set is finished already, or was begun with another header.
+        path: the transfer set's directory; a FileExistsError if the set is finished already.
+        header: what identifies the set (plain JSON); a FileExistsError if it was begun with another one.
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any]) -> None:
@@ -84,11 +81,9 @@ class TransferSetWriter:
         return shard
 
     def finish(self, expected: Tensor, facts: Mapping[str, Any]) -> "TransferSet":
-        """Check that every expected row is there and write the manifest.
+        """Write the manifest: the header and facts such as cost and statistics, plain JSON.
 
-        Args:
-            expected: source indices ``(N,)`` that the set must hold; a RuntimeError if not: it stays resumable.
-            facts: what the manifest says besides the header: cost, statistics (plain JSON).
+        A RuntimeError if a row of the expected source indices ``(N,)`` is not there: the set stays resumable.
         """
         missing = set(expected.tolist()) - set(self.done().tolist())
         if missing:
@@ -101,10 +96,7 @@ class TransferSetWriter:
 
 
 class TransferSet:
-    """A finished transfer set, read whole and sorted by source index.
-
-    Args:
-        path: its directory.
+    """A finished transfer set, read from its directory as a whole and sorted by source index.
 
     Raises:
         FileNotFoundError: no such set.
@@ -140,9 +132,7 @@ class TransferSet:
     def images(self, data: Any, column: str = "image") -> Tensor:  # noqa: ANN401 - any of the package's datamodules
         """A column of images ``(M, C, H, W)``, uint8, that were made for a task's datamodule.
 
-        Raises:
-            KeyError: no such column.
-            ValueError: the images have another shape than the task's, or the answers another number of classes.
+        A KeyError without such a column; a ValueError if their shape or the number of classes is not the task's.
         """
         images, shape = self.column(column), (data.channels, data.image_size, data.image_size)
         if images.shape[1:] != shape:
@@ -163,12 +153,9 @@ class TransferSet:
 
 
 class AnsweredImages(ImageTensorDataset):
-    """Images of a source joined to the rows of a transfer set by source index.
+    """A source's training images joined to rows of a transfer set: sorted source indices ``(M,)``, answers ``(M, K)``.
 
-    Args:
-        source: the source's training images; a ValueError if it lacks an image that there is a row for.
-        index: source indices ``(M,)`` of the rows, sorted.
-        answer: what the rows say ``(M, K)``.
+    A ValueError if the source lacks an image that there is a row for.
     """
 
     def __init__(self, source: ImageTensorDataset, index: Tensor, answer: Tensor) -> None:

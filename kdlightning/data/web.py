@@ -43,17 +43,13 @@ class WebDataModule(CollectedDataModule):
         source: the task's data set: classes, size of the images, batch size, augmentation, validation and test images.
             Its training images are never used.
         root: a folder (all files below it, archives among them), a zip, a tar (also WebDataset's shards), or a text
-            file with a path in every line.
+            file with a path in every line; a FileNotFoundError if nothing is there.
         cache: where the decoded arrays go.
-        max_unusable: share of files that may be unusable before that is an error.
+        max_unusable: share of files, from 0 to 1, that may be unusable before that is a ValueError.
         max_pixels: images of more pixels are not decoded.
         unique: drop images whose 8 x 9 brightness differences all point the same way as an earlier image's (a
             difference hash of 64 bits): copies, rescaled copies and re-encoded ones.
         options: ``fraction`` of the usable images and ``num_workers``, see :class:`CollectedDataModule`.
-
-    Raises:
-        FileNotFoundError: nothing at ``root``.
-        ValueError: a share outside its range.
     """
 
     def __init__(

@@ -25,14 +25,11 @@ def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
 def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence from teacher to student, mean over the batch, *without* a factor T².
 
-    KL(p || q) = sum_k p_k (log p_k - log q_k), with q = softmax(student_logits / T) at T > 0. Both are ``(N, K)``, the
-    teacher's already softened (see :func:`log_softened`).
+    KL(p || q) = sum_k p_k (log p_k - log q_k), with q = softmax(student_logits / T) at T > 0. Both are ``(N, K)``,
+    else a ValueError, and the teacher's softened already (see :func:`log_softened`).
 
     Returns:
         A scalar. Multiply by T² to keep gradients comparable over temperatures, Sec. 2 of [Hinton2015]_.
-
-    Raises:
-        ValueError: the two shapes differ.
     """
     if student_logits.shape != teacher_log_probabilities.shape:
         raise ValueError(_UNEQUAL.format(tuple(student_logits.shape), tuple(teacher_log_probabilities.shape)))
@@ -43,8 +40,7 @@ def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, tem
 def smoothed_labels(answer: Tensor, confidence: float) -> Tensor:
     """One-hot rows ``(N, K)`` as probabilities: the class gets ``confidence``, the others share the rest evenly.
 
-    Raises:
-        ValueError: a confidence that does not make the label the likeliest class, or leaves nothing for the others.
+    A ValueError if that does not make the label the likeliest class, or leaves nothing for the others.
     """
     classes = answer.shape[1]
     if not 1 / classes < confidence < 1:
@@ -73,14 +69,11 @@ def decoupled_divergence(
 ) -> tuple[Tensor, Tensor]:
     """KL(p || q) of every image in two parts, Sec. 3.1 of [Zhao2022]_: ``KL = TCKD + (1 - p_target) NCKD``.
 
-    Arguments as for :func:`kd_divergence`, and class indices ``(N,)``.
+    Arguments as for :func:`kd_divergence`, of at least two classes (else a ValueError), and class indices ``(N,)``.
 
     Returns:
         TCKD ``(N,)``, the divergence of (target, not target); and NCKD ``(N,)``, that of the other classes among
         themselves. Both *without* a factor T².
-
-    Raises:
-        ValueError: the two shapes differ, or there is one class only.
     """
     if student_logits.shape != teacher_log_probabilities.shape or student_logits.shape[1] < 2:
         shapes = tuple(student_logits.shape), tuple(teacher_log_probabilities.shape)

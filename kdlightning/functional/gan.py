@@ -45,10 +45,8 @@ def information_loss(fake: Tensor, weight: Tensor) -> Tensor:
     """Information maximisation, ``-mean[ŷ log D(G(z))]``, a scalar, Eq. 10 of [Ma2024]_.
 
     Of the critic's logits ``(N,)`` of the images that the teacher was asked about, and ŷ ``(N,)``, the teacher's top
-    probability of each, 1 for hard answers, which carries no gradient: a black box has none.
-
-    Raises:
-        ValueError: lengths differ. (The released code broadcasts here and loses the pairing.)
+    probability of each, 1 for hard answers, which carries no gradient: a black box has none. Other lengths are a
+    ValueError. (The released code broadcasts here and loses the pairing.)
     """
     if fake.shape != weight.shape:
         raise ValueError(f"expected one weight per logit, got {tuple(weight.shape)} for {tuple(fake.shape)}")

@@ -98,8 +98,7 @@ def inversion_terms(
 ) -> dict[str, Tensor]:
     """The named loss terms of a batch, weighted; arguments as for :func:`invert`.
 
-    Returns:
-        ``class``, ``batch_norm``, ``variation``, ``norm``, and with a student ``competition``.
+    They are ``class``, ``batch_norm``, ``variation``, ``norm``, and with a student ``competition``.
     """
     logits, distances = logits_and_statistics(network, images)
     terms = {

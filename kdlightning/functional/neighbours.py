@@ -38,10 +38,9 @@ def compare(pool: Tensor, local: Tensor, held_out: Tensor) -> dict[str, Any]:
 
 
 def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of other rows ``(M, F)`` to rows ``(N, F)``, float32, exactly: a copy is at distance 0.
+    """The nearest of other rows ``(M, F)`` to rows ``(N, F)``, float32: L2 distances ``(N,)``, positions ``(N,)``.
 
-    Returns:
-        L2 distances ``(N,)`` and positions ``(N,)`` in ``others``.
+    Distances are exact: a copy is at distance 0.
     """
     precise = torch.float32 if points.device.type == "mps" else torch.float64
     positions = []

@@ -20,10 +20,7 @@ def student_share(progress: float) -> float:
     """α(t), the student's share in the combined prediction, Eq. 4 of [Tang2023]_.
 
     With the progress t / I, the share of the training that is over, exp(-5 (2 t / I - 1)²) in the first half, 1 in the
-    second.
-
-    Raises:
-        ValueError: progress outside [0, 1].
+    second. A ValueError outside [0, 1].
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress: expected a share of the training from 0 to 1, got {progress}")
@@ -44,10 +41,7 @@ def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Mapping = 
         mapping: ``linear``, V_th n / max n, as printed; ``convex``, V_th q / (2 - q) with q = n / max n, as released.
 
     Returns:
-        float32 ``(K,)``, in [0, V_th].
-
-    Raises:
-        ValueError: no image at all, or a threshold outside [0, 1].
+        float32 ``(K,)``, in [0, V_th]; a ValueError of no image at all, or if V_th is outside [0, 1].
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a probability, got {threshold}")
@@ -108,10 +102,7 @@ def contrastive_loss(
             images but the one compared, in both directions, as released (SimCLR's NT-Xent).
 
     Returns:
-        A scalar, in nats.
-
-    Raises:
-        ValueError: fewer than two images.
+        A scalar, in nats; a ValueError of fewer than two images.
     """
     if len(one) < 2:
         raise ValueError(f"a contrastive loss compares images: expected at least 2, got {len(one)}")
@@ -137,11 +128,7 @@ def assign_targets(
     few, and for what does not divide evenly, they are drawn from the rest of all others. Only where all images of other
     classes together are too few is an image drawn twice for a class. An image may stand for several classes.
 
-    Args:
-        predicted: the teacher's class of every image ``(M,)``, int64.
-        num_classes: K.
-        per_class: N_i, images for every class.
-        generator: owner of the draw.
+    Of the teacher's classes ``(M,)``, int64, of all images, and N_i, the number of images per class.
 
     Returns:
         Positions ``(N,)`` and target classes ``(N,)``, class by class; a class has none if all images are predicted to

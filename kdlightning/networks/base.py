@@ -51,10 +51,7 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
             map (``fixed_size``) take no other; the rest pool, and take others too.
         num_features: length of the vector that the classifier reads.
         mean: channel means to subtract from the pixels; None, with ``std`` None, for no normalisation.
-        std: channel standard deviations to divide by.
-
-    Raises:
-        ValueError: if only one of ``mean`` and ``std`` is given, or their length is not ``in_channels``.
+        std: channel standard deviations to divide by; a ValueError if there are not C of both, or neither.
     """
 
     fixed_size: ClassVar[bool] = False

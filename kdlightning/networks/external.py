@@ -65,7 +65,7 @@ class _Wrapper(_External):
 
 
 class TimmNetwork(_Wrapper):
-    """A classifier of timm (``pip install 'kdlightning[timm]'``) with its own normalisation and input size.
+    """A classifier of timm with its own normalisation and input size; needs ``pip install 'kdlightning[timm]'``.
 
     Args:
         name: timm's name, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``.
@@ -77,10 +77,6 @@ class TimmNetwork(_Wrapper):
         mean: channel means; default timm's own.
         std: channel standard deviations; default timm's own.
         model_args: further arguments of ``timm.create_model``, JSON-able.
-
-    Raises:
-        ImportError: if timm is not installed.
-        ValueError: if ``in_channels`` is neither 1 nor what the model takes.
     """
 
     inner = "model"
@@ -120,7 +116,7 @@ class TorchvisionNetwork(_External):
     gives the vector that the last linear layer reads.
 
     Args:
-        name: torchvision's name, such as ``resnet18``.
+        name: torchvision's name, such as ``resnet18``, of a model that ends in a linear layer; else a ValueError.
         num_classes: number of logits; a pretrained last layer of another size is replaced.
         weights: name of weights to download (not again when a saved network is loaded), such as ``DEFAULT``.
         in_channels: channels of the pixels, 3, or 1 for grey images, which are repeated.
@@ -129,9 +125,6 @@ class TorchvisionNetwork(_External):
         mean: channel means; default those of the weights.
         std: channel standard deviations; default those of the weights.
         model_args: further arguments of the model's constructor, JSON-able.
-
-    Raises:
-        ValueError: if the name or the weights are unknown, or the model does not end in a linear layer.
     """
 
     def __init__(

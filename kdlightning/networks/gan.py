@@ -25,10 +25,7 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
     Args:
         latent_dim: Z; for MEKD the number of classes.
         channels: of the images, C.
-        image_size: H = W: 28, 32, 64, any multiple of 4.
-
-    Raises:
-        ValueError: an image size that is not a positive multiple of 4.
+        image_size: H = W: 28, 32, 64, any positive multiple of 4; others are a ValueError.
     """
 
     body: nn.Module
@@ -53,10 +50,7 @@ class Critic(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
 
     Args:
         channels: of the images, C.
-        image_size: H = W: 28, 32, 64, any multiple of 4.
-
-    Raises:
-        ValueError: an image size that is not a positive multiple of 4.
+        image_size: H = W: 28, 32, 64, any positive multiple of 4; others are a ValueError.
     """
 
     body: nn.Module

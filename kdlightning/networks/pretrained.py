@@ -50,7 +50,7 @@ def save_network(
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a network to a directory that `load_network` and ``Network.from_pretrained`` read.
+    """Write a network to a directory that `load_network` and ``Network.from_pretrained`` read, and return its path.
 
     The files appear complete or not at all. Other files in the directory stay.
 
@@ -62,9 +62,6 @@ def save_network(
             ``{"class_path": ..., "init_args": {...}}``. Default: what the network remembers.
         notes: anything JSON-able worth keeping next to the weights.
         overwrite: replace different weights that are already there.
-
-    Returns:
-        The directory.
 
     Raises:
         FileExistsError: if the directory holds different weights and ``overwrite`` is false.
@@ -108,15 +105,12 @@ def save_network(
 
 
 def load_network(source: str | Path, *, revision: str | None = None) -> nn.Module:
-    """Build a saved network and load its weights.
+    """Build a saved network and load its weights: in eval mode, on the CPU.
 
     Args:
         source: a directory written by `save_network`, or a repository ``owner/name`` on the Hugging Face Hub;
             the latter is asked only if no local directory is called ``owner``, or ``revision`` is given.
         revision: branch, tag or commit on the Hub.
-
-    Returns:
-        The network, in eval mode, on the CPU.
 
     Raises:
         FileNotFoundError: if there is no such directory, repository or file.

@@ -14,6 +14,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from kdlightning.networks.architecture import Architecture, stages
 
+Stem = Literal["cifar", "imagenet"]
+
 
 class Residual(nn.Module):
     """``relu(block(x) + shortcut(x))``; the shortcut is a 1x1 convolution with BN where the shape changes."""
@@ -53,12 +55,8 @@ class CIFARResNet(Architecture):
     (1.73M), -116 and three that are wider. The last map is a quarter of the image on a side.
 
     Args:
-        depth: number of weighted layers, 6n + 2.
-        stem_channels: channels of the first convolution; default those of the first stage. The multiplier does not
-            apply to it.
-
-    Raises:
-        ValueError: if the depth is not 6n + 2.
+        depth: number of weighted layers, 6n + 2; others are a ValueError.
+        stem_channels: channels of the first convolution, to which ``width`` does not apply; default the first stage's.
     """
 
     channels: ClassVar[tuple[int, ...]] = (16, 32, 64)
@@ -84,20 +82,11 @@ class ResNet(Architecture):
     parameters and ResNet-34 21.28M: KD3's and shader KD's networks.
 
     Args:
-        depth: 18 and 34 use basic blocks, 50 bottlenecks.
+        depth: 18 and 34 use basic blocks, 50 bottlenecks; others are a ValueError.
         stem: "cifar" keeps the resolution; "imagenet" (7x7, stride 2, then 3x3 max-pooling) quarters it.
-
-    Raises:
-        ValueError: if the depth or the stem is unknown.
     """
 
-    def __init__(
-        self,
-        depth: Literal[18, 34, 50] = 18,
-        *,
-        stem: Literal["cifar", "imagenet"] = "cifar",
-        **options: Any,  # noqa: ANN401
-    ) -> None:
+    def __init__(self, depth: Literal[18, 34, 50] = 18, *, stem: Stem = "cifar", **options: Any) -> None:  # noqa: ANN401
         depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
         if depth not in depths or stem not in ("cifar", "imagenet"):
             raise ValueError(f"expected depth 18, 34 or 50 and stem cifar or imagenet, got {depth} and {stem}")

@@ -30,13 +30,10 @@ class ResNeXt(Architecture):
     base_width=4`` (or 8), and ``cardinality=8, base_width=32``.
 
     Args:
-        depth: 9n + 2, or 50.
-        cardinality: C, the number of groups.
-        base_width: d, channels of a group in the first stage.
+        depth: 9n + 2, or 50; others are a ValueError.
+        cardinality: C, the number of groups, at least 1.
+        base_width: d, channels of a group in the first stage, at least 1.
         width: multiplier of all channels; groups become narrower, not fewer.
-
-    Raises:
-        ValueError: if the depth is unknown or the groups are not positive.
     """
 
     def __init__(self, depth: int = 29, cardinality: int = 8, base_width: int = 64, **options: Any) -> None:  # noqa: ANN401

@@ -26,15 +26,13 @@ class SharedClassifierNetwork(Network):
 
     Args:
         student: with timm's ``forward_features``, ``forward_head`` and ``get_classifier``, and the attributes
-            ``in_channels`` and ``image_size`` (any network of the package, ``TimmNetwork``, ``Adapter``).
+            ``in_channels`` and ``image_size`` (any network of the package, ``TimmNetwork``, ``Adapter``); a ValueError
+            without them, or without a map where one is wanted.
         num_features: channels of the teacher's map, or length of its vector.
         num_classes: K.
         map_size: height and width of the teacher's last map; None for vectors.
         connect: with a connector also where the student is as wide as the teacher already.
         activation: a ReLU after the linear connector, for a teacher whose vector is never negative.
-
-    Raises:
-        ValueError: a student without a size, or without a map where one is wanted.
     """
 
     def __init__(

@@ -21,14 +21,11 @@ class VGG(Architecture):
     without which the networks that have no BN hardly train.
 
     Args:
-        depth: number of weighted layers of the original, 11, 13 or 16.
+        depth: number of weighted layers of the original, 11, 13 or 16; others are a ValueError.
         batch_norm: batch normalisation after every convolution.
-        pools: how many of the five blocks, from the first, end in 2x2 max-pooling.
+        pools: how many of the five blocks, from the first, end in 2x2 pooling; a ValueError if images are too small.
         hidden: units of the hidden layers, each dropout, linear, ReLU.
         dropout: probability of dropping an input of a hidden layer.
-
-    Raises:
-        ValueError: if the depth is unknown or the images are too small for ``pools``.
     """
 
     def __init__(

@@ -46,11 +46,8 @@ class WideResNet(Architecture):
     WRN-28-10 36.5M: shader KD's networks [Frank2023]_, who write WRN22x8 and WRN28x10.
 
     Args:
-        depth: number of convolutions, the shortcuts' three included, 6n + 4.
-        widening: k.
-
-    Raises:
-        ValueError: if the depth is not 6n + 4 or ``widening`` is not positive.
+        depth: number of convolutions, the shortcuts' three included, 6n + 4; others are a ValueError.
+        widening: k; a ValueError if it is not positive.
     """
 
     def __init__(self, depth: int = 28, widening: int = 10, **options: Any) -> None:  # noqa: ANN401

@@ -31,15 +31,12 @@ _ASGI = Callable[..., Awaitable[None]]
 
 
 def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int = 64 * 2**20) -> "Starlette":
-    """An ASGI application that serves one model.
+    """An ASGI application that serves one model; an ImportError where the extra ``serve`` is not installed.
 
     Args:
         model: what is served.
         api_key: expected as ``Authorization: Bearer <key>``, except by the health probes; None to let all in.
         max_body: the most bytes in a request's body; more is refused (413) without reading it to its end.
-
-    Raises:
-        ImportError: the extra ``serve`` is not installed.
     """
     try:
         import starlette.applications  # noqa: F401

@@ -40,13 +40,11 @@ class ServedModel:
         network: pixels ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
         name: under which it is served.
         response: class probabilities (soft), the top-1 index (hard) or logits.
-        shape: ``(C, H, W)`` of the images; None to ask the network for ``in_channels`` and ``image_size``.
+        shape: ``(C, H, W)`` of the images; None to ask the network for ``in_channels`` and ``image_size``. A ValueError
+            if it does not tell, or does not take such images.
         max_batch: the most images in one request.
         device: where to compute.
         count_file: where to count the images answered, also across restarts; None to count in memory.
-
-    Raises:
-        ValueError: the network does not tell the shape of its images, or does not take images of that shape.
     """
 
     def __init__(
@@ -89,13 +87,9 @@ class ServedModel:
         }
 
     def infer(self, body: bytes, header_length: int | None) -> tuple[bytes, int | None]:
-        """Answer one request's body, with the length of the JSON in front of binary tensors, None without any.
+        """Answer one request, a body and the length of its JSON if binary tensors follow, by another such pair.
 
-        Returns:
-            The response's body, and the length of the JSON in it if binary tensors follow.
-
-        Raises:
-            ProtocolError: the request is not one that can be answered. No image was counted.
+        A ProtocolError if the request is not one that can be answered; no image was counted then.
         """
         message, tensors = read(body, header_length, "inputs")
         binary = self._wants_binary(message)

@@ -68,13 +68,9 @@ def create_context() -> moderngl.Context:
 
 
 class Canvas:
-    """A context, the programs used last, and a square of pixels; also a context manager.
+    """A context, so many compiled programs, those used last, and a square of pixels; also a context manager.
 
-    Args:
-        cached_programs: how many compiled programs to keep.
-
-    Raises:
-        OpenGLUnavailableError: if moderngl, the libraries or a device are missing.
+    An OpenGLUnavailableError if moderngl, the libraries or a device are missing.
     """
 
     def __init__(self, *, cached_programs: int = 64) -> None:
@@ -86,19 +82,10 @@ class Canvas:
         self._frame = lru_cache(1)(self._make_frame)
 
     def draw(self, shader: str, seconds: Sequence[float], size: int, rows: Sequence[bytes] = ()) -> np.ndarray:
-        """Images of one complete fragment shader.
+        """Images of one complete fragment shader, uint8 ``(N, size, size, 3)``, the uppermost row first.
 
-        Args:
-            shader: the text.
-            seconds: the time of each image.
-            size: height and width.
-            rows: its parameters, float32: one row for each image, one for all, or none.
-
-        Returns:
-            uint8 ``(N, size, size, 3)``, the uppermost row first.
-
-        Raises:
-            ShaderError: if the driver does not compile it, or it has a uniform that `uniforms` does not know.
+        Each has its time, and its parameters in ``rows``, float32: one row for each image, one for all, or none. A
+        ShaderError if the driver does not compile it, or it has a uniform that `uniforms` does not know.
         """
         (vertices, members), frame = self._compiled(shader), self._frame(size)
         frame.use()

@@ -43,7 +43,7 @@ def read_program(path: Path) -> str:
 def render_file(
     path: Path, times: Sequence[float] | Tensor, size: int, *, channels: int = 3, time_limit: float = 20.0
 ) -> Tensor:
-    """Images of one file, by OpenGL.
+    """Images of one file, by OpenGL: uint8 ``(N, channels, size, size)``.
 
     Args:
         path: see `read_program`.
@@ -51,9 +51,6 @@ def render_file(
         size: height and width.
         channels: 3 for colour, 1 for its luma.
         time_limit: seconds that all of it may take, compilation and the start of the process included.
-
-    Returns:
-        uint8 ``(N, channels, size, size)``.
 
     Raises:
         OpenGLUnavailableError: if there is no OpenGL on this machine.

@@ -69,10 +69,7 @@ class Program:
 
         Returns:
             float32 ``(N, channels, size, size)`` in [0, 1], on the device; an image depends on the program, its time,
-            its variant and the size, not on the other images.
-
-        Raises:
-            ValueError: if a size is not positive, or there are not as many variants as times.
+            its variant and the size, not on the other images. A ValueError of what `checked_times` refuses.
         """
         seconds = checked_times(times, size, channels, variants).to(device)
         numbers = self.parameters([0] if variants is None else variants).to(device)

@@ -30,10 +30,7 @@ def nearest_candidates(
     """Positions of the candidates of the target class that are nearest to each image, nearest first. Asks nothing.
 
     Pairs are images ``(P, C, H, W)`` and target classes ``(P,)``, or :func:`any_but` of them; candidates are a pool
-    ``(S, C, H, W)`` with the *teacher's* class indices ``(S,)``.
-
-    Returns:
-        int64 ``(P, number)``, -1 where the class has fewer.
+    ``(S, C, H, W)`` with the *teacher's* class indices ``(S,)``. int64 ``(P, number)``, -1 where the class has fewer.
     """
     out = torch.full((len(images), number), -1, dtype=torch.int64, device=images.device)
     flat, pool = images.flatten(1), candidates.flatten(1)
@@ -73,16 +70,13 @@ def probe_bank(
         subspace: ``"pixels"``: all of R^D, the paper's; ``"frequency"``: the lowest ``rank`` two-dimensional cosine
             frequencies of every channel, for when there are no images; ``"images"``: the first ``rank`` principal
             components of the user's own images.
-        images: ``(S, C, H, W)`` in [0, 1]; needed by ``"images"``, asks nothing of the teacher.
+        images: ``(S, C, H, W)`` in [0, 1]; needed by ``"images"``, else a ValueError; asks nothing of the teacher.
         rank: dimensions of the subspace (per channel for ``"frequency"``).
         size: number of directions, lowered so that the bank stays under 256 MiB.
         seed: owner of the draw.
 
     Returns:
         float32 ``(size, C * H * W)``.
-
-    Raises:
-        ValueError: ``"images"`` without images.
     """
     channels, height, width = shape
     dim = channels * height * width

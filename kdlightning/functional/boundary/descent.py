@@ -36,8 +36,8 @@ def minimal_boundary_distance(
         target: target class indices ``(P,)``, or :func:`any_but` of them.
         start: where to begin, from :func:`boundary_distance`; its queries count towards the limit.
         key: an int64 number ``(P,)`` of each pair that no batching changes; it owns the pair's draws.
-        bank: unit-norm probe directions ``(B, D)`` from :func:`probe_bank`, B >= ``num_probes``.
-        num_probes: Q of Eq. 4, at most B.
+        bank: unit-norm probe directions ``(B, D)`` from :func:`probe_bank`.
+        num_probes: Q of Eq. 4, at most B, else a ValueError.
         step: ξ_d, the first step, relative to the present distance.
         probe_radius: ε_g, L2 norm of a probe relative to the present distance.
         tolerance: width of the bracket of a pulled-back point, relative to the distance.
@@ -47,9 +47,6 @@ def minimal_boundary_distance(
 
     Returns:
         Boundary points, never further than ``start``.
-
-    Raises:
-        ValueError: more probes than the bank holds.
     """
     if num_probes > len(bank):
         raise ValueError(f"num_probes={num_probes} but the bank holds {len(bank)} directions: make a larger bank")
@@ -158,15 +155,8 @@ def retreat(
     """Step away from a boundary, o - ξ_o ∇F (Sec. 3.3 of [Wang2021]_), as far as the image stays in its class.
 
     A step after which the classifier says something else is halved, up to ``tries`` - 1 times; then the image stays.
-
-    Args:
-        predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
-        images: ``(P, C, H, W)`` in [0, 1].
-        own: class indices ``(P,)`` that the images have.
-        normal: unit normals ``(P, C, H, W)`` of the boundary, out of the class.
-        step: ξ_o, the first step's L2 length in pixel units, for all or ``(P,)``.
-        tries: steps tried at most.
-        batch_size: images per call of ``predict``.
+    Images are ``(P, C, H, W)`` in [0, 1] of the classes ``own`` ``(P,)``; the boundary's unit normals ``(P, C, H, W)``
+    point out of the class; ξ_o is the first step's L2 length in pixel units, for all or ``(P,)``.
 
     Returns:
         The images ``(P, C, H, W)``, how far each has really gone ``(P,)``, which the pixel box may make less than its
