@@ -104,7 +104,6 @@ class UnionDataModule(CollectedDataModule):
         source: the task's data set. Its training images are never used.
         pools: other data sets, at least one (else a ValueError); of each, its training images (``num_samples`` of them,
             ``num_val`` left out).
-        fraction: share of all of them together, see :class:`CollectedDataModule`.
     """
 
     def __init__(self, source: ImageDataModule, pools: list[ImageDataModule], fraction: float = 1.0) -> None:

@@ -34,7 +34,8 @@ class ShaderDataModule(CollectedDataModule):
     than ``flat`` have one colour, or whose pixels have fewer than ``colours`` colours (both at 16 levels per channel).
 
     With ``programs``, they are the user's own, in turn, at random times. A program that cannot be rendered, or whose
-    images in a turn are all simple, is named in a warning and left out.
+    images in a turn are all simple, is named in a warning and left out. A ValueError tells of a number below 1, a share
+    outside its range, OpenGL while training, or programs without OpenGL.
 
     Args:
         source: the task's data set. Its training images are never used.
@@ -48,13 +49,9 @@ class ShaderDataModule(CollectedDataModule):
             file has Shadertoy's ``mainImage``, or one of `kdlightning.shaders.dialects`, which its name then says:
             ``waves.geekest.frag``.
         cache: where rendered images are kept, by a hash of everything that makes them.
-        fraction: share of the images, see :class:`CollectedDataModule`.
         online: keep rendering while :class:`ShaderKD` trains: new images, of programs that the pool has not seen, take
             the place of its oldest ones. By torch, on the device that trains.
         renewal: with ``online``, how many new images come in a step, as a share of the batch.
-
-    Raises:
-        ValueError: a number below 1, a share outside its range, OpenGL while training, or programs without OpenGL.
     """
 
     dropped: float  #: share of the rendered images that were constant or simple, after :meth:`setup`

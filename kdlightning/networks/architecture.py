@@ -14,18 +14,14 @@ Block = Callable[[int, int, int], nn.Module]  # of the channels before and after
 class Architecture(Network):
     """A published classifier at any width.
 
-    The constructor of a family takes what is its own and ``**options``, which are these; its signature tells all. A
-    named size is the family with some options fixed, which it does not take, or with other ``defaults``::
+    The constructor of a family takes what is its own and ``**options``, which are these, `Network`'s but for the width;
+    its signature tells all. A named size is the family with some options fixed, which it does not take, or with other
+    ``defaults``::
 
         class ResNet8(CIFARResNet, depth=8): ...
 
     Args:
-        num_classes: number of logits.
-        in_channels: channels of the pixels.
-        image_size: height and width of the images it is meant for; others work.
         width: multiplier of all channels and hidden units.
-        mean: channel means to subtract from the pixels; None for no normalisation.
-        std: channel standard deviations to divide by.
     """
 
     def __init__(
