@@ -4,8 +4,6 @@
    Models. AISTATS 2020, arXiv:2004.05675.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.cached import write_json
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.data.transferset import TransferSet
 from kdlightning.functional.neighbours import LEVEL, compare, nearest
@@ -114,9 +113,9 @@ class PoolPrivacy(Callback):
         which = distance.argsort()[:_SHOWN].cpu()
         shown = torch.cat([pool[which], local[position.cpu()[which]]]).float() / 255
         save_image(make_grid(shown, nrow=len(which), pad_value=0.5), made.path / "privacy.png")
-        draft = made.path / f"privacy.{os.getpid()}.tmp"
-        draft.write_text(json.dumps(record, indent=1) + "\n")
-        return draft.replace(draft.with_name("privacy.json"))
+        path = made.path / "privacy.json"
+        write_json(path, record)
+        return path
 
 
 def _draw(total: int, number: int) -> Tensor:

@@ -2,17 +2,31 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text, also where several processes do so at once."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(content)
+    temporary.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - plain JSON
-    """Write plain JSON, also where several processes do so at once."""
+    """Write plain JSON."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors from any device; tied weights, which share memory that the format refuses, are copied."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, temporary)
     temporary.replace(path)
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
-from kdlightning.networks.gan import Generator
+from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
 from kdlightning.types import Answers, Batch
 
@@ -236,10 +236,21 @@ def _noise(kind: str, shape: torch.Size, cells: tuple[int, ...], generator: torc
 
 def check_generator(generator: Generator, data: Any) -> None:  # noqa: ANN401 - any of the package's datamodules
     """Refuse, with a ValueError, a generator of other classes, channels or size than a datamodule's."""
+    check_latent(generator, data)
+    check_size(generator, data)
+
+
+def check_latent(generator: Generator, data: Any) -> None:  # noqa: ANN401
+    """Refuse, with a ValueError, a generator of other classes than a datamodule's."""
     latent, classes = generator.latent_dim, data.num_classes
     if latent != classes:
         made, task = f"has {latent} latent dimensions, one per class", f"{data.name} has {classes} classes"
         raise ValueError(f"the generator {made}, but {task}")
-    made, task = (f"{each.channels} channels and {each.image_size} pixels" for each in (generator, data))
+
+
+def check_size(network: Generator | Critic, data: Any) -> None:  # noqa: ANN401
+    """Refuse, with a ValueError, a generator or critic of images of other channels or size than a datamodule's."""
+    does = "generator makes" if isinstance(network, Generator) else "critic sees"
+    made, task = (f"{each.channels} channels and {each.image_size} pixels" for each in (network, data))
     if made != task:
-        raise ValueError(f"the generator makes images of {made}, but those of {data.name} have {task}")
+        raise ValueError(f"the {does} images of {made}, but those of {data.name} have {task}")

@@ -13,10 +13,7 @@ Differences from Sec. 4.2 of [Frank2023]_ (P):
 2. P chose from over 1,000 settings those of the lowest loss; here all networks have the same, and the loss is reported.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.cached import write_json, write_text
 from kdlightning.functional.neighbours import LEVEL, compare
 from kdlightning.methods.deepinversion import DeepInversion
 from kdlightning.networks.base import penultimate_features
@@ -113,8 +111,8 @@ class InversionStudy(DeepInversion):
             rows = self.finished.columns
             source: ImageDataModule = self.trainer.datamodule.source  # type: ignore[attr-defined]
             record = self.compared(rows, source)
-            _replace(self.output / "inversions.json", json.dumps(record, indent=1) + "\n")
-            _replace(self.output / "inversions.md", table(record))
+            write_json(self.output / "inversions.json", record)
+            write_text(self.output / "inversions.md", table(record))
             figure = draw({name: _first_of_each(rows, name) for name in self.networks}, source.class_names)
             figure.savefig(self.output / "inversions.png", dpi=200)
 
@@ -235,9 +233,3 @@ def _judged(judged: Tensor, target: Tensor) -> dict[str, float]:
 
 def _share(true: Tensor) -> float:
     return round(float(true.float().mean()), 4)
-
-
-def _replace(path: Path, content: str) -> None:
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(content)
-    draft.replace(path)

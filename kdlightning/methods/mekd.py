@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from kdlightning.accounting import AnswerJournal
 from kdlightning.accounting.journal import recorded_answers
+from kdlightning.data.generated import check_latent
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
@@ -81,27 +82,18 @@ class MEKDGenerator(GeneratorModule):
         self._plan: list[int] = []
 
     def setup(self, stage: str) -> None:
-        """Check the teacher's classes too; count where a kill does not reach, as the answers are kept.
-
-        Raises:
-            ValueError: naming both sides.
-        """
+        """Refuse, with a ValueError, a teacher of other classes; count where a kill does not reach, as with answers."""
         if self.teacher is not None:
             self._who = self.teacher.identity["fingerprint"][:8]
             self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes
         if known is not None and known != self.generator.latent_dim:
-            raise ValueError(
-                f"the teacher has {known} classes, but the generator {self.generator.latent_dim} dimensions"
-            )
+            latent = self.generator.latent_dim
+            raise ValueError(f"the teacher has {known} classes, but the generator {latent} dimensions")
 
     def on_train_start(self) -> None:
-        """Refuse a number of queries that the steps cannot hold.
-
-        Raises:
-            ValueError: more queries than generated images.
-        """
+        """Refuse, with a ValueError, more queries than the steps make images."""
         if self.teacher is not None and self.queries is not None:
             share = self.share_of(self.global_rank, self.trainer.world_size)
             made = [0, *accumulate(self.images_per_step())]
@@ -236,18 +228,11 @@ class MEKD(AnsweredModule):
         return made
 
     def setup(self, stage: str) -> None:
-        """Check the generator's side too.
-
-        Raises:
-            ValueError: naming both sides.
-        """
+        """Refuse, with a ValueError, a generator of other classes than the data's."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        if data is not None and data.num_classes != self.generator.latent_dim:
-            raise ValueError(
-                f"the generator has {self.generator.latent_dim} latent dimensions, one per class, but {data.name} has "
-                f"{data.num_classes} classes"
-            )
+        if data is not None:
+            check_latent(self.generator, data)
 
     def on_fit_start(self) -> None:
         """Move generator and logits' teacher to the student's device."""

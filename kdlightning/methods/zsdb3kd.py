@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdlightning.data.base import at_least
 from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional import boundary
 from kdlightning.modules.labelling import LabellingModule, Predict
@@ -89,10 +90,7 @@ class ZSDB3KDImages(LabellingModule):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher, output)
-        names = ("iterations", "directions", "num_probes", "pool", "patience")
-        for setting, value in zip(names, (iterations, directions, num_probes, pool, patience), strict=True):
-            if value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, iterations=iterations, directions=directions, num_probes=num_probes, pool=pool, patience=patience)
         if step <= 0:
             raise ValueError(f"step: expected a length above 0, got {step}")
         if search == "warm" and query_limit <= num_probes:

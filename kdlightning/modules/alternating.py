@@ -34,11 +34,7 @@ class TwoPlayerModule(DistillationModule):
         prepare_for_two_optimizers(self.trainer)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """The student's optimiser, then the other network's; the student's schedule.
-
-        Raises:
-            ValueError: a schedule that follows a metric.
-        """
+        """The student's optimiser, then the other network's; a ValueError for a schedule that follows a metric."""
         optimizer = self._optimizer(self.student.parameters())
         schedules = [] if self._lr_scheduler is None else [self._lr_scheduler(optimizer)]
         if any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules):
@@ -87,26 +83,30 @@ class Discriminator(nn.Module):
 class AdversarialModule(AnsweredModule, TwoPlayerModule):
     """Trains on given answers against a discriminator: every batch a step of the student, then one of its opponent.
 
-    A subclass overrides :meth:`losses`, the student's terms, which calls :meth:`pair`; and
-    :meth:`discriminator_losses`.
+    A subclass overrides :meth:`losses`, the student's terms, which calls :meth:`pair`; :meth:`discriminator_losses`;
+    and, for another discriminator, ``discriminator_class``.
 
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
-        discriminator: vectors ``(N, K)`` to one logit.
+        num_classes: K, for a student without an attribute of that name.
+        width: see :class:`Discriminator`.
         discriminator_optimizer: makes the discriminator's optimiser.
         options: those of :class:`AnsweredModule`.
     """
 
+    discriminator_class: type[Discriminator] = Discriminator
+
     def __init__(
         self,
         student: nn.Module,
-        discriminator: Discriminator,
+        num_classes: int | None = None,
+        width: int = 256,
         discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
         **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
         super().__init__(student, **options)
         self.automatic_optimization = False
-        self.discriminator = discriminator
+        self.discriminator = self.discriminator_class(known_classes(student, num_classes), width)
         self._other_optimizer = discriminator_optimizer
         self._pair: tuple[Tensor, Tensor] | None = None
 
@@ -117,19 +117,10 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
 
     @abstractmethod
     def discriminator_losses(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """The discriminator's named terms, already weighted.
-
-        Args:
-            student: the student's centred logits ``(N, K)``, without a graph.
-            teacher: the teacher's ``(N, K)``, row by row of the same images.
-        """
+        """The discriminator's weighted terms on centred logits, both ``(N, K)`` of the same images, without a graph."""
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Centred logits of student and teacher, both ``(N, K)``; kept for the discriminator's turn.
-
-        Raises:
-            ValueError: a batch without answers, or a student of another number of classes.
-        """
+        """Centred logits of student and teacher, both ``(N, K)``; kept for the discriminator's turn."""
         student, teacher = self.vectors(*self.responses(batch))
         self._pair = student.detach(), teacher
         return student, teacher
@@ -149,18 +140,7 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
 
 
 def known_classes(student: nn.Module, num_classes: int | None) -> int:
-    """The number of classes, which a discriminator is built for.
-
-    Args:
-        student: networks of this package, and timm's, have a ``num_classes``.
-        num_classes: for a student that has not.
-
-    Returns:
-        K.
-
-    Raises:
-        ValueError: neither says it, or they differ.
-    """
+    """K, by the student's ``num_classes`` or the given one; a ValueError where neither says it, or they differ."""
     own = getattr(student, "num_classes", None)
     if own is None and num_classes is None:
         raise ValueError(f"{type(student).__name__} has no attribute num_classes: give num_classes")

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from kdlightning.data.generated import check_generator
+from kdlightning.data.generated import check_generator, check_size
 from kdlightning.functional import gan
 from kdlightning.modules.base import TaughtModule, keep_plain_hyperparameters, prepare_for_two_optimizers
 from kdlightning.networks.gan import Critic, Generator, InfoGANCritic
@@ -52,22 +52,15 @@ class GeneratorModule(TaughtModule):
         keep_plain_hyperparameters(self)
         self.automatic_optimization = False
         self.generator, self.critic = generator, critic
-        self.objective, self.critic_steps, self.penalty, self.code_weight = (
-            objective,
-            critic_steps,
-            penalty,
-            code_weight,
-        )
+        self.objective, self.critic_steps = objective, critic_steps
+        self.penalty, self.code_weight = penalty, code_weight
         self._generator_optimizer, self._critic_optimizer = generator_optimizer, critic_optimizer
         if code_weight and not isinstance(critic, InfoGANCritic):
-            raise ValueError(
-                f"code_weight needs an InfoGANCritic, which guesses latent codes; got {type(critic).__name__}"
-            )
-        if isinstance(critic, InfoGANCritic) and critic.code_head.out_features != generator.latent_dim:
-            raise ValueError(
-                f"the critic guesses codes of {critic.code_head.out_features} dimensions, but the generator's latent "
-                f"vectors have {generator.latent_dim}"
-            )
+            name = type(critic).__name__
+            raise ValueError(f"code_weight needs an InfoGANCritic, which guesses latent codes; got {name}")
+        latent = generator.latent_dim
+        if isinstance(critic, InfoGANCritic) and (codes := critic.code_head.out_features) != latent:
+            raise ValueError(f"the critic guesses codes of {codes} dimensions, the generator's vectors have {latent}")
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """What a subclass adds to the generator's loss, already weighted.
@@ -81,11 +74,7 @@ class GeneratorModule(TaughtModule):
 
     @property
     def generator_steps(self) -> int:
-        """How many steps the generator makes in the whole run.
-
-        Raises:
-            ValueError: the run has no last epoch.
-        """
+        """How many steps the generator makes in the whole run; a ValueError where it has no last epoch."""
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 0 or self.trainer.num_training_batches == float("inf"):
             raise ValueError("a generator's training needs max_epochs and a data set that ends")
@@ -104,21 +93,12 @@ class GeneratorModule(TaughtModule):
         return [size if size >= _LEAST else 0 for size in islice(sizes, self.critic_steps - 1, None, self.critic_steps)]
 
     def setup(self, stage: str) -> None:
-        """Check that generator, critic and images fit together; let DDP cope with two optimisers.
-
-        Raises:
-            ValueError: naming both sides.
-        """
+        """Refuse, with a ValueError, networks of other images than the data's; let DDP cope with two optimisers."""
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_generator(self.generator, data)
-            sees = (self.critic.channels, self.critic.image_size)
-            if sees != (data.channels, data.image_size):
-                raise ValueError(
-                    f"the critic sees images of {sees[0]} channels and {sees[1]} pixels, but those of {data.name} have "
-                    f"{data.channels} channels and {data.image_size} pixels"
-                )
+            check_size(self.critic, data)
         prepare_for_two_optimizers(self.trainer)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
@@ -150,10 +130,8 @@ class GeneratorModule(TaughtModule):
         if generators_turn:
             self.critic.requires_grad_(False)
             logit = self.critic(fake)
-            terms = {
-                "generator": gan.generator_loss(logit, self.objective),
-                **self.terms(fake, logit, number // self.critic_steps),
-            }
+            terms = {"generator": gan.generator_loss(logit, self.objective)}
+            terms |= self.terms(fake, logit, number // self.critic_steps)
             if self.code_weight and isinstance(self.critic, InfoGANCritic):
                 self.critic.code_head.requires_grad_()  # Q plays on the generator's side
                 terms["code"] = self.code_weight * gan.code_loss(self.critic.code(fake), latent)

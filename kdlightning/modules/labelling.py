@@ -9,12 +9,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kdlightning.accounting import AnswerJournal
 from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.modules.base import keep_plain_hyperparameters
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
@@ -180,10 +180,7 @@ class LabellingModule(L.LightningModule, ABC):
         for number in range(rank, len(chunks), world):
             if not files[number].exists():
                 journal = self.journalled(f"{name}-{number}")
-                labels = journal(chunks[number])
-                temporary = files[number].with_suffix(".tmp")
-                save_file({"label": labels.cpu()}, temporary)
-                temporary.replace(files[number])
+                write_tensors(files[number], {"label": journal(chunks[number])})
                 journal.close(delete=True)
         self.trainer.strategy.barrier(name)
         self._pools += files

@@ -6,16 +6,15 @@ Phases: predict, a subclass of RoundsModule → fit, any method that trains on a
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, at_least
+from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import read_shard
 from kdlightning.modules.asking import TeacherAnswers
 from kdlightning.modules.labelling import Predict
@@ -64,9 +63,7 @@ class RoundsModule(TeacherAnswers):
         **options: Any,  # noqa: ANN401 - TeacherAnswers's
     ) -> None:
         super().__init__(teacher, output, **options)
-        for setting, value in {"queries": queries, "epochs": epochs, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, queries=queries, epochs=epochs, batch_size=batch_size)
         self.queries, self.student, self._optimizer = queries, student, optimizer
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.state: dict[str, Tensor] = {}
@@ -169,7 +166,7 @@ class RoundsModule(TeacherAnswers):
         while True:
             file = self.output / f"choice-{number}.safetensors"
             if not file.exists():
-                _save(self.choose(number, self._rows()), file)
+                write_tensors(file, self.choose(number, self._rows()))
             self._chosen = read_shard(file)
             self._ask()
             rows = self._rows()
@@ -266,16 +263,8 @@ class RoundsModule(TeacherAnswers):
         tensors = {"number": torch.tensor(number)}
         tensors |= {f"state.{name}": value for name, value in self.state.items()}
         tensors |= {f"student.{name}": value for name, value in weights.items()}
-        _save(tensors, self.output / _STATE)
+        write_tensors(self.output / _STATE, tensors)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors; the file appears complete or not at all."""
-    temporary = file.with_suffix(".tmp")
-    # cloned: tied weights share their memory, which the format refuses
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(file)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdlightning.data.base import at_least
 from kdlightning.modules.rounds import RoundsModule
 from kdlightning.teachers import BlackBoxTeacher
 
@@ -66,9 +67,7 @@ class ActiveMixup(RoundsModule):
         **options: Any,  # noqa: ANN401 - RoundsModule's
     ) -> None:
         super().__init__(teacher, output, queries, student, epochs, **options)
-        for setting, value in {"rounds": rounds, "candidates": candidates, "num_weights": num_weights}.items():
-            if value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, rounds=rounds, candidates=candidates, num_weights=num_weights)
         if not 0 <= lowest <= highest <= 1:
             raise ValueError(f"expected 0 <= lowest <= highest <= 1, got lowest={lowest}, highest={highest}")
         self.rounds, self.candidates = rounds, candidates

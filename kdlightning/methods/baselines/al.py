@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence
-from kdlightning.modules.alternating import AdversarialModule, Discriminator, known_classes
+from kdlightning.modules.alternating import AdversarialModule
 from kdlightning.types import Batch
 
 
@@ -33,8 +33,6 @@ class AL(AdversarialModule):
 
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
-        num_classes: K, for a student without an attribute of that name.
-        width: see :class:`Discriminator`.
         temperature: T of the divergence.
         kd_weight: weight of the divergence.
         adversarial_weight: weight of the adversarial term.
@@ -44,15 +42,12 @@ class AL(AdversarialModule):
     def __init__(
         self,
         student: nn.Module,
-        num_classes: int | None = None,
-        width: int = 256,
         temperature: float = 2.0,
         kd_weight: float = 0.5,
         adversarial_weight: float = 0.15,
         **options: Any,  # noqa: ANN401 - AdversarialModule's
     ) -> None:
-        discriminator = Discriminator(known_classes(student, num_classes), width)
-        super().__init__(student, discriminator, **options)
+        super().__init__(student, **options)
         self.temperature, self.kd_weight, self.adversarial_weight = temperature, kd_weight, adversarial_weight
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

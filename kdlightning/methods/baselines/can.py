@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.functional import gan
-from kdlightning.modules.alternating import AdversarialModule, Discriminator, known_classes
+from kdlightning.modules.alternating import AdversarialModule, Discriminator
 from kdlightning.types import Batch
 
 
@@ -49,8 +49,6 @@ class CAN(AdversarialModule):
 
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
-        num_classes: K, for a student without an attribute of that name.
-        width: see :class:`Discriminator`.
         ce_weight: weight of the student's cross-entropy with the teacher's top-1 class.
         logits_weight: weight of the L1 distance of logits.
         adversarial_weight: weight of the adversarial term.
@@ -59,20 +57,18 @@ class CAN(AdversarialModule):
     """
 
     discriminator: ConditionalDiscriminator
+    discriminator_class = ConditionalDiscriminator
 
     def __init__(
         self,
         student: nn.Module,
-        num_classes: int | None = None,
-        width: int = 256,
         ce_weight: float = 1.0,
         logits_weight: float = 1.0,
         adversarial_weight: float = 1.0,
         category_weight: float = 1.0,
         **options: Any,  # noqa: ANN401 - AdversarialModule's
     ) -> None:
-        discriminator = ConditionalDiscriminator(known_classes(student, num_classes), width)
-        super().__init__(student, discriminator, **options)
+        super().__init__(student, **options)
         self.ce_weight, self.logits_weight = ce_weight, logits_weight
         self.adversarial_weight, self.category_weight = adversarial_weight, category_weight
 

@@ -26,6 +26,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.generated import check_size
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.modules.alternating import TwoPlayerModule
 from kdlightning.networks.gan import Generator
@@ -82,37 +83,21 @@ class DAFL(TwoPlayerModule):
         return self.generator
 
     def setup(self, stage: str) -> None:
-        """Check that the generator makes images of the data set's size.
-
-        Raises:
-            ValueError: naming both sides.
-        """
+        """Refuse, with a ValueError, a generator of images of another size than the data set's."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        made = (self.generator.channels, self.generator.image_size)
-        if data is not None and made != (data.channels, data.image_size):
-            raise ValueError(
-                f"the generator makes images of {made[0]} channels and {made[1]} pixels, but those of {data.name} have "
-                f"{data.channels} channels and {data.image_size} pixels"
-            )
+        if data is not None:
+            check_size(self.generator, data)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The student's term on any images: the divergence from the teacher.
-
-        Args:
-            batch: pixels in [0, 1]; ``answer`` holds the teacher's logits ``(N, K)`` where they are known already.
-        """
+        """The divergence from the teacher on any images; ``answer`` holds its logits where they are known already."""
         with torch.no_grad():
             answer = self.teacher(batch.image) if batch.answer is None else batch.answer
         divergence = kd_divergence(self(batch.image), F.log_softmax(answer / self.temperature, 1), self.temperature)
         return {"kd": self.temperature**2 * divergence}
 
     def generator_losses(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The generator's terms L_oh + α L_a + β L_ie, already weighted, and the teacher's logits ``(N, K)``.
-
-        Args:
-            images: generated pixels ``(N, C, H, W)``, part of the graph.
-        """
+        """The weighted terms L_oh + α L_a + β L_ie of pixels ``(N, C, H, W)``, and the teacher's logits ``(N, K)``."""
         if self.activation_weight:
             features = self.teacher.forward_features(images)
             activation = activation_loss(self.teacher.forward_head(features, pre_logits=True))

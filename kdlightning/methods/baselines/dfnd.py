@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import at_least
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
@@ -73,8 +74,7 @@ class DFND(SelectingModule):
             raise ValueError(f"expected share or number, and the other None, got share={share} and number={number}")
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"share: expected a share above 0 and up to 1, got {share}")
-        if number is not None and number < 1:
-            raise ValueError(f"number: expected at least 1, got {number}")
+        at_least(1, number=number)
         if not 0 < teacher_accuracy < 1:
             raise ValueError(f"teacher_accuracy: expected a share between 0 and 1, got {teacher_accuracy}")
         self.teacher, self.access, self.adaptation_weight = teacher, teacher.access, adaptation_weight

@@ -27,6 +27,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import at_least
 from kdlightning.modules.rounds import RoundsModule
 from kdlightning.teachers import BlackBoxTeacher
 
@@ -73,9 +74,7 @@ class KnockoffSelection(RoundsModule):
         **options: Any,  # noqa: ANN401 - RoundsModule's
     ) -> None:
         super().__init__(teacher, output, queries, student, **options)
-        for setting, value in {"num_groups": num_groups, "round_size": round_size, "window": window}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{setting}: expected at least 1, got {value}")
+        at_least(1, num_groups=num_groups, round_size=round_size, window=window)
         if strategy == "adaptive" and not rewards:
             raise ValueError("the adaptive strategy needs a reward: certainty, diversity or loss")
         if strategy == "adaptive" and "loss" in rewards and student is None:
@@ -139,13 +138,10 @@ class KnockoffSelection(RoundsModule):
         new = torch.stack([terms[name] for name in self.rewards], dim=1)
         self.state["reward"] = torch.cat([self.state["reward"], new])[-kept:]
         reward = rescale(self.state["reward"]).sum(1)
-        self.state["count"] = self.state["count"] + torch.bincount(
-            chosen["group"], minlength=len(self.state["count"])
-        )  # fmt: skip
-        self.state["preference"] = update_policy(
-            self.state["preference"], self.state["count"], chosen["group"], reward[-len(new) :] - reward.mean(),
-            self.step_size,
-        )  # fmt: skip
+        group, preference, count = chosen["group"], self.state["preference"], self.state["count"]
+        self.state["count"] = count = count + torch.bincount(group, minlength=len(count))
+        advantage = reward[-len(new) :] - reward.mean()
+        self.state["preference"] = update_policy(preference, count, group, advantage, self.step_size)
         if logits is not None:
             super().learn(number, chosen, rows)
 
