@@ -99,36 +99,25 @@ class DeepInversion(LabellingModule):
                 f"competition needs a student and a weight above 0, got competition_weight={competition_weight} and "
                 f"{'no student' if student is None else 'a student'}"
             )
-        self.student = student
-        self.weights = InversionWeights(
-            batch_norm_weight, first_layer, variation_weight, norm_weight, competition_weight
-        )
-        self.options: dict[str, Any] = {
-            "variation": variation, "iterations": iterations, "learning_rate": learning_rate, "jitter": jitter,
-            "flip": flip,
-        }  # fmt: skip
-        self.seed = seed
+        self.student, self.seed = student, seed
+        weights = (batch_norm_weight, first_layer, variation_weight, norm_weight, competition_weight)
+        self.weights = InversionWeights(*weights)
+        self.options: dict[str, Any] = {"iterations": iterations, "learning_rate": learning_rate}
+        self.options |= {"variation": variation, "jitter": jitter, "flip": flip}
 
     def setup(self, stage: str) -> None:
-        """Check what the network answers, before anything is written.
-
-        Raises:
-            TypeError: the data are not noise to start from.
-            ValueError: the network has another number of classes than the data set.
-        """
+        """Refuse, with a TypeError, data that are not noise; with a ValueError, a network of other classes."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, NoiseDataModule):
-            raise TypeError(
-                f"{type(self).__name__} starts from noise: use a NoiseDataModule, not {type(data).__name__}"
-            )
+            name = type(self).__name__
+            raise TypeError(f"{name} starts from noise: use a NoiseDataModule, not {type(data).__name__}")
         for network in self.inverted():
             with torch.no_grad():
                 pixels = torch.zeros(1, data.channels, data.image_size, data.image_size, device=self.device)
                 known = network.to(self.device)(pixels).shape[1]
             if known != data.num_classes:
-                raise ValueError(
-                    f"the network has {known} classes, but the data set {data.name} has {data.num_classes}"
-                )
+                task = f"the data set {data.name} has {data.num_classes}"
+                raise ValueError(f"the network has {known} classes, but {task}")
             if self.weights.batch_norm and not normalised_layers(network):
                 rank_zero_warn(
                     f"{network.identity['name']} has no BatchNorm layer with running statistics: it is inverted "
@@ -175,16 +164,7 @@ class DeepInversion(LabellingModule):
     def inversion(
         self, network: WhiteBoxTeacher, batch: Batch, student: nn.Module | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One network's images of a batch.
-
-        Args:
-            network: to invert.
-            batch: noise to start from.
-            student: see the class.
-
-        Returns:
-            Pixels ``(N, C, H, W)``, uint8, and the batch's last loss, repeated ``(N,)``.
-        """
+        """A network's images ``(N, C, H, W)``, uint8, from a batch of noise; its last loss, repeated ``(N,)``."""
         draws = hashlib.sha256(f"{self.seed}:{int(batch.index[0])}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(draws[:4], "little"))
         with torch.inference_mode(False), torch.enable_grad():  # predict runs without a graph

@@ -76,11 +76,7 @@ class InversionStudy(DeepInversion):
         return {**given, "networks": prints, "judge": fingerprint(self.judge.network)}
 
     def setup(self, stage: str) -> None:
-        """Check the networks, and that there are images to compare with.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """Refuse, with a ValueError, networks that do not fit, and a source without images to compare with."""
         super().setup(stage)
         source: ImageDataModule = self.trainer.datamodule.source  # type: ignore[attr-defined]
         if not len(source.val_set) or not source.count_candidates():
@@ -108,8 +104,7 @@ class InversionStudy(DeepInversion):
         """Once the set is finished, the first process compares and draws."""
         super().on_predict_end()
         if self.finished is not None:
-            rows = self.finished.columns
-            source: ImageDataModule = self.trainer.datamodule.source  # type: ignore[attr-defined]
+            rows, source = self.finished.columns, self.trainer.datamodule.source  # type: ignore[attr-defined]
             record = self.compared(rows, source)
             write_json(self.output / "inversions.json", record)
             write_text(self.output / "inversions.md", table(record))
@@ -118,25 +113,17 @@ class InversionStudy(DeepInversion):
 
     @torch.no_grad()
     def compared(self, rows: Mapping[str, Tensor], source: ImageDataModule) -> dict[str, Any]:
-        """The numbers.
-
-        Args:
-            rows: of the finished set.
-            source: the data set of training and held-out images.
-
-        Returns:
-            What ``inversions.json`` holds.
-        """
+        """What ``inversions.json`` holds, of a finished set's rows and the data set of training and held-out images."""
         local = source.candidate_pool().image
         held_out = source.val_set.__getitems__(list(range(len(source.val_set))))
         truth = self.judge((held_out.image.float() / 255).to(self.device)).float().softmax(1).cpu()
         target = rows["target"]
         results: dict[str, dict[str, Any]] = {}
         for name in self.networks:
-            made, judged = rows[f"image_{name}"], rows[f"judged_{name}"]
+            made = rows[f"image_{name}"]
             results[name] = {
                 "own": _share(rows[f"own_{name}"] == target),
-                **_judged(judged, target),
+                **_judged(rows[f"judged_{name}"], target),
                 "loss": round(float(rows[f"loss_{name}"].mean()), 4),
                 **{space: self._nearness(space, made, local, held_out.image) for space in ("pixels", "features")},
             }
@@ -175,11 +162,7 @@ class InversionStudy(DeepInversion):
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The numbers as a Markdown table.
-
-    Args:
-        record: what ``inversions.json`` holds.
-    """
+    """What ``inversions.json`` holds as a Markdown table."""
     heads = ["network", "own class %", "judge: target %", "judge: probability", "loss"]
     heads += ["pixels: median distance", "nearer than 99 % of held-out, %", "features: median distance"]
     lines = [heads, ["---"] * len(heads)]
@@ -197,12 +180,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def draw(images: Mapping[str, Tensor], class_names: Sequence[str]) -> Figure:
-    """A row for every network, a column for every class.
-
-    Args:
-        images: by the names of the rows, uint8 ``(K, C, H, W)``.
-        class_names: K names.
-    """
+    """A row for every network's images, uint8 ``(K, C, H, W)``, a column for every of the K class names."""
     count, side = len(class_names), next(iter(images.values())).shape[-1] + 1
     grid = make_grid(torch.cat(list(images.values())).float() / 255, nrow=count, padding=1, pad_value=1.0)
     figure = Figure(figsize=(0.6 * count + 1.5, 0.6 * len(images) + 0.5), layout="constrained")
@@ -218,11 +196,8 @@ def draw(images: Mapping[str, Tensor], class_names: Sequence[str]) -> Figure:
 def _first_of_each(rows: Mapping[str, Tensor], name: str) -> Tensor:
     """Of every class the first image that the network itself sees as it, or else the first."""
     target, own = rows["target"], rows[f"own_{name}"]
-    chosen = []
-    for k in target.unique().tolist():
-        rank = (target == k).int() + ((target == k) & (own == k)).int()
-        chosen.append(int(rank.argmax()))
-    return rows[f"image_{name}"][chosen]
+    ranks = ((target == k).int() + ((target == k) & (own == k)).int() for k in target.unique())
+    return rows[f"image_{name}"][[int(rank.argmax()) for rank in ranks]]
 
 
 def _judged(judged: Tensor, target: Tensor) -> dict[str, float]:

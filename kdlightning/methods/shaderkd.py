@@ -64,14 +64,7 @@ class TargetedImages(Dataset[Batch]):
         return self.images.__getitems__(self.positions[rows].tolist())._replace(label=self.targets[rows])
 
     def retarget(self, position: Tensor, label: Tensor, num_classes: int, generator: torch.Generator) -> None:
-        """Images of the pool have changed: where one is of the class that it was to be pushed to, draw another class.
-
-        Args:
-            position: in the pool ``(M,)``.
-            label: the teacher's classes of the new images ``(M,)``.
-            num_classes: K.
-            generator: owner of the draws.
-        """
+        """Images at positions ``(M,)`` now have the labels ``(M,)``: where that is one's target, draw another."""
         known = torch.full((len(self.images),), -1)
         known[position] = label
         clash = (known[self.positions] == self.targets).nonzero()[:, 0]
@@ -132,10 +125,8 @@ class ShaderKD(SelectingModule):
             raise ValueError("parts: expected at least one of post, pre, deeper, mixed and normal")
         self.teacher, self.per_class, self.parts, self.mixup = teacher, per_class, tuple(parts), mixup
         self.attack_normal, self.filtered, self.temperature = attack_normal, filtered, temperature
-        self.attack: dict[str, Any] = {
-            "epsilon": epsilon / 255, "step": step / 255, "iterations": iterations, "threshold": threshold,
-            "random_start": random_start / 255,
-        }  # fmt: skip
+        self.attack: dict[str, Any] = {"epsilon": epsilon / 255, "step": step / 255, "iterations": iterations}
+        self.attack |= {"threshold": threshold, "random_start": random_start / 255}
         self.deeper_epsilon = deeper_epsilon / 255
 
     def setup(self, stage: str) -> None:

@@ -41,11 +41,7 @@ class Supervised(DistillationModule):
         self.mix = v2.MixUp(alpha=mixup, num_classes=classes) if mixup else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy.
-
-        Raises:
-            ValueError: the labels are withheld.
-        """
+        """Cross-entropy; a ValueError where the labels are withheld."""
         if batch.label is None:
             raise ValueError("Supervised needs labels, but the datamodule withholds them (unlabelled: true)")
         image, target = batch.image, batch.label

@@ -104,12 +104,7 @@ class ZSDB3KDImages(LabellingModule):
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:
-        """Refuse a data module that could show real images.
-
-        Raises:
-            TypeError: it is not a ``NoiseDataModule``.
-            ValueError: the teacher is known to have another number of classes.
-        """
+        """Refuse, with a TypeError, data that could show real images; with a ValueError, a teacher of other classes."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, NoiseDataModule):
             raise TypeError(

@@ -36,12 +36,7 @@ class AnsweredModule(DistillationModule):
         self.confidence, self.floor = confidence, floor
 
     def setup(self, stage: str) -> None:
-        """Check that data and method fit together, before a step is made.
-
-        Raises:
-            TypeError: the datamodule has no transfer set.
-            ValueError: it has no answers, or none of a kind that the method can use.
-        """
+        """Refuse, with a TypeError, data without a transfer set; with a ValueError, one without usable answers."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         manifest = getattr(getattr(data, "transfer_set", None), "manifest", None)
@@ -65,15 +60,10 @@ class AnsweredModule(DistillationModule):
             )
 
     def answers(self, batch: Batch) -> Tensor:
-        """The teacher's probabilities ``(N, K)``; one-hot rows where it answers labels only.
-
-        Raises:
-            ValueError: the batch has none.
-        """
+        """The teacher's probabilities ``(N, K)``, one-hot rows for labels; a ValueError where the batch has none."""
         if batch.answer is None:
-            raise ValueError(
-                f"{type(self).__name__} trains on a transfer set, whose batches carry the teacher's answers"
-            )
+            name = type(self).__name__
+            raise ValueError(f"{name} trains on a transfer set, whose batches carry the teacher's answers")
         return batch.answer
 
     def probabilities(self, given: Tensor) -> Tensor:
@@ -90,9 +80,8 @@ class AnsweredModule(DistillationModule):
         answer = self.probabilities(self.answers(batch))
         logits = self(batch.image)
         if logits.shape != answer.shape:
-            raise ValueError(
-                f"the student answers {logits.shape[1]} classes, but the teacher's answers have {answer.shape[1]}"
-            )
+            own, given = logits.shape[1], answer.shape[1]
+            raise ValueError(f"the student answers {own} classes, but the teacher's answers have {given}")
         return logits, answer
 
     def vectors(self, logits: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:

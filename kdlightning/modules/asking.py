@@ -38,7 +38,7 @@ class TeacherAnswers(LabellingModule):
         self.at_budget = at_budget
 
     def settings(self) -> dict[str, Any]:
-        """Nothing besides source and teacher: a set that a budget stopped can be finished either way."""
+        """None: a set that a budget stopped can be finished either way."""
         return {}
 
     def questions(self, data: Any, rows: int) -> tuple[int, int]:  # noqa: ANN401 - a datamodule
@@ -55,11 +55,7 @@ class TeacherAnswers(LabellingModule):
         self.keeps_images = bool(getattr(data, "generated", False))
 
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
-        """The teacher's answer to each image.
-
-        Raises:
-            ValueError: the teacher answers about another number of classes than the data set has.
-        """
+        """The teacher's answer to each image; a ValueError where it is about other classes than the data set's."""
         answer = predict(batch.image)
         if answer.ndim == 2 and answer.shape[1] != self.num_classes:
             raise ValueError(f"the teacher answers {answer.shape[1]} classes, but the data set has {self.num_classes}")
@@ -69,11 +65,7 @@ class TeacherAnswers(LabellingModule):
         return rows
 
     def write(self, batch: Batch) -> None:
-        """Ask as many of the images as the budget allows.
-
-        Raises:
-            QueryBudgetExceededError: with ``at_budget="error"``, when what it allows is written.
-        """
+        """Ask as many as the budget allows; then, with ``at_budget="error"``, raise a QueryBudgetExceededError."""
         if not self.stopped and len(batch.index):
             self._write(batch)
 
@@ -91,14 +83,11 @@ class TeacherAnswers(LabellingModule):
                 super().write(Batch(batch.image[:left], batch.index[:left]))
             except QueryBudgetExceededError as refusal:  # another process was faster, or it is bytes or price that end
                 self._write_some(Batch(batch.image[:left], batch.index[:left]), refusal)
-                self.write(Batch(batch.image[left:], batch.index[left:]))
-                return
-        if left == len(batch.index):
-            return
+                recorded = left
         if recorded:
             self.write(Batch(batch.image[left:], batch.index[left:]))
-            return
-        self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
+        elif left < len(batch.index):
+            self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
 
     def _write_some(self, batch: Batch, refusal: QueryBudgetExceededError) -> None:
         """Ask by halves what could not be asked at once: what a ledger has of it by now, anywhere, costs nothing."""

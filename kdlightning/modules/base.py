@@ -19,15 +19,13 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
-_PLAIN = (bool, int, float, str, type(None))
-
 
 def _plain(value: Any) -> bool:  # noqa: ANN401 - hyper-parameters are anything
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(_plain(item) for item in value)
-    return isinstance(value, _PLAIN)
+    return isinstance(value, (bool, int, float, str, type(None)))
 
 
 def keep_plain_hyperparameters(module: L.LightningModule) -> None:
@@ -59,26 +57,21 @@ def prepare_for_two_optimizers(trainer: L.Trainer) -> None:
 
 
 def check_student(student: nn.Module, data: ImageDataModule) -> None:
-    """Show a student one black image of the data set's size.
-
-    Raises:
-        ValueError: it does not take it, or answers another number of classes.
-    """
-    name, training = type(student).__name__, student.training
+    """Refuse, with a ValueError, a student that does not take a data set's images, or answers other classes."""
+    training = student.training
     image = torch.zeros(1, data.channels, data.image_size, data.image_size)
     weight = next(student.parameters(), image)
     try:
         with torch.no_grad():
             classes = student.eval()(image.to(weight.device, weight.dtype)).shape[1]
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the student does not take images of {data.name}, {tuple(image.shape[1:])}: {error}"
-        ) from error
+        shape = tuple(image.shape[1:])
+        raise ValueError(f"the student does not take images of {data.name}, {shape}: {error}") from error
     finally:
         student.train(training)
     if classes != data.num_classes:
         raise ValueError(
-            f"the student {name} answers {classes} classes, {data.name} has {data.num_classes}: "
+            f"the student {type(student).__name__} answers {classes} classes, {data.name} has {data.num_classes}: "
             f"set the student's num_classes to {data.num_classes}"
         )
 
@@ -125,11 +118,7 @@ class TaughtModule(L.LightningModule, ABC):
         return None if isinstance(getattr(self, "teacher", None), BlackBoxTeacher) else Estimate(0, 0)
 
     def setup(self, stage: str) -> None:
-        """Refuse to miscount.
-
-        Raises:
-            RuntimeError: several processes, and a teacher whose count they would not share.
-        """
+        """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share."""
         teacher = getattr(self, "teacher", None)
         if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
             raise RuntimeError(
@@ -222,11 +211,7 @@ class DistillationModule(TaughtModule):
         """
 
     def setup(self, stage: str) -> None:
-        """Refuse a student that does not fit the data, before anything is asked.
-
-        Raises:
-            ValueError: it does not take images of that shape, or answers another number of classes.
-        """
+        """Refuse, with a ValueError, a student that does not fit the data, before anything is asked."""
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, ImageDataModule):

@@ -60,7 +60,8 @@ class GeneratorModule(TaughtModule):
             raise ValueError(f"code_weight needs an InfoGANCritic, which guesses latent codes; got {name}")
         latent = generator.latent_dim
         if isinstance(critic, InfoGANCritic) and (codes := critic.code_head.out_features) != latent:
-            raise ValueError(f"the critic guesses codes of {codes} dimensions, the generator's vectors have {latent}")
+            made = f"the generator's latent vectors have {latent}"
+            raise ValueError(f"the critic guesses codes of {codes} dimensions, but {made}")
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """What a subclass adds to the generator's loss, already weighted.

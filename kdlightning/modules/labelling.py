@@ -72,11 +72,7 @@ class LabellingModule(L.LightningModule, ABC):
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
 
     def setup(self, stage: str) -> None:
-        """Refuse a teacher, or a setting, of other classes than the data set has, before anything is asked or written.
-
-        Raises:
-            ValueError: naming both sides.
-        """
+        """Refuse, with a ValueError, a teacher or a setting of other classes than the data set's."""
         data = getattr(self.trainer, "datamodule", None)
         said = {
             "the teacher has {} classes": getattr(self.teacher, "num_classes", None),
@@ -97,16 +93,14 @@ class LabellingModule(L.LightningModule, ABC):
         if data is None:
             raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
         identity = self.teacher.identity
-        self.writer = TransferSetWriter(
-            self.output,
-            {
-                "method": type(self).__name__,
-                "access": self.teacher.access,
-                "teacher": {key: identity[key] for key in ("name", "fingerprint")},
-                "source": data.identity(),
-                "settings": self.settings(),
-            },
-        )
+        begun = {
+            "method": type(self).__name__,
+            "access": self.teacher.access,
+            "teacher": {key: identity[key] for key in ("name", "fingerprint")},
+            "source": data.identity(),
+            "settings": self.settings(),
+        }
+        self.writer = TransferSetWriter(self.output, begun)
         # what an earlier phase has paid counts towards the same budget
         self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
         if isinstance(self.teacher, BlackBoxTeacher):
@@ -119,14 +113,9 @@ class LabellingModule(L.LightningModule, ABC):
         self.prepare(data)
 
     def questions(self, data: Any, rows: int) -> tuple[int, int] | None:  # noqa: ANN401 - a datamodule
-        """The fewest and the most images asked for so many rows, those of :meth:`prepare` included; asks nothing.
+        """The fewest and the most images asked for so many rows and :meth:`prepare`; None where nobody knows.
 
-        Args:
-            data: the datamodule, set up.
-            rows: all of them, or those that an interrupted run has left.
-
-        Returns:
-            None where nobody knows.
+        ``rows`` are all of the datamodule, which is set up, or those that an interrupted run has left. Asks nothing.
         """
         return None
 
@@ -142,8 +131,7 @@ class LabellingModule(L.LightningModule, ABC):
         if whole is None or rest is None:
             return None
         kept = answered + pending
-        limit = trainer.limit_predict_batches
-        least = max(kept, whole[0]) if limit == 1.0 and isinstance(limit, float) else kept
+        least = max(kept, whole[0]) if _sees_all(trainer) else kept
         return Estimate(least, max(kept, min(whole[1], answered + rest[1])), kept)
 
     def _left_behind(self) -> tuple[int, int, int]:
@@ -160,11 +148,7 @@ class LabellingModule(L.LightningModule, ABC):
         """What has to happen once before the first batch; called on every process."""
 
     def journalled(self, name: str) -> AnswerJournal:
-        """A ``predict`` whose answers are on disk before they are used, under this name.
-
-        Raises:
-            TypeError: the teacher is a white box, whose answers cost nothing.
-        """
+        """A ``predict`` whose answers are on disk before they are used; a TypeError for a white box."""
         if not isinstance(self.teacher, BlackBoxTeacher):
             raise TypeError(f"{type(self).__name__} asks a black-box teacher, got a {type(self.teacher).__name__}")
         return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
@@ -215,23 +199,18 @@ class LabellingModule(L.LightningModule, ABC):
             rows = self.writer.rows()
             if not rows:
                 raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
-            paid = self.paid
-            answered = int(rows["queries"].sum()) + self.preparation_queries() + self.earlier.queries
-            self.finished = self.writer.finish(
-                self.expected(data),
-                {
-                    "dataset": data.name,
-                    "class_names": list(data.class_names),
-                    "queries": answered,
-                    "queries_paid": paid.queries,
-                    "bytes_up": paid.bytes_up,
-                    "bytes_down": paid.bytes_down,
-                    "queries_before": self.earlier.queries,
-                    "teacher_identity": self.teacher.identity,
-                    "seconds": round(time.monotonic() - self._began, 3),
-                    **self.facts(rows),
-                },
-            )
+            facts = {
+                "dataset": data.name,
+                "class_names": list(data.class_names),
+                "queries": int(rows["queries"].sum()) + self.preparation_queries() + self.earlier.queries,
+                "queries_paid": self.paid.queries,
+                "bytes_up": self.paid.bytes_up,
+                "bytes_down": self.paid.bytes_down,
+                "queries_before": self.earlier.queries,
+                "teacher_identity": self.teacher.identity,
+                "seconds": round(time.monotonic() - self._began, 3),
+            }
+            self.finished = self.writer.finish(self.expected(data), {**facts, **self.facts(rows)})
             for file in self._pools:
                 file.unlink(missing_ok=True)
         self.trainer.strategy.barrier("manifest")
@@ -239,8 +218,7 @@ class LabellingModule(L.LightningModule, ABC):
     @property
     def whole(self) -> bool:
         """Whether this run sees all images: not with ``limit_predict_batches`` or ``fast_dev_run``."""
-        limit = self.trainer.limit_predict_batches
-        return isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
+        return _sees_all(self.trainer)
 
     def expected(self, data: ImageDataModule) -> Tensor:
         """Source indices ``(N,)`` of the rows without which the set is not finished."""
@@ -249,3 +227,8 @@ class LabellingModule(L.LightningModule, ABC):
     def preparation_queries(self) -> int:
         """Queries of :meth:`prepare`, by all processes."""
         return 0
+
+
+def _sees_all(trainer: L.Trainer) -> bool:
+    limit = trainer.limit_predict_batches
+    return isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch

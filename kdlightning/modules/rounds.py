@@ -95,13 +95,7 @@ class RoundsModule(TeacherAnswers):
         """Images ``(M, C, H, W)``, uint8, of rows of :meth:`choose`."""
 
     def learn(self, number: int, chosen: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        """What a round teaches; not called after the last.
-
-        Args:
-            number: of the round.
-            chosen: what was asked in it.
-            rows: columns of all that is answered, sorted by ``index``.
-        """
+        """What a round teaches by what was ``chosen`` in it and all answered ``rows``; not called after the last."""
         self.train_student(number, rows)
 
     def settings(self) -> dict[str, Any]:
@@ -111,12 +105,7 @@ class RoundsModule(TeacherAnswers):
         return {"student": student, **{key: value for key, value in self.hparams.items() if key not in hidden}}
 
     def setup(self, stage: str) -> None:
-        """Check the number of classes, and that there is one process.
-
-        Raises:
-            ValueError: the teacher has other classes than the data set.
-            RuntimeError: several processes.
-        """
+        """Refuse, with a RuntimeError, several processes; with a ValueError, a teacher of other classes."""
         super().setup(stage)
         if self.trainer.world_size > 1:
             raise RuntimeError(
@@ -161,7 +150,10 @@ class RoundsModule(TeacherAnswers):
         images, index, labels, _ = zip(*self._collected, strict=True)
         known = None if labels[0] is None else torch.cat(labels)
         self.pool = Batch(torch.cat(images), torch.cat(index), known)
-        self._check_student()
+        if self.student is not None:
+            classes = self.student_logits(self.pool.image[:1]).shape[1]
+            if classes != self.num_classes:
+                raise ValueError(f"the student answers {classes} classes, but the data set has {self.num_classes}")
         number = self._restore()
         while True:
             file = self.output / f"choice-{number}.safetensors"
@@ -237,13 +229,6 @@ class RoundsModule(TeacherAnswers):
         rows = self.writer.rows()
         order = rows["index"].argsort() if rows else None
         return {name: column[order] for name, column in rows.items()}
-
-    def _check_student(self) -> None:
-        if self.student is None:
-            return
-        classes = self.student_logits(self.pool.image[:1]).shape[1]
-        if classes != self.num_classes:
-            raise ValueError(f"the student answers {classes} classes, but the data set has {self.num_classes}")
 
     def _restore(self) -> int:
         """The number of the round to go on with."""

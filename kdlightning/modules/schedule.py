@@ -38,15 +38,9 @@ class Schedule(NamedTuple):
 
 
 def schedule(trainer: L.Trainer, data: Any, images: int | None = None) -> Schedule:  # noqa: ANN401 - any datamodule
-    """The batches of ``trainer.fit`` on a datamodule that has been set up.
+    """The batches of ``trainer.fit`` on a datamodule that is set up; a ValueError where the run has no end.
 
-    Args:
-        trainer: not yet running.
-        data: the datamodule.
-        images: of an epoch, where a method chooses them; None for all training images.
-
-    Raises:
-        ValueError: the run has no end.
+    ``images`` are those of an epoch, where a method chooses them; None for all training images.
     """
     loader = data.train_dataloader()
     number = len(loader.dataset) if images is None else images

@@ -78,11 +78,7 @@ class SelectingModule(DistillationModule):
         return Subset(data.train_set, self.select().tolist())
 
     def select(self) -> Tensor:
-        """Positions ``(M,)`` in the pool to train on in this epoch.
-
-        Raises:
-            RuntimeError: not one image was chosen.
-        """
+        """Positions ``(M,)`` in the pool to train on in this epoch; a RuntimeError where not one is chosen."""
         if not self.every_epoch and self._chosen is not None:
             return self._chosen
         scores = self._score_pool()

@@ -74,11 +74,7 @@ class ActiveMixup(RoundsModule):
         self.weights = torch.linspace(lowest, highest, num_weights)
 
     def begin(self) -> dict[str, Tensor]:
-        """The candidate pairs, by number.
-
-        Raises:
-            ValueError: fewer queries than rounds of mixes need, or fewer pairs.
-        """
+        """The candidate pairs, by number; a ValueError where queries or pairs do not suffice."""
         real = len(self.pool.index)
         pairs = real * ((real - 1) // 2)
         mixes = self.queries - real
@@ -118,11 +114,7 @@ class ActiveMixup(RoundsModule):
         return mix(self.pool.image[first], self.pool.image[second], chosen["weight"])
 
     def least_confident(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every pair the mix that the student is least sure of.
-
-        Args:
-            first: positions ``(N,)`` in the pool.
-            second: positions ``(N,)`` of the images they are mixed with.
+        """Of pairs of positions ``(N,)`` in the pool the mix that the student is least sure of.
 
         Returns:
             The student's top probability of that mix ``(N,)``, and its λ ``(N,)``.
@@ -147,15 +139,6 @@ class ActiveMixup(RoundsModule):
 
 
 def mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """The convex combination λ x + (1 - λ) x', rounded to whole pixel values.
-
-    Args:
-        first: x, uint8 ``(N, C, H, W)``.
-        second: x', uint8 ``(N, C, H, W)``.
-        weight: λ in [0, 1], ``(N,)``.
-
-    Returns:
-        uint8 ``(N, C, H, W)``.
-    """
+    """λ x + (1 - λ) x' of images ``(N, C, H, W)``, uint8, with λ ``(N,)`` in [0, 1], rounded to whole pixel values."""
     share = weight[:, None, None, None]
     return (share * first.float() + (1 - share) * second.float()).round().to(torch.uint8)

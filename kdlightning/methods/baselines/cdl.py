@@ -59,22 +59,14 @@ class CDL(AnsweredModule):
         self.set_class_means(data.answered.answer.to(self.device))
 
     def set_class_means(self, given: Tensor) -> None:
-        """Take the class means of answers ``(M, K)``: probabilities, or one-hot rows where they are labels.
-
-        Raises:
-            ValueError: all of them have the same top-1 class, which leaves no distance between classes.
-        """
+        """Take the class means of answers ``(M, K)``; a ValueError where all have the same top-1 class."""
         answer = self.probabilities(given)
         self.class_means = class_means(centred_log_probabilities(answer, self.floor), answer.argmax(1))
         if self.class_means[:, 0].isfinite().sum() < 2:
             raise ValueError(f"CDL needs answers of two classes or more; all {len(given)} are of the same class")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Mimicry and λ times the class-distance loss of [Kim2017]_.
-
-        Raises:
-            ValueError: the class means are not set.
-        """
+        """Mimicry and λ times the class-distance loss of [Kim2017]_; a ValueError where no class means are set."""
         logits, answer = self.responses(batch)
         student, teacher = self.vectors(logits, answer)
         terms = {"logits": F.mse_loss(student, teacher)}
@@ -87,15 +79,7 @@ class CDL(AnsweredModule):
 
 
 def class_means(vectors: Tensor, label: Tensor) -> Tensor:
-    """Mean vector of every class.
-
-    Args:
-        vectors: ``(M, K)``, K also the number of classes.
-        label: class indices ``(M,)``.
-
-    Returns:
-        ``(K, K)``, one row per class, NaN for a class without vectors.
-    """
+    """Mean ``(K, K)`` of vectors ``(M, K)``: a row for every class of ``label`` ``(M,)``, NaN for one without any."""
     member = F.one_hot(label, vectors.shape[1]).to(vectors)
     return (member.T @ vectors) / member.sum(0)[:, None]
 

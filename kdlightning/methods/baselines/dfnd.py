@@ -97,11 +97,7 @@ class DFND(SelectingModule):
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
-        """The teacher's probabilities ``(N, K)``, asked for.
-
-        Raises:
-            ValueError: the student has another number of classes.
-        """
+        """The teacher's probabilities ``(N, K)``, asked for; a ValueError where the student has other classes."""
         teacher, classes = self.teacher, len(self.mistakes)
         answer = teacher.query(images) if isinstance(teacher, SoftLabelTeacher) else teacher(images).float().softmax(1)
         if answer.shape[1] != classes:
@@ -116,11 +112,7 @@ class DFND(SelectingModule):
         return torch.cat([-torch.log1p(-others), label.float()], 1)  # -log(1 - others) = -log max p
 
     def choose(self, scores: Tensor) -> Tensor:
-        """The images of the lowest cross-entropy.
-
-        Raises:
-            ValueError: the pool has fewer.
-        """
+        """The images of the lowest cross-entropy; a ValueError where the pool has fewer."""
         number = self.wanted(len(scores))
         if number > len(scores):
             raise ValueError(f"number: expected at most the {len(scores)} images of the pool, got {number}")

@@ -83,11 +83,7 @@ class KnockoffSelection(RoundsModule):
         self.round_size, self.step_size, self.window = round_size, step_size, window
 
     def begin(self) -> dict[str, Tensor]:
-        """The groups and a uniform policy, for the adaptive strategy.
-
-        Raises:
-            ValueError: fewer images than queries, or the groups are to be labels that the pool does not have.
-        """
+        """The groups and a uniform policy, if adaptive; a ValueError where images or labels do not suffice."""
         number = len(self.pool.index)
         if number < self.queries:
             raise ValueError(f"queries={self.queries}, but the pool has {number} images, each asked once")
