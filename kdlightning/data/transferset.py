@@ -9,7 +9,6 @@ A transfer set is a directory::
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, at_least
-from kdlightning.data.cached import write_json
+from kdlightning.data.cached import write_json, write_tensors
 from kdlightning.data.sets import ImageTensorDataset
 from kdlightning.types import Batch
 
@@ -72,12 +70,9 @@ class TransferSetWriter:
         lengths = {name: len(column) for name, column in rows.items()}
         if "index" not in rows or len(set(lengths.values())) != 1:
             raise ValueError(f"a shard needs an 'index' column and columns of one length, got {lengths}")
-        tensors = {name: column.detach().cpu().contiguous() for name, column in rows.items()}
-        name = hashlib.sha256(tensors["index"].numpy().tobytes()).hexdigest()[:16]
+        name = hashlib.sha256(rows["index"].cpu().numpy().tobytes()).hexdigest()[:16]
         shard = self.path / f"shard-{name}.safetensors"
-        temporary = shard.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, temporary)
-        temporary.replace(shard)
+        write_tensors(shard, rows)
         return shard
 
     def finish(self, expected: Tensor, facts: Mapping[str, Any]) -> "TransferSet":

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.cached import write_json, write_text
 from kdlightning.functional.neighbours import LEVEL, compare
 from kdlightning.methods.deepinversion import DeepInversion
@@ -54,11 +54,7 @@ class InversionStudy(DeepInversion):
     """
 
     def __init__(
-        self,
-        networks: dict[str, WhiteBoxTeacher],
-        judge: WhiteBoxTeacher,
-        output: str,
-        **options: Any,  # noqa: ANN401 - DeepInversion's
+        self, networks: dict[str, WhiteBoxTeacher], judge: WhiteBoxTeacher, output: str, **options: Options
     ) -> None:
         if not networks:
             raise ValueError("networks: expected at least one network to invert, with a name")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import Options
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
@@ -50,7 +51,7 @@ class KD(DistillationModule):
         kd_weight: float = 1.0,
         ce_weight: float = 1.0,
         query_once: bool = False,
-        **options: Any,  # noqa: ANN401 - DistillationModule's
+        **options: Options,
     ) -> None:
         super().__init__(student, **options)
         self.teacher = teacher
@@ -102,12 +103,7 @@ class AnsweredKD(AnsweredModule):
         options: those of :class:`AnsweredModule`.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        temperature: float = 1.0,
-        **options: Any,  # noqa: ANN401 - AnsweredModule's
-    ) -> None:
+    def __init__(self, student: nn.Module, temperature: float = 1.0, **options: Options) -> None:
         super().__init__(student, **options)
         self.temperature = temperature
 

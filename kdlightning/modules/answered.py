@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdlightning.data.base import Options
 from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
@@ -25,13 +26,7 @@ class AnsweredModule(DistillationModule):
 
     accepts: tuple[str, ...] = ("soft", "hard")
 
-    def __init__(
-        self,
-        student: nn.Module,
-        confidence: float = 0.99,
-        floor: float = 1e-7,
-        **options: Any,  # noqa: ANN401 - DistillationModule's
-    ) -> None:
+    def __init__(self, student: nn.Module, confidence: float = 0.99, floor: float = 1e-7, **options: Options) -> None:
         super().__init__(student, **options)
         self.confidence, self.floor = confidence, floor
 

@@ -78,15 +78,16 @@ class TeacherAnswers(LabellingModule):
             left = min(left, recorded)
         elif self.teacher.budget is not None:
             left = min(left, max(0, self.teacher.budget - self.teacher.paid.queries))
+        first, rest = _split(batch, left)
         if left:
             try:
-                super().write(Batch(batch.image[:left], batch.index[:left]))
+                super().write(first)
             except QueryBudgetExceededError as refusal:  # another process was faster, or it is bytes or price that end
-                self._write_some(Batch(batch.image[:left], batch.index[:left]), refusal)
-                recorded = left
+                self._write_some(first, refusal)
+                recorded = left  # the rest may be known to a ledger
         if recorded:
-            self.write(Batch(batch.image[left:], batch.index[left:]))
-        elif left < len(batch.index):
+            self.write(rest)
+        elif len(rest.index):
             self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
 
     def _write_some(self, batch: Batch, refusal: QueryBudgetExceededError) -> None:
@@ -95,8 +96,8 @@ class TeacherAnswers(LabellingModule):
         if not half:
             self._stop(str(refusal))
             return
-        for part in (slice(half), slice(half, None)):
-            self._write(Batch(batch.image[part], batch.index[part]))
+        for part in _split(batch, half):
+            self._write(part)
 
     def _stop(self, reason: str) -> None:
         self.stopped = True
@@ -131,3 +132,7 @@ class TeacherAnswers(LabellingModule):
             "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
             "stopped_by_budget": len(answer) < self.rows_total,
         }
+
+
+def _split(batch: Batch, number: int) -> tuple[Batch, Batch]:
+    return Batch(batch.image[:number], batch.index[:number]), Batch(batch.image[number:], batch.index[number:])

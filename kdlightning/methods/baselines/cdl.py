@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import Options
 from kdlightning.functional.divergence import centred_log_probabilities
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
@@ -42,13 +43,7 @@ class CDL(AnsweredModule):
             starts, from all answers of the datamodule.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        class_weight: float = 0.1,
-        margin: float = 1.0,
-        **options: Any,  # noqa: ANN401 - AnsweredModule's
-    ) -> None:
+    def __init__(self, student: nn.Module, class_weight: float = 0.1, margin: float = 1.0, **options: Options) -> None:
         super().__init__(student, **options)
         self.class_weight, self.margin = class_weight, margin
         self.class_means: Tensor | None = None
