@@ -12,13 +12,7 @@ _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a 
 
 
 class Cost(NamedTuple):
-    """What a request costs.
-
-    Attributes:
-        bytes_up: bytes sent.
-        bytes_down: bytes received.
-        price: in any one currency.
-    """
+    """What a request costs: bytes sent and received, and a price in any one currency."""
 
     bytes_up: int
     bytes_down: int = 0
@@ -36,13 +30,7 @@ class Cost(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The most that may be paid: whichever comes first; None for no limit.
-
-    Attributes:
-        queries: images.
-        bytes: sent and received together.
-        price: in the currency of the costs.
-    """
+    """The most images, bytes (sent and received together) and money that may be paid; None for no limit."""
 
     queries: int | None = None
     bytes: int | None = None
@@ -50,24 +38,13 @@ class Limits(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What a ledger counts. ``repeated`` cost nothing; every image of the four other counts was paid for.
+    """What a ledger counts. ``repeated`` cost nothing; every image of the four other counts was paid for."""
 
-    Attributes:
-        unique: images whose answer is kept.
-        repeated: images answered from the ledger, or by another copy in the same call.
-        twice: images answered although an answer had come meanwhile: two processes asked at the same time.
-        in_flight: images sent whose fate is unknown: on their way now, or their process died.
-        lost: images that may have been answered, but no usable answer came.
-        bytes_up: bytes sent.
-        bytes_down: bytes received.
-        price: paid, in the currency of the costs.
-    """
-
-    unique: int = 0
-    repeated: int = 0
-    twice: int = 0
-    in_flight: int = 0
-    lost: int = 0
+    unique: int = 0  # images whose answer is kept
+    repeated: int = 0  # images answered from the ledger, or by another copy in the same call
+    twice: int = 0  # images answered although an answer had come meanwhile: two processes asked at the same time
+    in_flight: int = 0  # images sent whose fate is unknown: on their way now, or their process died
+    lost: int = 0  # images that may have been answered, but no usable answer came
     bytes_up: int = 0
     bytes_down: int = 0
     price: float = 0.0
@@ -110,9 +87,7 @@ def totals(connection: Connection, where: str, *values: int | str) -> Totals:
     return found._replace(price=found.price / _NANO)
 
 
-def check_limits(
-    connection: Connection, account: str, limits: Limits, queries: int, cost: tuple[int, int, int]
-) -> None:
+def check_limits(file: Connection, account: str, limits: Limits, queries: int, cost: tuple[int, int, int]) -> None:
     """Refuse what an account may not pay: so many queries more, at a cost in the file's units.
 
     Within a transaction that adds it afterwards.
@@ -120,7 +95,7 @@ def check_limits(
     Raises:
         QueryBudgetExceededError: with what was spent, what was asked for and the limit.
     """
-    spent = totals(connection, "account = ?", account)
+    spent = totals(file, "account = ?", account)
     unknown = spent.in_flight + spent.lost
     for unit, scale, before, extra, most in (
         ("queries", 1, spent.paid, queries, limits.queries),

@@ -24,33 +24,18 @@ _PAGE = 1000  # rows read at a time, so that no reader holds up a checkpoint
 
 
 class Request(NamedTuple):
-    """Images about to be sent, counted as paid until they are settled.
-
-    Attributes:
-        number: of the row that stands for it.
-        images: SHA-256 of each image, in the order in which the answers are recorded.
-    """
+    """Images about to be sent, by SHA-256, counted as paid until settled: its row's number, and the answers' order."""
 
     number: int
     images: tuple[bytes, ...]
 
 
 class Entry(NamedTuple):
-    """One answer that was paid for; the costs are its share of the request that it came with.
-
-    Attributes:
-        teacher: identity of who answered.
-        image: SHA-256 of the image as sent.
-        time: when it was recorded, seconds since 1970.
-        bytes_up: bytes sent for it.
-        bytes_down: bytes received for it.
-        price: paid for it.
-        answer: as recorded, dtype and shape; read-only.
-    """
+    """One answer that was paid for, read-only; bytes and price are its share of the request that it came with."""
 
     teacher: dict[str, str]
-    image: bytes
-    time: float
+    image: bytes  # its SHA-256
+    time: float  # of the recording, seconds since 1970
     bytes_up: float
     bytes_down: float
     price: float
@@ -81,13 +66,7 @@ class QueryLedger:
         LedgerError: not a ledger, of another schema version, or not writable; every method may raise it.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        limits: Limits | None = None,
-        account: str = "",
-        **options: Any,  # noqa: ANN401 - LedgerFile's
-    ) -> None:
+    def __init__(self, path: str | Path, limits: Limits | None = None, account: str = "", **options: Any) -> None:  # noqa: ANN401 - LedgerFile's
         self.limits, self.account = limits or Limits(), account
         if any(limit is not None and not limit >= 0 for limit in self.limits):
             raise ValueError(f"limits: expected numbers >= 0 or None, got {self.limits}")
@@ -133,12 +112,9 @@ class QueryLedger:
         return found
 
     def reserve(self, teacher: Mapping[str, str], images: Sequence[bytes], cost: Cost) -> Request:
-        """Check the budget and count images as paid, in one step, before they are sent.
+        """Check the budget and count images, each once, as paid, in one step, before they are sent.
 
-        Args:
-            teacher: who will answer.
-            images: each once.
-            cost: what they are expected to cost, all together.
+        The cost is what they are expected to cost, all together.
 
         Raises:
             QueryBudgetExceededError: a limit does not allow it; nothing is counted.
@@ -167,10 +143,8 @@ class QueryLedger:
     def record(self, request: Request, answers: Sequence[Answer] | Answer, cost: Cost | None = None) -> None:
         """Keep the answers to a request, before they are used. Of an image that was answered meanwhile the first stays.
 
-        Args:
-            request: what ``reserve`` gave.
-            answers: one array per image, in its order, or one array ``(N, ...)``: bool, integers or floats.
-            cost: what they did cost, all together; None for as reserved. It counts in full, even above a limit.
+        Of bool, integers or floats: one array per image, in the request's order, or one array ``(N, ...)``. The cost is
+        what they did cost, all together, None for as reserved; it counts in full, even above a limit.
 
         Raises:
             ValueError: another number of answers than images, or not numbers; the request stays in flight.
@@ -254,11 +228,7 @@ class QueryLedger:
         return [f"request {number}: images {queries:,}, sent by {by} at {at} UTC" for number, queries, by, at in rows]
 
     def verify(self) -> list[str]:
-        """Check the file's structure, the checksum of every answer, and the totals against their rows.
-
-        Returns:
-            What is wrong, one line each; empty if nothing is.
-        """
+        """What is wrong with the file's structure, the answers' checksums and the totals' rows, one line each."""
         try:
             with self._file.transaction(write=False) as connection:
                 structure = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]

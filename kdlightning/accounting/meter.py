@@ -71,7 +71,16 @@ class QueryMeter:
         Raises:
             QueryBudgetExceededError: the budget does not allow it; nothing is charged.
         """
-        self._update(lambda total: self._sum(total, queries, bytes_up, bytes_down))
+
+        def add(total: Answers) -> Answers:
+            if self.budget is not None and total.queries + queries > self.budget:
+                raise QueryBudgetExceededError(
+                    f"{total.queries:,} queries have been spent and {queries:,} more were asked for, but the budget is "
+                    f"{self.budget:,}. What was paid for is kept; raise the budget and run the same command to go on."
+                )
+            return Answers(total.queries + queries, total.bytes_up + bytes_up, total.bytes_down + bytes_down)
+
+        self._update(add)
 
     def raise_to(self, total: Answers) -> None:
         """Make the count at least ``total``: a checkpoint knows of answers that this process did not see."""
@@ -84,14 +93,6 @@ class QueryMeter:
             return
         with self._locked() as descriptor:
             os.pwrite(descriptor, _RECORD.pack(*change(self._read(descriptor))), 0)
-
-    def _sum(self, total: Answers, queries: int, bytes_up: int, bytes_down: int) -> Answers:
-        if self.budget is not None and total.queries + queries > self.budget:
-            raise QueryBudgetExceededError(
-                f"{total.queries:,} queries have been spent and {queries:,} more were asked for, but the budget is "
-                f"{self.budget:,}. What was paid for is kept; raise the budget and run the same command to go on."
-            )
-        return Answers(total.queries + queries, total.bytes_up + bytes_up, total.bytes_down + bytes_down)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

@@ -47,9 +47,7 @@ def check_labels(values: Array, labels: dict[str, int] | None, number: int, clas
     if values.dtype.kind not in "iu":
         raise ProtocolError(f"expected class indices, got {values.dtype}; declare outputs=text if they are label texts")
     if int(values.min()) < 0 or (classes is not None and int(values.max()) >= classes):
-        raise ProtocolError(
-            f"expected class indices from 0 to {classes or 'K'} - 1, got {values.min()}..{values.max()}"
-        )
+        raise ProtocolError(f"expected class indices 0 to {classes or 'K'} - 1, got {values.min()}..{values.max()}")
     return values.astype(np.int64)
 
 

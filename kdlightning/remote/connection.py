@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kdlightning.remote.credentials import bare
@@ -27,8 +28,7 @@ _T = TypeVar("_T")
 class RemoteTeacherError(RuntimeError):
     """The teacher cannot be asked, or does not answer what was agreed. Whatever it has answered is kept.
 
-    Attributes:
-        status: of the HTTP reply, where it is the reason.
+    ``status`` is that of the HTTP reply, where it is the reason.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -75,7 +75,7 @@ class Request(NamedTuple):
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes | None = None
 
 
@@ -98,49 +98,33 @@ class AttemptError(Exception):
 
 
 class Connection:
-    """Sends requests to one server, from several threads if need be.
+    """Sends requests to one server, from several threads if need be; keeps ``at_once`` connections open.
 
-    Args:
-        headers: of every request; they may hold secrets and never leave this object otherwise.
-        secrets: texts to black out of what the server says.
-        patience: when to give up.
-        at_once: connections kept open.
-
-    Raises:
-        ImportError: the extra ``remote`` is not installed.
+    The headers of every request may hold secrets and never leave this object otherwise; the ``secrets`` are blacked out
+    of what the server says. Raises an `ImportError` where the extra ``remote`` is not installed.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str], secrets: Sequence[str], patience: Patience, at_once: int = 1
-    ) -> None:
+    def __init__(self, headers: dict[str, str], secrets: Sequence[str], patience: Patience, at_once: int) -> None:
         try:
             import httpx2
             import tenacity  # noqa: F401 - used later; its absence is told now
         except ImportError as error:
-            raise ImportError(
-                f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
-            ) from error
+            text = f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
+            raise ImportError(text) from error
         self.patience = patience
         self.stopped = threading.Event()  # set: no attempt is begun any more
         self._secrets = sorted(secrets, key=len, reverse=True)
         timeout = httpx2.Timeout(patience.read_timeout, connect=patience.connect_timeout)
         limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-
-        def open_client() -> httpx2.Client:
-            return httpx2.Client(headers=dict(headers), timeout=timeout, limits=limits, follow_redirects=False)
-
-        self._open = open_client
-        self._client, self._owner = open_client(), os.getpid()
+        self._open = partial(httpx2.Client, headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+        self._client, self._owner = self._open(), os.getpid()
 
     def send(self, request: Request, attempt: Callable[[Callable[[], Reply]], _T], attempts: int | None = None) -> _T:
-        """Send a request until it is answered.
+        """Send a request until it is answered; ``attempts``: fewer than patience has.
 
-        Args:
-            request: what to send.
-            attempt: calls what it is given, which sends the request once, and makes the answer of the reply; raises
-                `ProtocolError` where it is not what was agreed, and `RemoteTeacherError` where asking again would not
-                help. What it is given may raise an `AttemptError`.
-            attempts: fewer than patience has.
+        ``attempt`` calls what it is given, which sends the request once and may raise an `AttemptError`, and makes the
+        answer of the reply; it raises `ProtocolError` where that is not what was agreed, and `RemoteTeacherError` where
+        asking again would not help.
 
         Raises:
             RemoteTeacherError: patience has ended, or asking again would not help.
@@ -196,24 +180,20 @@ class Connection:
 
         if self._owner != os.getpid():  # a fork inherited the sockets of its parent
             self._client, self._owner = self._open(), os.getpid()
+        (method, url, headers, content), body = request, bytearray()
         ends = time.monotonic() + self.patience.connect_timeout + 2 * self.patience.read_timeout
         try:
-            with self._client.stream(
-                request.method, request.url, headers=dict(request.headers), content=request.body
-            ) as response:
-                body = bytearray()
+            with self._client.stream(method, url, headers=headers, content=content) as response:
                 for part in response.iter_bytes():
                     body += part
                     if len(body) > _LONGEST or time.monotonic() > ends:
                         raise AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                text = (
-                    f"its certificate cannot be verified ({error}); certificates are always verified: name the "
-                    "authority's certificate in the environment variable SSL_CERT_FILE"
-                )
-                raise AttemptError(text, paid=False, again=False) from error
-            raise AttemptError(f"no connection ({error or type(error).__name__})", paid=False) from error
+            text, again = f"no connection ({error or type(error).__name__})", "CERTIFICATE_VERIFY" not in str(error)
+            if not again:
+                text = f"its certificate cannot be verified ({error}); certificates are always verified: name the "
+                text += "authority's certificate in the environment variable SSL_CERT_FILE"
+            raise AttemptError(text, paid=False, again=again) from error
         except httpx2.TimeoutException as error:
             raise AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from error
         except httpx2.DecodingError as error:

@@ -10,14 +10,7 @@ _SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signatur
 
 
 def read_secret(environment: str | None = None, file: str | None = None) -> str | None:
-    """A secret from the place that a configuration names.
-
-    Args:
-        environment: name of an environment variable.
-        file: path of a file that holds nothing else; white space around it does not count.
-
-    Returns:
-        The secret; None if no place is named.
+    """A secret from an environment variable, or from a file that holds nothing else; None if no place is named.
 
     Raises:
         ValueError: two places are named, or there is nothing at the one that is.
@@ -25,39 +18,32 @@ def read_secret(environment: str | None = None, file: str | None = None) -> str 
     if environment is not None and file is not None:
         raise ValueError("a key is read from an environment variable or from a file; two places are named")
     if environment is not None:
-        secret = os.environ.get(environment, "").strip()
-        if not secret:
-            raise ValueError(f"expected a key in the environment variable {environment}, which is not set or empty")
+        secret, place = os.environ.get(environment, ""), f"environment variable {environment}, which is not set or"
     elif file is not None:
         try:
-            secret = Path(file).expanduser().read_text(encoding="utf-8").strip()
+            secret, place = Path(file).expanduser().read_text(encoding="utf-8"), f"file {file}, which is"
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"expected a key in the file {file}: {error}") from error
-        if not secret:
-            raise ValueError(f"expected a key in the file {file}, which is empty")
     else:
         return None
+    if not (secret := secret.strip()):
+        raise ValueError(f"expected a key in the {place} empty")
     if not secret.isascii() or not secret.isprintable():
         raise ValueError(f"the key in {environment or file} has characters that no HTTP header can carry")
     return secret
 
 
 def fill_in(headers: dict[str, str], *, read: bool = True) -> tuple[dict[str, str], list[str]]:
-    """Replace every ``env:NAME`` and ``file:PATH`` in the values by the secret there; not to ``read``: only check.
-
-    Returns:
-        The headers, and the secrets in them.
+    """The headers with the secret for every ``env:NAME`` and ``file:PATH``, and these; not to ``read``: only check.
 
     Raises:
         ValueError: there is nothing at one of these places, or a secret stands in the headers themselves.
     """
     secrets: list[str] = []
-    for name, value in headers.items():
-        if _SECRET.search(name) and not _REFERENCE.search(value):
-            raise ValueError(
-                f"the header {name} looks like a secret, which does not belong into a configuration: write env:NAME or "
-                "file:PATH where it stands"
-            )
+    if told := [name for name, value in headers.items() if _SECRET.search(name) and not _REFERENCE.search(value)]:
+        raise ValueError(
+            f"the header {told[0]} looks like a secret: write env:NAME or file:PATH into the configuration"
+        )
 
     def replace(match: re.Match[str]) -> str:
         kind, place = match.groups()
@@ -86,9 +72,8 @@ def check_url(url: str, *, secret: bool) -> str:
         raise ValueError(f"expected an address such as https://host:8000, got {bare(url)!r}")
     if "@" in parts.netloc:
         raise ValueError(f"{bare(url)}: an address with credentials ends up in configurations; name the key's place")
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if _SECRET.search(name):
-            raise ValueError(f"{bare(url)}: the parameter {name} looks like a secret; send it in `headers` (env:NAME)")
+    if found := [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET.search(name)]:
+        raise ValueError(f"{bare(url)}: the parameter {found[0]} looks like a secret; send it in `headers` (env:NAME)")
     if secret and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise ValueError(f"{bare(url)}: a key would travel unencrypted; use https, or a tunnel that ends at 127.0.0.1")
     return url.rstrip("/")

@@ -59,9 +59,7 @@ class Description(NamedTuple):
     max_batch: int | None
 
 
-def describe(
-    connection: Connection, base: str, path: str, tensors: Tensors, outputs: str, version: str | None
-) -> Description:
+def describe(at: Connection, base: str, path: str, tensors: Tensors, outputs: str, version: str | None) -> Description:
     """Read the metadata of the server at ``base`` and of the model at ``path``, and check that the settings fit them.
 
     Raises:
@@ -70,7 +68,7 @@ def describe(
     """
 
     def ask(url: str) -> dict[str, Any]:
-        return connection.send(Request("GET", url, {}), lambda exchange: parse_json(exchange().body), _ATTEMPTS)
+        return at.send(Request("GET", url, {}), lambda exchange: parse_json(exchange().body), _ATTEMPTS)
 
     extensions = ask(base).get("extensions") or []
     model = ask(path if version is None else f"{path}/versions/{version}")
@@ -116,11 +114,9 @@ def _image_shape(tensor: dict[str, Any], tensors: Tensors, where: str) -> tuple[
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(isinstance(side, int) for side in shape):
         raise RemoteTeacherError(f"{where}: expected a shape of input '{tensor['name']}', got {shorten(shape)}")
-    if len(shape) != _DIMENSIONS[tensors.layout]:
-        raise ValueError(
-            f"{where}: layout {tensors.layout} has {_DIMENSIONS[tensors.layout]} dimensions, the input's shape is "
-            f"{shape}; set tensors.layout"
-        )
+    if len(shape) != (wanted := _DIMENSIONS[tensors.layout]):
+        is_not = f"layout {tensors.layout} has {wanted} dimensions, the input's shape is {shape}"
+        raise ValueError(f"{where}: {is_not}; set tensors.layout")
     return tuple(shape[1:])
 
 

@@ -90,10 +90,8 @@ class NetworkedTeacher(BlackBoxTeacher):
                 f"got outputs={outputs} {'without' if labels is None else 'with'} labels"
             )
         if max_batch < 1 or concurrency < 1 or not price >= 0:
-            raise ValueError(
-                f"expected max_batch and concurrency of at least 1 and a price of at least 0, got {max_batch}, "
-                f"{concurrency} and {price}"
-            )
+            got = f"{max_batch}, {concurrency} and {price}"
+            raise ValueError(f"expected max_batch and concurrency of at least 1 and a price of at least 0, got {got}")
         self._limits = Limits(None, budget_bytes, budget_price)
         if ledger is None and (self._limits != Limits() or offline):
             raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
@@ -104,14 +102,10 @@ class NetworkedTeacher(BlackBoxTeacher):
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
 
     def _identify(self, classes: int | None = None, /, **identity: str) -> dict[str, str]:
-        """Settle who answers, and open the ledger.
+        """Settle who answers, and open the ledger; K as the server tells.
 
-        Args:
-            classes: K, as the server tells.
-            identity: who it is, and how images are written for it; no secret. Offline, what is known of it.
-
-        Returns:
-            The identity without fingerprint; offline, that of the one such teacher in the ledger.
+        The identity is who it is and how images are written for it, no secret; offline, what is known of it. It comes
+        back without fingerprint; offline, that of the one such teacher in the ledger.
 
         Raises:
             ValueError: another number of classes is configured; offline, no such teacher, or several.
@@ -208,12 +202,10 @@ class NetworkedTeacher(BlackBoxTeacher):
         if self._ledger is None:
             answer = np.concatenate(self._ask_all(encoded, shape))
         else:
-            known = self._ledger.lookup(self.identity, encoded)
-            missing = list(dict.fromkeys(one for one, found in zip(encoded, known, strict=True) if found is None))
+            known = list(zip(encoded, self._ledger.lookup(self.identity, encoded), strict=True))
+            missing = list(dict.fromkeys(one for one, found in known if found is None))
             fresh = dict(zip(missing, (row for part in self._ask_all(missing, shape) for row in part), strict=True))
-            answer = np.stack(
-                [fresh[one] if found is None else found for one, found in zip(encoded, known, strict=True)]
-            )
+            answer = np.stack([fresh[one] if found is None else found for one, found in known])
         if answer.ndim == 2:
             self._classes = self._classes or answer.shape[1]
         return torch.from_numpy(answer).to(images.device)
@@ -227,7 +219,9 @@ class NetworkedTeacher(BlackBoxTeacher):
                 f"{len(images)} images are not in the ledger and no server is asked (offline); the run that filled the "
                 "ledger asked other images"
             )
-        self._check_budget(len(images))
+        if self.budget is not None and self.paid.queries + len(images) > self.budget:
+            self._charge(len(images), 0, 0)  # refuses, with the figures, before a part of it is paid
+            self._charge(-len(images), 0, 0)  # unless another process has been given back its own meanwhile
         batches = [images[at : at + self._max_batch] for at in range(0, len(images), self._max_batch)]
         if len(batches) == 1 or self._concurrency == 1:
             return [self._ask_batch(batch, shape) for batch in batches]
@@ -250,33 +244,33 @@ class NetworkedTeacher(BlackBoxTeacher):
 
     def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
         """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
-        number, price, reservation = len(images), self._price * len(images), None
+        number, price, ledger, reservation = len(images), self._price * len(images), self._ledger, None
         self._charge(number, size, 0)
         try:
-            if self._ledger is not None:
-                reservation = self._ledger.reserve(self.identity, images, Cost(size, 0, price))
+            if ledger is not None:
+                reservation = ledger.reserve(self.identity, images, Cost(size, 0, price))
         except BaseException:
             self._charge(-number, -size, 0)
             raise
         try:
             reply = exchange()
-            answer = self._checked(self._read(reply, number), number)
+            answer = self._read(reply, number)
+            if self.access == "soft":
+                answer = check_scores(answer, self._outputs, number, self.num_classes)
+            else:
+                labels = self._labels if self._outputs == "text" else None
+                answer = check_labels(answer, labels, number, self.num_classes)
         except BaseException as error:
             paid = not isinstance(error, AttemptError) or error.paid
             if not paid:
                 self._charge(-number, -size, 0)
-            if self._ledger is not None and reservation is not None:
-                (self._ledger.write_off if paid else self._ledger.release)(reservation)
+            if ledger is not None and reservation is not None:
+                (ledger.write_off if paid else ledger.release)(reservation)
             raise
         self._charge(0, 0, reply.size)
-        if self._ledger is not None and reservation is not None:
-            self._ledger.record(reservation, answer, Cost(size, reply.size, price))
+        if ledger is not None and reservation is not None:
+            ledger.record(reservation, answer, Cost(size, reply.size, price))
         return answer
-
-    def _checked(self, values: Array, number: int) -> Array:
-        if self.access == "soft":
-            return check_scores(values, self._outputs, number, self.num_classes)
-        return check_labels(values, self._labels if self._outputs == "text" else None, number, self.num_classes)
 
     def _check_version(self, version: str) -> None:
         """The same model from the first answer to the last."""
@@ -287,12 +281,6 @@ class NetworkedTeacher(BlackBoxTeacher):
                 "the model was changed in the middle of the run. What it answered before is kept. Have the version "
                 "restored and run the same command to go on, or start a new run and set `version` to the new one"
             )
-
-    def _check_budget(self, queries: int) -> None:
-        """Refuse a query that cannot be answered whole, before a part of it is paid."""
-        if self.budget is not None and self.paid.queries + queries > self.budget:
-            self._charge(queries, 0, 0)  # refuses, with the figures
-            self._charge(-queries, 0, 0)  # unless another process has been given back its own meanwhile
 
     def _charge(self, queries: int, bytes_up: int, bytes_down: int) -> None:
         with self._lock:

@@ -26,6 +26,7 @@ _NAMES = {np.dtype(code): name for name, code in DATATYPES.items()}
 _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}  # JSON numbers that a datatype of this kind takes
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Part = Literal["inputs", "outputs"]
 
 
 class ProtocolError(ValueError):
@@ -33,12 +34,11 @@ class ProtocolError(ValueError):
 
 
 def write(
-    message: Mapping[str, Any], part: Literal["inputs", "outputs"], tensors: Mapping[str, Array], *, binary: bool
+    message: Mapping[str, Any], part: Part, tensors: Mapping[str, Array], *, binary: bool
 ) -> tuple[bytes, int | None]:
     """A request's or a response's body, of its fields and its tensors by name; text is an array of objects (``str``).
 
-    Returns:
-        The body, and the length of the JSON in it, in front of the values as bytes (``binary``); None without these.
+    With it the length of the JSON in it, in front of the values as bytes (``binary``); None without these.
     """
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -54,15 +54,8 @@ def write(
     return (b"".join([header, *blobs]), len(header)) if binary else (header, None)
 
 
-def read(
-    body: bytes, header_length: int | None, part: Literal["inputs", "outputs"]
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A message's fields, and its tensors by name.
-
-    Args:
-        body: as it came.
-        header_length: length of the JSON in front of the binary tensors; None where all is JSON.
-        part: which tensors to take.
+def read(body: bytes, header_length: int | None, part: Part) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A message's fields, and the tensors of one part by name; the length is the JSON's, None where all is JSON.
 
     Raises:
         ProtocolError: it is not such a body.
@@ -81,9 +74,7 @@ def read(
             tensors[name] = _from_json(name, entry, shape)
         else:
             if at + size > len(body):
-                raise ProtocolError(
-                    f"tensor '{name}': expected {size} bytes of binary data after the JSON, got {len(body) - at}"
-                )
+                raise ProtocolError(f"tensor '{name}': expected {size} bytes of binary data, got {len(body) - at}")
             tensors[name] = _from_bytes(name, entry["datatype"], shape, body[at : at + size])
             at += size
     if at != len(body):
@@ -140,9 +131,7 @@ def _from_json(name: str, entry: dict[str, Any], shape: tuple[int, ...]) -> Arra
         raise ProtocolError(f"tensor '{name}': expected data of shape {list(shape)}, got ragged lists") from error
     count = int(np.prod(shape, dtype=object))
     if values.size != count or (values.ndim != 1 and values.shape != shape):
-        raise ProtocolError(
-            f"tensor '{name}': expected {count} values for the shape {list(shape)}, got {list(values.shape)}"
-        )
+        raise ProtocolError(f"tensor '{name}': expected {count} values for the shape {shape}, got {values.shape}")
     if datatype == TEXT:
         if not all(isinstance(value, str) for value in values.flat):
             raise ProtocolError(f"tensor '{name}': expected text, got {shorten(entry['data'])}")
@@ -173,10 +162,8 @@ def _from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -
         return np.array(texts, dtype=object).reshape(shape)
     dtype = np.dtype(DATATYPES[datatype])
     if len(data) != count * dtype.itemsize:
-        raise ProtocolError(
-            f"tensor '{name}': expected {count * dtype.itemsize} bytes for {datatype} of shape {list(shape)}, "
-            f"got {len(data)}"
-        )
+        wanted = f"{count * dtype.itemsize} bytes for {datatype} of shape {list(shape)}"
+        raise ProtocolError(f"tensor '{name}': expected {wanted}, got {len(data)}")
     return np.frombuffer(data, dtype).reshape(shape)
 
 

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
+from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -19,11 +20,9 @@ Config = dict[str, Any]
 def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str]) -> int:
     """Run a configuration offline, in a process of its own, whose exit code is returned.
 
-    Args:
-        ledger: the answers.
-        config: of the run: ``config.yaml`` in its directory, or the file that it was started with.
-        output: directory of the new run; None for that of the old one with ``-replay`` appended.
-        rest: more arguments of ``fit`` or ``predict``, which win over the configuration's.
+    The configuration is ``config.yaml`` in the old run's directory, or the file that it was started with; the new
+    directory, if none is given, the old one with ``-replay`` appended; the rest are more arguments of ``fit`` or
+    ``predict``, which win over the configuration's.
 
     Raises:
         FileNotFoundError: there is no such ledger or configuration.
@@ -57,9 +56,7 @@ def offline(config: Config, command: str, ledger: Path, output: Path | None) -> 
     # a replay is a run from its beginning
     made |= {key: value for key, value in {"ckpt_path": None, "restart": False}.items() if key in made}
     if not (teachers := list(_teachers(made))):
-        raise ValueError(
-            "expected a teacher behind a connection in the configuration: only such answers are in a ledger"
-        )
+        raise ValueError("expected a teacher behind a connection in the configuration: a ledger has only its answers")
     for arguments in teachers:
         arguments |= {"offline": True, "ledger": str(ledger)}
     return made, new
@@ -86,9 +83,7 @@ def _teachers(value: Any) -> Iterator[Config]:  # noqa: ANN401 - anything that Y
 
 
 def _is_networked(class_path: str) -> bool:
-    module, _, name = class_path.rpartition(".")
-    try:
-        found = getattr(import_module(module or "kdlightning.remote"), name, None)
-    except ImportError:
-        return False
-    return isinstance(found, type) and issubclass(found, NetworkedTeacher)
+    with suppress(ImportError, AttributeError, ValueError):
+        found = resolve_name(class_path if "." in class_path else f"kdlightning.remote.{class_path}")
+        return isinstance(found, type) and issubclass(found, NetworkedTeacher)
+    return False

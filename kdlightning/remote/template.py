@@ -22,12 +22,7 @@ class RequestTemplate:
     """A JSON value with the text ``{image}`` once in it.
 
     A text that holds more than the placeholder, such as ``data:image/png;base64,{image}``, keeps the rest. For several
-    images in a request, the element with the placeholder of the nearest list around it is repeated for each.
-
-    Args:
-        template: the JSON value.
-        form: how images are written.
-        batch: whether there is more than one image in a request.
+    images in a request (``batch``), the element with the placeholder of the nearest list around it is repeated.
 
     Raises:
         ValueError: the placeholder is not there exactly once, there is no list for a batch, or text around a list.

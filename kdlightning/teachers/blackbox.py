@@ -111,12 +111,7 @@ class BlackBoxTeacher(ABC):
         return self._meter.shared
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
-        """What images will cost; asks nothing, writes nothing.
-
-        Args:
-            shape: of an image, ``(C, H, W)``.
-            count: the file that :meth:`share` will be given.
-        """
+        """What images ``(C, H, W)`` will cost, if :meth:`share` is given the file ``count``; asks nothing."""
         size, spent = float(4 * math.prod(shape)), self._meter.counted(count)
         limits, both = Limits(self.budget), Limits(spent.queries, spent.bytes_up + spent.bytes_down)
         return Terms(0.0, (size, size), float(self._answer_bytes()) or None, None, limits, both)

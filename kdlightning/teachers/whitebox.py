@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, cast
 
 from torch import Tensor, nn
 
@@ -54,21 +54,18 @@ class WhiteBoxTeacher(nn.Module):
         Raises:
             TypeError: the network does not follow it.
         """
-        features: Tensor = self._timm("forward_features")(images)
-        return features
+        return self._timm("forward_features")(images)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Logits ``(N, K)`` of features, or with ``pre_logits`` the vector before the classifier."""
-        head: Tensor = self._timm("forward_head")(features, pre_logits=pre_logits)
-        return head
+        return self._timm("forward_head")(features, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
-        module: nn.Module = self._timm("get_classifier")()
-        return module
+        return cast(nn.Module, self._timm("get_classifier")())
 
-    def _timm(self, name: str) -> Callable[..., Any]:
-        method: Callable[..., Any] | None = getattr(self.network, name, None)
+    def _timm(self, name: str) -> Callable[..., Tensor]:
+        method: Callable[..., Tensor] | None = getattr(self.network, name, None)
         if method is None:
             raise TypeError(
                 f"{type(self.network).__name__} has no {name}: this method reads features, which needs a network "
