@@ -122,10 +122,8 @@ class QueryLedger:
         """
         digests = tuple(hashlib.sha256(image).digest() for image in images)
         if not digests or len(set(digests)) < len(digests):
-            raise ValueError(
-                f"expected at least one image and each once, got {len(digests)} of which {len(set(digests))} differ; "
-                "ask for list(dict.fromkeys(images))"
-            )
+            got = f"{len(digests)} of which {len(set(digests))} differ; ask for list(dict.fromkeys(images))"
+            raise ValueError(f"expected at least one image and each once, got {got}")
         up, down, price = cost.units()
         with self._file.transaction() as connection:
             accounts.check_limits(connection, self.account, self.limits, len(digests), (up, down, price))
@@ -254,10 +252,8 @@ class QueryLedger:
 
     def _checked(self, image: bytes, data: bytes, checksum: int) -> Answer:
         if _checksum(image, data) != checksum:
-            raise LedgerError(
-                f"{self.path}: the answer for image {image.hex()[:16]} is not what was recorded; "
-                "`kdlightning ledger verify` lists all such rows"
-            )
+            wrong = f"{self.path}: the answer for image {image.hex()[:16]} is not what was recorded"
+            raise LedgerError(f"{wrong}; `kdlightning ledger verify` lists all such rows")
         return _unpack(data)
 
     def _settle(self, connection: Connection, request: Request, state: str, cost: Cost | None) -> tuple[int, str]:

@@ -74,10 +74,9 @@ class QueryMeter:
 
         def add(total: Answers) -> Answers:
             if self.budget is not None and total.queries + queries > self.budget:
-                raise QueryBudgetExceededError(
-                    f"{total.queries:,} queries have been spent and {queries:,} more were asked for, but the budget is "
-                    f"{self.budget:,}. What was paid for is kept; raise the budget and run the same command to go on."
-                )
+                told = f"{total.queries:,} queries have been spent and {queries:,} more were asked for"
+                way_on = "What was paid for is kept; raise the budget and run the same command to go on."
+                raise QueryBudgetExceededError(f"{told}, but the budget is {self.budget:,}. {way_on}")
             return Answers(total.queries + queries, total.bytes_up + bytes_up, total.bytes_down + bytes_down)
 
         self._update(add)

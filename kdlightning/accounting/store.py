@@ -83,6 +83,7 @@ class LedgerFile:
         if not timeout > 0:
             raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
         self.path = Path(path).resolve()
+        self._log = self.path.with_name(self.path.name + "-wal")
         self.readonly, self.journal_mode, self.durable, self.timeout = readonly, journal_mode, durable, timeout
         self._wal, self._checkpoint_at = False, _WAL_LIMIT
         with _lock:
@@ -154,7 +155,7 @@ class LedgerFile:
             connection.close()
             # reading a WAL file writes beside it; where that is forbidden and nobody writes, the file stands still
             cannot = error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-            if how == "mode=ro" and cannot and self.path.is_file() and not self._log().exists():
+            if how == "mode=ro" and cannot and self.path.is_file() and not self._log.exists():
                 return self._open("immutable=1")
             raise
         return connection
@@ -165,15 +166,11 @@ class LedgerFile:
         application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
         new = empty and not application and not self.readonly
         if not new and application != _APPLICATION:
-            raise LedgerError(
-                f"{self.path} is an SQLite file, but not a query ledger (application_id {application:#x} instead of "
-                f"{_APPLICATION:#x}); choose another path"
-            )
+            found = f"application_id {application:#x} instead of {_APPLICATION:#x}"
+            raise LedgerError(f"{self.path} is an SQLite file, but not a query ledger ({found}); choose another path")
         if not new and version != SCHEMA:
-            raise LedgerError(
-                f"{self.path} has schema version {version}, this version of kdlightning reads {SCHEMA}; use the "
-                "version that wrote it or a newer one"
-            )
+            found = f"{self.path} has schema version {version}, this version of kdlightning reads {SCHEMA}"
+            raise LedgerError(f"{found}; use the version that wrote it or a newer one")
         if not self.readonly:
             current = _pragma(connection, "journal_mode")
             wanted = self.journal_mode or ("wal" if new else current)
@@ -207,10 +204,7 @@ class LedgerFile:
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a long write-ahead log into the file. Someone who reads for long may prevent it: then later."""
-        try:
-            size = self._log().stat().st_size
-        except FileNotFoundError:
-            return
+        size = self._log.stat().st_size if self._log.exists() else 0
         if size < self._checkpoint_at:
             return
         connection.execute("PRAGMA busy_timeout = 1000")  # TRUNCATE waits for readers with the write lock held
@@ -219,9 +213,6 @@ class LedgerFile:
         finally:
             connection.execute(f"PRAGMA busy_timeout = {int(1000 * self.timeout)}")
         self._checkpoint_at = size + _WAL_LIMIT if blocked else _WAL_LIMIT
-
-    def _log(self) -> Path:
-        return self.path.with_name(self.path.name + "-wal")
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
         reasons = {

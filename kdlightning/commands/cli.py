@@ -99,7 +99,7 @@ class KDLightningCLI(LightningCLI):
         if SWEEP not in os.environ:  # an agent waits for its trials' metrics
             os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_SILENT", str(not config.verbose).lower())
-        for logger in _as_list(config.trainer.logger):
+        for logger in as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and "init_args" in logger and "save_dir" in logger.init_args:
                 if logger.init_args.save_dir in (None, "."):
                     logger.init_args.save_dir = str(root)
@@ -128,7 +128,7 @@ class KDLightningCLI(LightningCLI):
             checkpoints = Path(config.default_root_dir) / "checkpoints"
             mine[ConfusionMatrix] = ConfusionMatrix()
             mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-        given = _as_list(config.get("callbacks"))
+        given = as_list(config.get("callbacks"))
         self.trainer_defaults["callbacks"] = [
             callback for kind, callback in mine.items() if not any(isinstance(own, kind) for own in given)
         ]
@@ -221,10 +221,8 @@ class KDLightningCLI(LightningCLI):
         paid = meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
         if (finished or last or paid) and not resuming and not config.overwrite:
             resume = "" if finished and not last else f"{again} to go on with it, "
-            self.parser.error(
-                f"{root} already holds a run. Give {resume}another --trainer.default_root_dir to start a new one, or "
-                "--overwrite true to replace it."
-            )
+            choice = f"Give {resume}another --trainer.default_root_dir to start a new one, or --overwrite true"
+            self.parser.error(f"{root} already holds a run. {choice} to replace it.")
         if config.overwrite and not resuming and rank() == 0:  # the others come when the first has begun
             for leftover in ("result.json", "queries.meter", LOG):
                 (root / leftover).unlink(missing_ok=True)
@@ -245,7 +243,8 @@ def default_directory(config: Namespace) -> Path:
     return Path("runs") / f"{model}-seed{config.seed_everything}"
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one, many, a flag or none
+def as_list(value: Any) -> list[Any]:  # noqa: ANN401 - a setting of which Lightning takes one, many, a flag or none
+    """The loggers or callbacks that a setting names."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list) else [value]

@@ -17,19 +17,12 @@ _LEEWAY = 1e-9  # prices are sums of floats
 
 
 class Forecast(NamedTuple):
-    """What one run will cost.
+    """What one run will cost: what its method asks, and what its teacher takes for it."""
 
-    Attributes:
-        method: class of the module.
-        estimate: what it asks.
-        terms: what its teacher takes for it.
-        may_stop: the run is told to make do with what the budget allows.
-    """
-
-    method: str
+    method: str  # class of the module
     estimate: Estimate
     terms: Terms
-    may_stop: bool = False
+    may_stop: bool = False  # the run is told to make do with what the budget allows
 
     @property
     def asked(self) -> tuple[int, int]:
@@ -50,14 +43,14 @@ class Forecast(NamedTuple):
     @property
     def bytes_up(self) -> tuple[float, float] | None:
         """The fewest and the most bytes sent; None where nobody knows what an image is sent as."""
-        each = self.terms.bytes_up
-        return None if each is None else (self.paid[0] * each[0], self.paid[1] * each[1])
+        (fewest, most), each = self.paid, self.terms.bytes_up
+        return None if each is None else (fewest * each[0], most * each[1])
 
     @property
     def bytes_down(self) -> tuple[float, float] | None:
         """The fewest and the most bytes received; None where nobody knows what an answer takes."""
-        each = self.terms.bytes_down
-        return None if each is None else (self.paid[0] * each, self.paid[1] * each)
+        (fewest, most), each = self.paid, self.terms.bytes_down
+        return None if each is None else (fewest * each, most * each)
 
     @property
     def price(self) -> tuple[float, float]:
@@ -74,11 +67,9 @@ class Forecast(NamedTuple):
             if limit is None or (spent or 0) + most <= limit + _LEEWAY:
                 continue
             sure = (spent or 0) + least > limit + _LEEWAY
-            need = least if sure else most
             also = f", of which {_number(spent)} are spent" if spent else ""
-            bound = "" if least == most else "at least " if sure else "at most "
-            clause = f"{bound}{_number(need)} {unit}, but the budget is {_number(limit)}{also}"
-            (surely if sure else perhaps).append(clause)
+            need = ("" if least == most else "at least " if sure else "at most ") + _number(least if sure else most)
+            (surely if sure else perhaps).append(f"{need} {unit}, but the budget is {_number(limit)}{also}")
         return surely, perhaps
 
     def lines(self, rate: float | None = None) -> list[tuple[str, str]]:

@@ -58,8 +58,7 @@ class _Dry(cli.KDLightningCLI):
         config.trainer.logger = False
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(cli.default_directory(config))
-        given = config.trainer.get("callbacks")
-        given = given if isinstance(given, list) else [given] if given else []
+        given = cli.as_list(config.trainer.get("callbacks"))
         config.trainer.callbacks = [one for one in given if issubclass(_class_of(one), (EarlyStopping, Timer))]
 
     def instantiate_classes(self) -> None:
@@ -103,16 +102,12 @@ def main(argv: Sequence[str]) -> int:
             if rest and not rest[0].startswith("-") and rest[0] not in ("fit", "predict"):
                 return _recipe(options, rest, console)
             command, rest = (rest[0], rest[1:]) if rest[:1] in (["fit"], ["predict"]) else (_command(rest), rest)
-            dry = _dry([command, *rest], options.probe)
+            dry: _Dry = cli.build(type("_Probing", (_Dry,), {"asked_for": options.probe}), [command, *rest])
     except _REASONS as error:
         sys.stderr.write(f"kdlightning estimate: {_reason(error)}\n")
         return 2
     _print(console, command, dry, options.rate)
     return 0
-
-
-def _dry(arguments: list[str], probe: int = 0) -> _Dry:
-    return cli.build(type("_Probing", (_Dry,), {"asked_for": probe}), arguments)
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -164,8 +159,7 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
     told = parser.parse_args(arguments)
     if options.probe:
         raise RecipeError("--probe is for a single run: estimate one stage's configuration")
-    variables = dict(assignment(text) for text in told.set)
-    _, stages, _ = read_recipe(told.recipe, output=told.output, variables=variables)
+    _, stages, _ = read_recipe(told.recipe, output=told.output, variables=dict(map(assignment, told.set)))
     found, unknown = [], []
     for stage in stages:
         if stage.finished:
@@ -192,7 +186,7 @@ def _stage(stage: Stage) -> _Dry:
         file.write_text(yaml.safe_dump(stage.config, sort_keys=False))
         last = stage.directory / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if stage.command == "fit" and last.exists() else []
-        return _dry([stage.command, "--config", str(file), *resume])
+        return cli.build(_Dry, [stage.command, "--config", str(file), *resume])
 
 
 def _parts(config: Any) -> Iterator[Namespace]:  # noqa: ANN401 - anything in a configuration

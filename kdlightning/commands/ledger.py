@@ -35,11 +35,7 @@ _ROWS = 10_000  # of a Parquet row group
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the ledger's commands.
-
-    Returns:
-        Exit code: 0; 1 if ``verify`` found damage; 2 if the command could not do its work; a replay's own.
-    """
+    """Run a command; exit code 0, 1 if ``verify`` found damage, 2 if it could not do its work; a replay's own."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "replay":
@@ -119,10 +115,9 @@ def _show(ledger: QueryLedger) -> int:
     table.add_section()
     table.add_row("all", *_cells(ledger.totals()), style="bold")
     console.print(table)
-    totals, size = ledger.totals(), ledger.path.stat().st_size
-    sys.stdout.write(
-        f"\n{totals.paid:,} images paid for, {totals.repeated:,} answered for free; {size:,} bytes of file\n"
-    )
+    totals = ledger.totals()
+    sys.stdout.write(f"\n{totals.paid:,} images paid for, {totals.repeated:,} answered for free; ")
+    sys.stdout.write(f"{ledger.path.stat().st_size:,} bytes of file\n")
     return 0
 
 

@@ -38,6 +38,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+Variables = Mapping[str, Any]
 _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
 
 
@@ -89,9 +90,7 @@ class Stage:
         return float(json.loads(self.result.read_text()).get("seconds", 0.0)) if self.finished else None
 
 
-def load_recipe(
-    path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def load_recipe(path: str | Path, *, output: str | None = None, variables: Variables | None = None) -> dict[str, Any]:
     """A recipe with what it extends, again a recipe: ``output``, ``variables``, ``stages`` and ``report``.
 
     The output and the variables that are given replace the recipe's own.
@@ -128,7 +127,7 @@ def load_recipe(
 
 
 def read_recipe(
-    path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None
+    path: str | Path, *, output: str | None = None, variables: Variables | None = None
 ) -> tuple[Path, list[Stage], bool]:
     """Read and check a recipe (:func:`load_recipe`): its output directory, stages, and whether it wants a report.
 
@@ -153,10 +152,8 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
         SystemExit: the command failed.
     """
     if stage.changed:
-        raise RecipeError(
-            f"{stage.directory} holds stage '{stage.name}' with other settings; choose another --output, or delete "
-            "that directory to run it anew"
-        )
+        told = f"{stage.directory} holds stage '{stage.name}' with other settings"
+        raise RecipeError(f"{told}; choose another --output, or delete that directory to run it anew")
     stage.directory.mkdir(parents=True, exist_ok=True)
     told = json.dumps({"digest": stage.digest, "command": stage.command})
     (stage.directory / "stage.json").write_text(told + "\n")
@@ -199,9 +196,8 @@ def _time_left(stages: Sequence[Stage]) -> float | None:
 
 def main(argv: Sequence[str]) -> int:
     """``kdlightning run RECIPE``."""
-    parser = argparse.ArgumentParser(
-        prog="kdlightning run", description="Run the stages of a recipe in order; finished stages are skipped."
-    )
+    text = "Run the stages of a recipe in order; finished stages are skipped."
+    parser = argparse.ArgumentParser(prog="kdlightning run", description=text)
     parser.add_argument("recipe", help="YAML file, such as experiments/demo.yaml")
     parser.add_argument("--output", help="directory for everything, instead of the recipe's own")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the recipe")

@@ -47,9 +47,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     key = read_secret(arguments.api_key_env, arguments.api_key_file)
     if key is None and not _is_loopback(arguments.host):
-        raise ValueError(
-            f"whoever reaches {arguments.host} could ask this server; give it a key (--api-key-env or --api-key-file)"
-        )
+        told = f"whoever reaches {arguments.host} could ask this server"
+        raise ValueError(f"{told}; give it a key (--api-key-env or --api-key-file)")
     model = ServedModel(
         load_network(arguments.network),
         arguments.name or _name_of(arguments.network),
@@ -72,10 +71,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     listening = _listen(arguments.host, arguments.port)
     scheme = "https" if arguments.tls_certificate else "http"
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    sys.stdout.write(
-        f"serving {model.name} (version {model.version}, {model.response}, images {list(model.shape)}, "
-        f"{model.num_classes} classes) at {scheme}://{host}:{listening.getsockname()[1]}\n"
-    )
+    served = f"version {model.version}, {model.response}, images {list(model.shape)}, {model.num_classes} classes"
+    sys.stdout.write(f"serving {model.name} ({served}) at {scheme}://{host}:{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     # uvicorn raises the signals that it has handled once more; a stop that was asked for is no failure
     for number in (signal.SIGTERM, signal.SIGINT):

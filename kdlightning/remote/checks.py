@@ -22,11 +22,9 @@ def check_scores(scores: Array, outputs: str, number: int, classes: int | None) 
         return torch.from_numpy(np.array(scores, dtype=np.float32)).softmax(dim=1).numpy()
     total = scores.sum(axis=1, dtype=np.float64)
     if scores.min() < 0 or abs(total - 1).max() > 1e-3:
-        worst = total[abs(total - 1).argmax()]
-        raise ProtocolError(
-            f"expected {wanted}, none negative and each row's sum 1, got a least value of {scores.min():g} and a sum "
-            f"of {worst:g}; declare outputs=logits if that is what the server answers"
-        )
+        got = f"a least value of {scores.min():g} and a sum of {total[abs(total - 1).argmax()]:g}"
+        advice = "declare outputs=logits if that is what the server answers"
+        raise ProtocolError(f"expected {wanted}, none negative and each row's sum 1, got {got}; {advice}")
     return np.array(scores, dtype=np.float32)
 
 

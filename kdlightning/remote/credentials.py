@@ -41,9 +41,7 @@ def fill_in(headers: dict[str, str], *, read: bool = True) -> tuple[dict[str, st
     """
     secrets: list[str] = []
     if told := [name for name, value in headers.items() if _SECRET.search(name) and not _REFERENCE.search(value)]:
-        raise ValueError(
-            f"the header {told[0]} looks like a secret: write env:NAME or file:PATH into the configuration"
-        )
+        raise ValueError(f"the header {told[0]} looks like a secret: write env:NAME or file:PATH in its place")
 
     def replace(match: re.Match[str]) -> str:
         kind, place = match.groups()

@@ -85,10 +85,9 @@ class NetworkedTeacher(BlackBoxTeacher):
         offline: bool = False,
     ) -> None:
         if outputs not in _OUTPUTS[self.access] or (outputs == "text" and labels is None):
-            raise ValueError(
-                f"{type(self).__name__}: expected outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text, "
-                f"got outputs={outputs} {'without' if labels is None else 'with'} labels"
-            )
+            wanted = f"outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text"
+            got = f"outputs={outputs} {'without' if labels is None else 'with'} labels"
+            raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
         if max_batch < 1 or concurrency < 1 or not price >= 0:
             got = f"{max_batch}, {concurrency} and {price}"
             raise ValueError(f"expected max_batch and concurrency of at least 1 and a price of at least 0, got {got}")
@@ -215,10 +214,8 @@ class NetworkedTeacher(BlackBoxTeacher):
         if not images:
             return []
         if self._connection is None:
-            raise RemoteTeacherError(
-                f"{len(images)} images are not in the ledger and no server is asked (offline); the run that filled the "
-                "ledger asked other images"
-            )
+            absent = f"{len(images)} images are not in the ledger and no server is asked (offline)"
+            raise RemoteTeacherError(f"{absent}; the run that filled the ledger asked other images")
         if self.budget is not None and self.paid.queries + len(images) > self.budget:
             self._charge(len(images), 0, 0)  # refuses, with the figures, before a part of it is paid
             self._charge(-len(images), 0, 0)  # unless another process has been given back its own meanwhile

@@ -83,10 +83,8 @@ class RemoteTeacher(NetworkedTeacher):
     def _encode(self, images: Tensor) -> list[bytes]:
         wanted, shape = self._agreed.shape, self._shape(tuple(images.shape[1:]))
         if wanted is not None and any(side not in (-1, own) for side, own in zip(wanted, shape, strict=True)):
-            raise ValueError(
-                f"{bare(self._address)}: expected images as {list(wanted)}, got {list(shape)}: "
-                "let the datamodule make that size, or serve the network for yours (serve --shape C H W)"
-            )
+            advice = "let the datamodule make that size, or serve the network for yours (serve --shape C H W)"
+            raise ValueError(f"{bare(self._address)}: expected images as {list(wanted)}, got {list(shape)}: {advice}")
         pixels = images.to(torch.float64 if self._agreed.datatype == "FP64" else torch.float32)
         if self._tensors.scale != 1:
             pixels = pixels * self._tensors.scale

@@ -62,11 +62,9 @@ def at(path: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
         try:
             value = value[int(step) if isinstance(value, list) else step]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            before = ".".join(steps[:number])
-            raise ProtocolError(
-                f"expected '{step}' of the path '{path}' in {f'{before!r} of ' if before else ''}the answer, "
-                f"got {shorten(json.dumps(value))}"
-            ) from error
+            before = f"{'.'.join(steps[:number])!r} of " if number else ""
+            wanted = f"'{step}' of the path '{path}' in {before}the answer"
+            raise ProtocolError(f"expected {wanted}, got {shorten(json.dumps(value))}") from error
     return value
 
 

@@ -75,10 +75,8 @@ class BlackBoxTeacher(ABC):
             QueryBudgetExceededError: before the answer that the budget does not allow. Nothing is charged.
         """
         if images.ndim != 4 or not images.is_floating_point():
-            raise ValueError(
-                f"expected float pixels of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}; "
-                "convert uint8 images by dividing by 255"
-            )
+            got = f"{images.dtype} {tuple(images.shape)}; convert uint8 images by dividing by 255"
+            raise ValueError(f"expected float pixels of shape (N, C, H, W), got {got}")
         if not len(images):
             raise ValueError("expected at least one image, got an empty batch")
         low, high = (float(value) for value in torch.aminmax(images.detach()))
