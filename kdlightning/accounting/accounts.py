@@ -105,11 +105,10 @@ def check_limits(file: Connection, account: str, limits: Limits, queries: int, c
         limit = math.inf if most is None else round(most * scale)
         if before + extra > limit:
             told = [f"{value:,}" if scale == 1 else f"{value / scale:,.10g}" for value in (before, extra, limit)]
+            lost = f" (with {unknown:,} images in flight or lost)" if unknown else ""
             raise QueryBudgetExceededError(
-                f"{told[0]} {unit} have been spent"
-                + (f" (with {unknown:,} images in flight or lost)" if unknown else "")
-                + f" and {told[1]} more were asked for, but the budget is {told[2]}. What was paid for is kept; "
-                "raise the budget and run the same command to go on."
+                f"{told[0]} {unit} have been spent{lost} and {told[1]} more were asked for, but the budget is "
+                f"{told[2]}. What was paid for is kept; raise the budget and run the same command to go on."
             )
 
 

@@ -104,11 +104,10 @@ def foresee(trainer: L.Trainer, module: L.LightningModule, data: Any, done: int 
     teacher = getattr(module, "teacher", None)
     if not isinstance(teacher, BlackBoxTeacher):
         return None
-    labelling, name = isinstance(module, LabellingModule), type(module).__name__
+    name = type(module).__name__
     data.prepare_data()
-    data.setup("predict" if labelling else "fit")
-    tell = getattr(module, "estimate", None)
-    estimate = None if tell is None else tell(trainer, data, done)
+    data.setup("predict" if isinstance(module, LabellingModule) else "fit")
+    estimate = getattr(module, "estimate", lambda *_: None)(trainer, data, done)
     if estimate is None:
         raise ValueError(f"{name} does not say how many images it asks: override `estimate` (or `questions`)")
     may_stop = isinstance(module, TeacherAnswers) and module.at_budget == "finish"

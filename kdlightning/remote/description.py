@@ -124,10 +124,9 @@ def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
     """K by the output's own account, once its datatype fits."""
     datatype, shape = tensor.get("datatype"), tensor.get("shape")
     if datatype not in _KINDS[outputs]:
-        raise ValueError(
-            f"{where}: outputs={outputs} needs a tensor of {' or '.join(_KINDS[outputs])}, the server's "
-            f"'{tensor['name']}' is {datatype}; correct `outputs`, or take the teacher class of the other access"
-        )
+        told = f"needs a tensor of {' or '.join(_KINDS[outputs])}, the server's '{tensor['name']}' is {datatype}"
+        advice = "correct `outputs`, or take the teacher class of the other access"
+        raise ValueError(f"{where}: outputs={outputs} {told}; {advice}")
     last = shape[-1] if isinstance(shape, list) and shape else None
     if outputs in ("logits", "probabilities") and isinstance(last, int) and last > 0:
         return last
@@ -144,14 +143,13 @@ def _told(part: dict[str, Any], name: str) -> int | None:
 def _version(model: dict[str, Any], path: str, ask: Callable[[str], object]) -> str:
     """The one version that the model has. MLServer lists versions of other things there; those it does not serve."""
     versions = []
-    for version in model.get("versions") or []:
+    for version in map(str, model.get("versions") or []):
         try:
-            ask(f"{path}/versions/{quote(str(version), safe='')}")
+            ask(f"{path}/versions/{quote(version, safe='')}")
+            versions.append(version)
         except RemoteTeacherError as error:
             if error.status not in (400, 404):
                 raise
-        else:
-            versions.append(str(version))
     if len(versions) > 1:
         raise ValueError(f"{bare(path)} has several versions: set `version` to one of {versions}")
     return versions[0] if versions else ""

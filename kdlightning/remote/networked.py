@@ -289,8 +289,6 @@ def _known_teacher(ledger: QueryLedger, wanted: dict[str, str]) -> dict[str, str
     found = [who for who in ledger.teachers() if wanted.items() <= who.items()]
     if len(found) != 1:
         versions = sorted(who.get("version", "") for who in found)
-        raise ValueError(
-            f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}"
-            + (f"; set `version` to one of {versions}" if found else "; was it filled under another url or known_as?")
-        )
+        advice = f"set `version` to one of {versions}" if found else "was it filled under another url or known_as?"
+        raise ValueError(f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}; {advice}")
     return {key: value for key, value in found[0].items() if key != "fingerprint"}

@@ -81,10 +81,9 @@ class BlackBoxTeacher(ABC):
             raise ValueError("expected at least one image, got an empty batch")
         low, high = (float(value) for value in torch.aminmax(images.detach()))
         if not (low >= self.bounds.lower and high <= self.bounds.upper):
-            raise ValueError(
-                f"expected pixels in [{self.bounds.lower:g}, {self.bounds.upper:g}], got [{low:g}, {high:g}]: "
-                "normalisation belongs inside the network, and clamping is the caller's decision"
-            )
+            told = f"expected pixels in [{self.bounds.lower:g}, {self.bounds.upper:g}], got [{low:g}, {high:g}]"
+            advice = "normalisation belongs inside the network, and clamping is the caller's decision"
+            raise ValueError(f"{told}: {advice}")
         return self._answer(images)
 
     def _answer(self, images: Tensor) -> Tensor:

@@ -45,8 +45,7 @@ class WhiteBoxTeacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of pixels ``(N, C, H, W)`` in [0, 1]."""
-        logits: Tensor = self.network(images)
-        return logits
+        return cast(Tensor, self.network(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last feature map, by timm's convention.
