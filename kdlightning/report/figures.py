@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,16 @@ from kdlightning.report.records import Confusion, Privacy, Row, TransferSet
 _DISTANCES = {"sd": "sample distance", "bd": "boundary distance", "mbd": "minimal boundary distance"}
 _ANNOTATED_CLASSES = 20  # more cells than 20 x 20 are too small for their numbers
 _NAMED_CLASSES = 40  # more names than these overlap on an axis
+_ACCURACY = (
+    "Mean over seeds; bars are one sample standard deviation. Points that would hide others stand aside, with a line "
+    "to their place."
+)
+_UNKNOWN = "Without a place on the axis, as their queries are not known"
+_PRIVACY = (
+    "Share of images (logarithmic) whose nearest local image is within a distance. Grey: the distance within which "
+    "{:g} % of held-out real images lie. A pool that holds copies rises left of it."
+)
+_CONFUSION = "Share of each class's test images, in percent, by the class that the student sees; blank: none."
 _PERCENT = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -37,25 +48,22 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
     pictures: list[Picture] = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]
-        if (figure := plot_accuracy(members)) is not None:
-            caption = (
-                "Mean over seeds; bars are one sample standard deviation. Points that would hide others stand aside, "
-                "with a line to their place."
-            )
-            if unknown := sum(row.role == "student" and row.queries is None for row in members):
-                caption += f" Without a place on the axis, as their queries are not known: {unknown} of the students."
-            _add(pictures, "accuracy", dataset, "", f"Accuracy against queries, {dataset}", caption, figure)
+        unknown = sum(row.role == "student" and row.queries is None for row in members)
+        if figure := plot_accuracy(members):
+            caption = _ACCURACY + (f" {_UNKNOWN}: {unknown} of the students." if unknown else "")
+            _add(pictures, "accuracy", dataset, "", "Accuracy against queries", caption, figure)
     for entry in transfer_sets:
         kind, name = _distance(entry), entry.path.name
         source = f"Transfer set {name}" + (f", {entry.queries:,} queries." if entry.queries else ".")
         if np.isfinite(distance_matrix(entry)).any():
-            title = f"Class-by-class {kind}, {entry.dataset}"
             caption = f"{source} Mean L2 distance of pixels in [0, 1]; blank: no such pair."
-            _add(pictures, "distances", entry.dataset, name, title, caption, plot_distances(entry))
+            _add(pictures, "distances", entry.dataset, name, f"Class-by-class {kind}", caption, plot_distances(entry))
         if entry.distance_curve is not None:
-            title = f"{kind.capitalize()} against queries per pair, {entry.dataset}"
-            caption = f"{source} The band is one standard deviation."
-            _add(pictures, "curve", entry.dataset, name, title, caption, plot_distance_curve(entry))
+            what, caption = (
+                f"{kind.capitalize()} against queries per pair",
+                f"{source} The band is one standard deviation.",
+            )
+            _add(pictures, "curve", entry.dataset, name, what, caption, plot_distance_curve(entry))
     return pictures
 
 
@@ -63,12 +71,8 @@ def draw_privacy(entries: Sequence[Privacy]) -> list[Picture]:
     """How near pools come to local images, a figure for each."""
     pictures: list[Picture] = []
     for entry in entries:
-        title = f"Distance to the nearest local image, {entry.dataset}, {entry.label}"
-        caption = (
-            "Share of images (logarithmic) whose nearest local image is within a distance. Grey: the distance within "
-            f"which {100 * entry.level:g} % of held-out real images lie. A pool that holds copies rises left of it."
-        )
-        _add(pictures, "privacy", entry.dataset, entry.label, title, caption, plot_privacy(entry))
+        caption, figure = _PRIVACY.format(100 * entry.level), plot_privacy(entry)
+        _add(pictures, "privacy", entry.dataset, entry.label, "Distance to the nearest local image", caption, figure)
     return pictures
 
 
@@ -76,33 +80,28 @@ def draw_confusions(confusions: Sequence[Confusion]) -> list[Picture]:
     """Which classes students take for which, a figure for each."""
     pictures: list[Picture] = []
     for entry in confusions:
-        title = f"Classes taken for others, {entry.dataset}, {entry.label}"
-        caption = (
-            "Share of each class's test images, in percent, by the class that the student sees; blank: none. "
-            f"Seeds: {', '.join(map(str, entry.seeds))}."
-        )
-        _add(pictures, "confusion", entry.dataset, entry.label, title, caption, plot_confusion(entry), entry.label)
+        caption, figure = f"{_CONFUSION} Seeds: {', '.join(map(str, entry.seeds))}.", plot_confusion(entry)
+        _add(pictures, "confusion", entry.dataset, entry.label, "Classes taken for others", caption, figure)
     return pictures
 
 
 def _add(
-    pictures: list[Picture], kind: str, dataset: str, subject: str, title: str, caption: str, figure: Figure,
-    heading: str | None = None,
-) -> None:  # fmt: skip
+    pictures: list[Picture], kind: str, dataset: str, subject: str, what: str, caption: str, figure: Figure
+) -> None:
     """A figure under a safe file name of its own; two subjects may share a slug."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"{kind}-{dataset}-{subject}".lower())[:150].strip("-")  # file systems take 255
     taken = {picture.name for picture in pictures}
-    names = (f"{slug}.png" if number == 1 else f"{slug}-{number}.png" for number in range(1, len(taken) + 2))
-    name = next(name for name in names if name not in taken)
-    box, drawn = figure.get_tightbbox(), (as_png(figure), as_svg(figure))
-    pictures.append(Picture(dataset, name, heading or title, title, caption, *drawn, box.width > 2 * box.height))
+    name = next(name for i in count(1) if (name := f"{slug}.png" if i == 1 else f"{slug}-{i}.png") not in taken)
+    title = ", ".join([what, dataset, *([subject] if kind in ("privacy", "confusion") else [])])
+    heading, box = subject if kind == "confusion" else title, figure.get_tightbbox()
+    wide = box.width > 2 * box.height
+    pictures.append(Picture(dataset, name, heading, title, caption, as_png(figure), as_svg(figure), wide))
 
 
 def plot_distances(transfer_set: TransferSet) -> Figure:
     """Heat map of the mean distances (Fig. 5 of DB3KD): a row per class of an image, a column per target class."""
-    values = f"mean {_distance(transfer_set)} (L2)"
-    names = transfer_set.class_names
-    return _plot_classes(distance_matrix(transfer_set), names, "target class", "teacher's class of the image", values)
+    axes = ("target class", "teacher's class of the image", f"mean {_distance(transfer_set)} (L2)")
+    return _plot_classes(distance_matrix(transfer_set), transfer_set.class_names, *axes)
 
 
 def distance_matrix(transfer_set: TransferSet) -> npt.NDArray[np.float64]:
@@ -114,9 +113,8 @@ def plot_confusion(confusion: Confusion) -> Figure:
     """Heat map of each row's shares in percent: a row per class by the label, a column per class by the student."""
     counts = np.array(confusion.counts, dtype=np.float64)
     images = np.maximum(counts.sum(1, keepdims=True), 1)  # a class without images has an empty row
-    shares = np.where(counts > 0, 100 * counts / images, np.nan)
-    names = confusion.class_names
-    return _plot_classes(shares, names, "class by the student", "class by the label", "share of the row (%)")
+    axes = ("class by the student", "class by the label", "share of the row (%)")
+    return _plot_classes(np.where(counts > 0, 100 * counts / images, np.nan), confusion.class_names, *axes)
 
 
 @rc_context(STYLE)

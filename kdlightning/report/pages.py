@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -15,23 +16,19 @@ from kdlightning.report.headline import headline
 from kdlightning.report.records import GeneratorRun, Run
 from kdlightning.report.rows import summarise
 
-_NOTES = {
-    "rows": "Accuracy is test accuracy at the last checkpoint: mean ± sample standard deviation over seeds, with the "
-    "number of seeds in parentheses. Agreement is the share of test images on which student and teacher name the same "
-    "class. A query is one image answered by the teacher; evaluation is not counted. Queries and bytes of a student "
-    "are what its transfer set cost plus its own. Seconds are training time.",
-    "runs": "“Best on validation” is the test accuracy of the validation-selected checkpoint; no table above uses it.",
-    "generators": "FID and KID compare features of generated and of local images, lower is better; values that are "
-    "measured with two feature extractors cannot be compared. Class entropy is 1 where all classes are generated alike "
-    "often and 0 for one class only; “Classes” is the histogram. Diversity is the mean distance of two generated "
-    "images over that of two local ones, in features: well below 1 means that they look alike. Confidence is the mean "
-    "top probability. Queries are those of the generator's training.",
-    "privacy": "Least, 1 %, 5 % and 50 % are quantiles of the L2 distance to the nearest local image. “Near” means at "
-    "most as far as the nearest 1 % of held-out real images; their line says what a pool that knows nothing of the "
-    "local images would have. privacy.png in the pool's directory shows the nearest pairs; it is not copied here, "
-    "because it contains local images.",
-}
-_BEST = "Classes taken for others: the best student of each method"
+
+def _escape(content: str) -> str:
+    """Text that Markdown shows as it is, on one line and within one table cell."""
+    marked = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(content.split()))
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("kdlightning.report"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+)  # fmt: skip
+_TEMPLATES.filters["md"] = _escape
+_NOTES: Any = _TEMPLATES.get_template("notes.j2").module  # what a reader has to know about a table
 
 
 class Part(NamedTuple):
@@ -70,11 +67,10 @@ class Report:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """When, from where, with which code, on what."""
-        versions: dict[str, set[str]] = {}
-        for run in self.finished:
-            for package, version in (run.versions or {}).items():
-                versions.setdefault(package, set()).add(version)
-        packages = [f"{package} {' and '.join(sorted(known))}" for package, known in sorted(versions.items())]
+        stated = sorted({pair for run in self.finished for pair in (run.versions or {}).items()})
+        packages = [
+            f"{name} {' and '.join(each[1] for each in pairs)}" for name, pairs in groupby(stated, lambda p: p[0])
+        ]
         return [
             ("Made", self.created.strftime("%Y-%m-%d %H:%M %Z").strip()),
             ("From", ", ".join(map(str, self.sources))),
@@ -100,28 +96,24 @@ class Report:
         names = [*(row.dataset for row in self.rows), *(picture.dataset for picture in self.pictures)]
         sections = [(name, self._comparison(name)) for name in dict.fromkeys(names)]
         if self.rows:
-            sections[-1][1].append(Part(note=_NOTES["rows"]))
-        if self.generators:
-            table = tables.generator_table(self.generators)
-            sections.append(("Generators", [Part(table=table, note=_NOTES["generators"])]))
-        if self.privacy:
-            parts = [
-                Part(f"{entry.dataset}: {entry.label}", None, entry.statements, tables.privacy_table(entry), [picture])
-                for entry, picture in self.privacy
-            ]
-            sections.append(("Privacy: nearest local image", [*parts, Part(note=_NOTES["privacy"])]))
-        if self.pools:
-            pools = [
-                (
-                    Part(pool.dataset, statements=[pool.statement]),
-                    Part("Files", table=tables.file_table(pool), folded=True),
-                )
-                for pool in self.pools
-            ]
-            sections.append(("Pools: files that were left out", [part for pool in pools for part in pool]))
+            sections[-1][1].append(Part(note=_NOTES.rows))
+        made = Part(table=tables.generator_table(self.generators), note=_NOTES.generators)
+        near = [
+            Part(f"{entry.dataset}: {entry.label}", None, entry.statements, tables.privacy_table(entry), [picture])
+            for entry, picture in self.privacy
+        ]
+        pools: list[Part] = []
+        for pool in self.pools:
+            pools.append(Part(pool.dataset, statements=[pool.statement]))
+            pools.append(Part("Files", table=tables.file_table(pool), folded=True))
         behind = f"{text.plural(len(self.finished), 'run')} behind these numbers"
-        table = tables.run_table(self.finished)
-        return [*sections, ("Runs", [Part(behind, table=table, note=_NOTES["runs"], folded=True)])]
+        sections += [
+            ("Generators", [made] if self.generators else []),
+            ("Privacy: nearest local image", [*near, Part(note=_NOTES.privacy)] if near else []),
+            ("Pools: files that were left out", pools),
+            ("Runs", [Part(behind, table=tables.run_table(self.finished), note=_NOTES.runs, folded=True)]),
+        ]
+        return [(title, parts) for title, parts in sections if parts]
 
     def _comparison(self, dataset: str) -> list[Part]:
         rows = [row for row in self.rows if row.dataset == dataset]
@@ -133,42 +125,22 @@ class Report:
         for entry, picture in confusions:
             best.setdefault(entry.method, picture)
         others = [picture for _, picture in confusions if picture not in best.values()]
-        parts = [Part("", headline(rows), table=tables.comparison(rows) if rows else None, pictures=pictures)]
-        if best:
-            parts.append(Part(_BEST, pictures=list(best.values()), grid="matrices"))
-        if others:
-            parts.append(Part(text.plural(len(others), "other student"), pictures=others, grid="matrices", folded=True))
-        return parts
+        groups = {"Classes taken for others: the best student of each method": list(best.values())}
+        groups[text.plural(len(others), "other student")] = others
+        first = Part("", headline(rows), table=tables.comparison(rows) if rows else None, pictures=pictures)
+        seen = [Part(title, pictures=some, grid="matrices", folded=some is others) for title, some in groups.items()]
+        return [first, *(part for part in seen if part.pictures)]
 
 
 def write_markdown(report: Report) -> str:
     """The report as Markdown; figures are referenced by their file names."""
-    return _render("report.md", report)
+    return _TEMPLATES.get_template("report.md").render(report=report)
 
 
 def write_html(report: Report) -> str:
     """The report as one HTML file that refers to no other; its script sorts tables, all else works without it."""
-    return _render("report.html", report)
-
-
-def _render(template: str, report: Report) -> str:
-    environment = Environment(
-        loader=PackageLoader("kdlightning.report"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = _escape
-    return environment.get_template(template).render(report=report)
+    return _TEMPLATES.get_template("report.html").render(report=report)
 
 
 def _listed(values: Iterable[str | None]) -> str:
     return ", ".join(sorted({value or "not stated" for value in values}))
-
-
-def _escape(content: str) -> str:
-    """Text that Markdown shows as it is, on one line and within one table cell."""
-    marked = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(content.split()))
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
