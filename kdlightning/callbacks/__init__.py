@@ -9,12 +9,6 @@ from kdlightning.callbacks.queries import QueryLogger
 from kdlightning.callbacks.result import RunResult
 
 __all__ = [
-    "Agreement",
-    "ConfusionMatrix",
-    "GeneratorQuality",
-    "ImageGrid",
-    "PoolPrivacy",
-    "QueryLogger",
-    "RunProgress",
+    "Agreement", "ConfusionMatrix", "GeneratorQuality", "ImageGrid", "PoolPrivacy", "QueryLogger", "RunProgress",
     "RunResult",
-]
+]  # fmt: skip

@@ -38,19 +38,15 @@ class ConfusionMatrix(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any  # noqa: ANN401
     ) -> None:  # fmt: skip
         """Count a batch, from the logits that the accuracy is of."""
-        if not self._fitted or not isinstance(pl_module, DistillationModule) or not isinstance(outputs, Mapping):
-            return
-        logits = outputs["logits"]
-        if logits.shape[1] <= MOST_CLASSES and batch.label is not None:
+        tested = self._fitted and isinstance(pl_module, DistillationModule) and isinstance(outputs, Mapping)
+        if tested and (logits := outputs["logits"]).shape[1] <= MOST_CLASSES and batch.label is not None:
             self._counts = self._counts or MulticlassConfusionMatrix(logits.shape[1]).to(logits.device)
             self._counts.update(logits, batch.label)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what all processes have counted."""
-        if self._counts is None:
-            return
-        counts = self._counts.compute().tolist()
-        if trainer.is_global_zero:
+        counts = [] if self._counts is None else self._counts.compute().tolist()
+        if counts and trainer.is_global_zero:
             names = getattr(getattr(trainer, "datamodule", None), "class_names", [])
             names = names if len(names) == len(counts) else [str(k) for k in range(len(counts))]
             content = {"schema": 1, "class_names": names, "counts": counts}

@@ -104,23 +104,18 @@ def _spread(features: Tensor) -> float:
 
 
 class ImageGrid(Callback):
-    """A grid of generated images every epoch, from the same latent vectors, to every logger and to ``images/``.
-
-    Args:
-        number: images in the grid.
-        every_n_epochs: how often.
-    """
+    """A grid of ``number`` generated images, from the same latent vectors, to every logger and to ``images/``."""
 
     def __init__(self, number: int = 64, every_n_epochs: int = 1) -> None:
         self.number, self.every_n_epochs = number, every_n_epochs
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw and log, on the first process."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if not due or not trainer.is_global_zero or not isinstance(pl_module, GeneratorModule):
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs or not trainer.is_global_zero or not isinstance(pl_module, GeneratorModule):
             return
         grid = make_grid(pl_module.sample(self.number).cpu(), nrow=round(self.number**0.5), pad_value=0.5)
-        file = Path(trainer.default_root_dir) / "images" / f"epoch-{trainer.current_epoch + 1:04d}.png"
+        file = Path(trainer.default_root_dir) / "images" / f"epoch-{epoch:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         save_image(grid, file)
         for logger in trainer.loggers:

@@ -53,12 +53,7 @@ class PoolPrivacy(Callback):
         self.number = number
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot be compared before anything is asked.
-
-        Raises:
-            TypeError: the data are not a pool of made images.
-            ValueError: there are no held-out images.
-        """
+        """Refuse what cannot be compared before anything is asked: no pool of made images, no held-out images."""
         data = cast(Any, trainer).datamodule
         if not isinstance(data, PoolDataModule):
             raise TypeError(
@@ -97,17 +92,10 @@ class PoolPrivacy(Callback):
         if self.network is not None:
             network = self.network.to(device)
             spaces["features"] = compare(*(penultimate_features(network, images, device) for images in kinds))
-        record = {
-            "schema": 1,
-            "dataset": source.name,
-            "pool_images": len(pool),
-            "pool_size": len(images),
-            "local_images": len(local),
-            "held_out_images": len(held_out),
-            "level": LEVEL,
-            "network": None if self.network is None else type(self.network).__name__,
-            "spaces": spaces,
-        }
+        sizes = {"pool_images": len(pool), "pool_size": len(images), "local_images": len(local)}
+        sizes["held_out_images"] = len(held_out)
+        name = None if self.network is None else type(self.network).__name__
+        record = {"schema": 1, "dataset": source.name, **sizes, "level": LEVEL, "network": name, "spaces": spaces}
         # the pool images that are nearest to a local one, above that neighbour
         distance, position = nearest(_pixels(pool.to(device)), _pixels(local.to(device)))
         which = distance.argsort()[:_SHOWN].cpu()

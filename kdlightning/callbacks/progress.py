@@ -112,11 +112,10 @@ class RunProgress(ProgressBar):
             return
         console = Console(highlight=False)
         self._state = None if module is None else _State(self.trainer, module)
-        if module is not None and self._state is not None:
-            for line in introduction(self.trainer, module, self._state.terms):
-                _log.info(line)
-                if not self.brief:
-                    console.print(line, soft_wrap=True, markup=False)
+        for line in self._state.introduction if self._state is not None else ():
+            _log.info(line)
+            if not self.brief:
+                console.print(line, soft_wrap=True, markup=False)
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._begun, self._looked, self._said = False, 0.0, time.monotonic()
         # the state is written anew at every refresh: a teacher is asked inside a batch too
@@ -138,7 +137,7 @@ class RunProgress(ProgressBar):
     def _close(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = None
 
     on_test_batch_end = on_validation_batch_end = _advance
     on_exception = teardown = _close
@@ -161,10 +160,11 @@ class RunProgress(ProgressBar):
         self._bar.update(self._task, completed=share or 0, total=None if share is None else 1)
         shown = trainer.progress_bar_metrics
         known: dict[str, Any] = {**trainer.callback_metrics, **shown}
-        names = dict.fromkeys([*(name for name in _WATCHED if name in known), *shown])
-        forms = {name: ".2%" if name.endswith("accuracy") else ".4g" for name in names}
-        told = [f"{name.rpartition('/')[2]} {float(known[name]):{form}}" for name, form in forms.items()]
-        self._state.metrics = ", ".join(told)
+        self._state.metrics = ", ".join(
+            f"{name.rpartition('/')[2]} {float(known[name]):{'.2%' if name.endswith('accuracy') else '.4g'}}"
+            for name in dict.fromkeys((*_WATCHED, *shown))
+            if name in known
+        )
 
     def _epoch(self, number: int) -> str:
         limit = self.trainer.max_epochs or 0
@@ -200,6 +200,7 @@ class _State:
             if hasattr(data, "image_size"):
                 shape = (data.channels, data.image_size, data.image_size)
                 self.terms = self._teacher.terms(shape, Path(trainer.default_root_dir) / "queries.meter")
+        self.introduction = introduction(trainer, module, self.terms)
 
     def __str__(self) -> str:
         parts = [self.metrics] if self.metrics else []

@@ -30,8 +30,7 @@ class RunResult(Callback):
     accuracy is recorded apart, for information.
 
     Args:
-        role: what the network is in a comparison: the ``teacher``, a ``reference`` (the same student from labels), or a
-            ``student``.
+        role: the network's in a comparison: ``teacher``, ``reference`` (the same student from labels) or ``student``.
         variant: tells runs of one method apart, e.g. ``mbd``.
         seed: stands in the record; by default the run's seed.
     """
@@ -60,14 +59,9 @@ class RunResult(Callback):
         made = isinstance(pl_module, GeneratorModule)
         name, root = "generator" if made else "student", Path(trainer.default_root_dir)
         spec, paid = pl_module.description(name), pl_module.paid._asdict() if made else {}
-        save_network(
-            getattr(pl_module, name),
-            root / "network",
-            class_path=spec.get("class_path"),
-            init_args=spec.get("init_args"),
-            notes={"method": type(pl_module).__name__, "checkpoint": "last", **paid},
-            overwrite=True,
-        )
+        how = {key: spec.get(key) for key in ("class_path", "init_args")}
+        notes = {"method": type(pl_module).__name__, "checkpoint": "last", **paid}
+        save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
         if made:
             _write(root / "result.json", self.record(trainer, pl_module))
 

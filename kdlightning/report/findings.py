@@ -5,23 +5,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kdlightning.report.records import (
-    Confusion,
-    Counts,
-    GeneratorRun,
-    LeftOut,
-    Privacy,
-    ReportError,
-    Run,
-    TransferSet,
-    parse,
-)
+from kdlightning.report import records
+from kdlightning.report.records import Confusion, GeneratorRun, LeftOut, Privacy, ReportError, Run, TransferSet, parse
 
 RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE = "result.json", "manifest.json", "privacy.json"
 CONFUSION_FILE, UNUSABLE_FILE = "confusion.json", "unusable.json"  # beside a run's
@@ -34,18 +24,17 @@ class Problem(NamedTuple):
     reason: str  #: what was expected and what came
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(NamedTuple):
     """Everything that was found under the directories searched, sorted by path."""
 
     runs: tuple[Run, ...]
     transfer_sets: tuple[TransferSet, ...]  #: those that have distances
     problems: tuple[Problem, ...]  #: every file that could not be read
-    generators: tuple[GeneratorRun, ...] = ()
-    privacy: tuple[Privacy, ...] = ()  #: how near pools come to local images; those with the same images are one entry
+    generators: tuple[GeneratorRun, ...]
+    privacy: tuple[Privacy, ...]  #: how near pools come to local images; those with the same images are one entry
     #: of every transfer set, what its manifest says in single numbers and words (queries, rows, seconds); by its
     #: directory's name, or its path where two have the same name
-    manifests: Mapping[str, Mapping[str, str | float | None]] = field(default_factory=dict)
+    manifests: Mapping[str, Mapping[str, str | float | None]]
 
 
 @contextmanager
@@ -78,7 +67,7 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     runs: list[Run] = []
     transfer_sets: list[TransferSet] = []
     generators: list[GeneratorRun] = []
-    privacy: dict[str, Privacy] = {}
+    privacy: dict[str, list[Privacy]] = {}
     problems: list[Problem] = []
     manifests: dict[Path, dict[str, str | float | None]] = {}
     for path in sorted(found.values()):
@@ -86,11 +75,13 @@ def read_runs(paths: Sequence[Path]) -> Findings:
             content = json.loads(path.read_text(encoding="utf-8"))
             stated = content if isinstance(content, dict) else {}
             if path.name == PRIVACY_FILE:
-                _merge(privacy, parse(Privacy, content, paths=(path.parent,)))
+                entry = parse(Privacy, content, paths=(path.parent,))
+                # pools with the same images, asked with another access, have the same distances: say them once
+                same = privacy.setdefault(entry.model_dump_json(exclude={"paths"}), [])
+                same.append(entry)
             elif path.name == TRANSFER_SET_FILE:
                 if stated:
-                    single = {key: value for key, value in stated.items() if not isinstance(value, dict | list)}
-                    manifests[path.parent] = single
+                    manifests[path.parent] = {k: v for k, v in stated.items() if not isinstance(v, dict | list)}
                 if {"mean_distance", "distance_curve"} & stated.keys():
                     transfer_sets.append(parse(TransferSet, content, path=path.parent))
             elif stated.get("role") == "generator":
@@ -99,15 +90,11 @@ def read_runs(paths: Sequence[Path]) -> Findings:
                 runs.append(parse(Run, content, path=path, modified=path.stat().st_mtime_ns))
     shared = Counter(path.name for path in manifests)
     named = {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()}
-    pools = tuple(privacy.values())
+    pools = tuple(
+        same[0].model_copy(update={"paths": tuple(path for one in same for path in one.paths)})
+        for same in privacy.values()
+    )
     return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), pools, named)
-
-
-def _merge(known: dict[str, Privacy], entry: Privacy) -> None:
-    """Pools with the same images, asked with another access, have the same distances: say them once."""
-    key = entry.model_dump_json(exclude={"paths"})
-    paths = known[key].paths if key in known else ()
-    known[key] = entry.model_copy(update={"paths": (*paths, *entry.paths)})
 
 
 def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]]:
@@ -122,11 +109,11 @@ def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]
     confusions: list[Confusion] = []
     problems: list[Problem] = []
     for members in groups.values():
-        counted: dict[int, Counts] = {}
+        counted: dict[int, records.Counts] = {}
         for seed, run in sorted(members.items()):
             path = run.path.with_name(CONFUSION_FILE)
             with _noted(problems, path):
-                read = parse(Counts, json.loads(path.read_text(encoding="utf-8")))
+                read = parse(records.Counts, json.loads(path.read_text(encoding="utf-8")))
                 if any(read.class_names != other.class_names for other in counted.values()):
                     raise ValueError("class_names: its classes are not those of the other seeds")
                 counted[seed] = read

@@ -7,8 +7,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,11 +29,9 @@ def publish_page(project: str, entity: str | None = None, title: str = "Comparis
     Raises:
         ReportError: W&B is offline by ``WANDB_MODE``, the package or a key is missing, or W&B refuses.
     """
-    if os.environ.get("WANDB_MODE", "online") != "online":
-        raise ReportError(
-            f"A page is made on W&B's server, and WANDB_MODE is {os.environ['WANDB_MODE']}: send the runs with `wandb "
-            "sync`, then unset WANDB_MODE."
-        )
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        hint = "send the runs with `wandb sync`, then unset WANDB_MODE."
+        raise ReportError(f"A page is made on W&B's server, and WANDB_MODE is {mode}: {hint}")
     try:
         wr = importlib.import_module("wandb_workspaces.reports.v2")
     except ImportError as error:
@@ -56,26 +53,24 @@ def publish_page(project: str, entity: str | None = None, title: str = "Comparis
 
 def newest_media(api: Any, path: str) -> list[str]:  # noqa: ANN401 - W&B's client
     """The keys of the figures and images that the newest `kdlightning report --wandb` has logged, sorted."""
-    reports = api.runs(path, filters={"jobType": "report"}, order="-created_at", per_page=1)
-    summary: Mapping[str, Any] = next((run.summary_metrics for run in reports), {})
-    return sorted(key for key in summary if key.startswith(("figures/", "images/")))
+    newest = next(iter(api.runs(path, filters={"jobType": "report"}, order="-created_at", per_page=1)), None)
+    return sorted(key for key in newest.summary_metrics if key.startswith(("figures/", "images/"))) if newest else []
 
 
 def page_blocks(wr: ModuleType, project: str, entity: str, media: Sequence[str] = ()) -> list[Any]:
     """What the page shows: accuracies, accuracy against queries, courses of training, and a report's figures."""
-    runset = partial(wr.Runset, entity=entity, project=project)
-    runs = runset(name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'")
-    reports = runset(name="reports", filters="Metric('JobType') = 'report'")
+    owned = {"entity": entity, "project": project}
+    runs = wr.Runset(name="runs", groupby=["Group"], filters="Metric('JobType') != 'report'", **owned)
+    reports = wr.Runset(name="reports", filters="Metric('JobType') = 'report'", **owned)
     queries, accuracy = wr.SummaryMetric("result/queries"), wr.SummaryMetric("result/accuracy")
-    steps = "trainer/global_step"
     compared = [
         wr.BarPlot(title="Test accuracy", metrics=["result/accuracy"], groupby="Group", max_bars_to_show=50),
         wr.ScatterPlot(title="Accuracy against queries", x=queries, y=accuracy, log_x=True),
     ]
     training = [
-        wr.LinePlot(title="Validation accuracy", x=steps, y=["val/accuracy"]),
-        wr.LinePlot(title="Loss", x=steps, y=["train/loss"]),
-        wr.LinePlot(title="Images answered by the teacher", x=steps, y=["teacher/queries"]),
+        wr.LinePlot(title="Validation accuracy", x="trainer/global_step", y=["val/accuracy"]),
+        wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"]),
+        wr.LinePlot(title="Images answered by the teacher", x="trainer/global_step", y=["teacher/queries"]),
         wr.ParameterImportancePlot(with_respect_to="val/accuracy"),
     ]
     logged = [wr.MediaBrowser(title="Figures", media_keys=list(media)), wr.RunComparer(diff_only="split")]

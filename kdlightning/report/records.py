@@ -8,10 +8,11 @@ import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
 from kdlightning.report import text
 
@@ -31,6 +32,7 @@ class Record(BaseModel):
 
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 _OWN = "expected"  # the type of the errors that are worded here
 
 
@@ -75,10 +77,12 @@ def expected(what: str, holds: Callable[[Any], object] = lambda _: True) -> Wrap
     return WrapValidator(check)
 
 
-def require_square(key: str, rows: tuple[tuple[Any, ...], ...], classes: int) -> None:
+def _square(rows: tuple[tuple[T, ...], ...], info: ValidationInfo) -> tuple[tuple[T, ...], ...]:
     """Refuse what is no matrix of classes by classes."""
+    classes = len(info.data.get("class_names", ()))
     if [len(row) for row in rows] != [classes] * classes:
-        raise wrong(f"{key}: expected {classes} rows of {classes} numbers, one per class name")
+        raise wrong(f"expected {classes} rows of {classes} numbers, one per class name")
+    return rows
 
 
 _NUMBER = Field(strict=True, allow_inf_nan=False)
@@ -97,6 +101,8 @@ Mean = Annotated[Duration, AfterValidator(lambda mean: int(mean) if mean == int(
 # a quality that could not be measured is NaN in a generator's file
 _finite = BeforeValidator(lambda value: None if isinstance(value, float) and not math.isfinite(value) else value)
 Quality = Annotated[Number | None, _finite]
+PerClasses = Annotated[tuple[tuple[T, ...], ...], AfterValidator(_square)]
+_unmeasured = BeforeValidator(lambda rows: None if rows == [] else rows)
 _HUNDRED_AND_ONE = expected("the quantiles at 0, 1, ..., 100 %, finite", lambda values: len(values) == 101)
 Quantiles = Annotated[tuple[Number, ...], _HUNDRED_AND_ONE]
 
@@ -248,26 +254,15 @@ class TransferSet(Record):
     queries: Whole | None = None  #: images that the teacher answered for it
     #: K rows (teacher's class of an image) of K columns (target class), mean L2 distances of pixels in [0, 1]; None
     #: where there is no pair
-    mean_distance: tuple[tuple[Number | None, ...], ...] | None = None
+    mean_distance: Annotated[PerClasses[Number | None] | None, _unmeasured] = None
     distance_curve: Annotated[Curve, _CURVE] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.mean_distance:
-            require_square("mean_distance", self.mean_distance, len(self.class_names))
-        return self
 
 
 class Counts(Record):
     """Test images by two classes: ``confusion.json`` beside a run."""
 
     class_names: Names  #: names of the K classes
-    counts: tuple[tuple[Whole, ...], ...]  #: images, K rows (class by the label) of K columns (class by the student)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        require_square("counts", self.counts, len(self.class_names))
-        return self
+    counts: PerClasses[Whole]  #: images, K rows (class by the label) of K columns (class by the student)
 
 
 class Confusion(Counts, Compared):
@@ -314,10 +309,10 @@ class Privacy(Record):
     @property
     def statements(self) -> list[str]:
         """For each space a sentence: what its distances say about a leak, and what they do not."""
-        return [self._statement(name, space) for name, space in self.spaces.items()]
+        where = {"pixels": "pixels in [0, 1]", "features": f"{self.network}'s features"}
+        return [self._statement(where.get(name, where["features"]), space) for name, space in self.spaces.items()]
 
-    def _statement(self, name: str, space: Nearness) -> str:
-        where = "pixels in [0, 1]" if name == "pixels" else f"{self.network}'s features"
+    def _statement(self, where: str, space: Nearness) -> str:
         likely = space.share_by_chance
         chance = "" if likely is None else f"; by chance, up to {text.percent(likely)} % of such a pool"
         leaks = space.share > (space.share_expected if likely is None else likely)
@@ -325,8 +320,7 @@ class Privacy(Record):
             f"In {where}, {text.percent(space.share)} % of {self.pool_images:,} pool images lie within "
             f"{text.decimal(space.threshold)} of one of {self.local_images:,} local images, where "
             f"{text.percent(space.share_expected)} % of new real images would ({self.held_out_images:,} "
-            f"compared{chance}): "
-            f"{_LEAKS if leaks else _NO_SIGN}"
+            f"compared{chance}): {_LEAKS if leaks else _NO_SIGN}"
         )
 
 

@@ -44,14 +44,15 @@ def _words(title: str, key: str, hidden: str = "") -> Column:
 
 
 def _numbers(title: str, key: str, show: Callable[[Any], str], hidden: str = "") -> Column:
-    return Column(title, lambda item: show(getattr(item, key, None)), lambda item: getattr(item, key, None), hidden)
+    """What is not known is a dash."""
+
+    def value(item: Any) -> Any:  # noqa: ANN401 - any item's
+        return getattr(item, key, None)
+
+    return Column(title, lambda item: text.DASH if value(item) is None else show(value(item)), value, hidden)
 
 
 _bytes = partial(text.scaled, unit="B")
-
-
-def _seed(seed: int | None) -> str:
-    return text.DASH if seed is None else str(seed)
 
 
 def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
@@ -92,7 +93,7 @@ def generator_table(generators: Sequence[GeneratorRun]) -> Table:
         _words("Data set", "dataset"),
         _words("Access", "access"),
         _words("Measured with", "features"),
-        _numbers("Seed", "seed", _seed, "extra"),
+        _numbers("Seed", "seed", str, "extra"),
         _numbers("FID", "fid", text.decimal),
         _numbers("KID", "kid", text.decimal),
         _numbers("Class\nentropy", "class_entropy", text.decimal),
@@ -146,7 +147,7 @@ def run_table(runs: Sequence[Run | GeneratorRun]) -> Table:
     columns = (
         _words("Method", "label"),
         Column("Teacher → student", networks),
-        _numbers("Seed", "seed", _seed),
+        _numbers("Seed", "seed", str),
         _numbers("Accuracy %", "accuracy", text.percent),
         _numbers("Best on validation %", "accuracy_best", text.percent),
         _words("Configuration", "config"),

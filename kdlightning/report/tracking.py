@@ -48,9 +48,8 @@ def log_to_wandb(
         raise ReportError(
             f"W&B could not start ({error}). Run `wandb login`, set WANDB_API_KEY, or leave WANDB_MODE=offline."
         ) from error
-    panels: dict[str, Any] = {"results": wandb.Table(columns=list(KEYS), allow_mixed_types=True)}
-    for row in rows:
-        panels["results"].add_data(*row.flat().values())
+    flat = [list(row.flat().values()) for row in rows]
+    panels: dict[str, Any] = {"results": wandb.Table(columns=list(KEYS), data=flat, allow_mixed_types=True)}
     panels |= {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
     for generator in generators:
         if grids := sorted((generator.path.parent / "images").glob("epoch-*.png")):

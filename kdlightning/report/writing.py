@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdlightning.report.findings import RUN_FILE, read_runs
 from kdlightning.report.pages import Report, write_html, write_markdown
-from kdlightning.report.records import ReportError, Row
+from kdlightning.report.records import ReportError
 from kdlightning.report.rows import KEYS
 from kdlightning.report.tracking import log_to_wandb
 
@@ -50,10 +50,16 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         files["generators.json"] = _as_json([run.record() for run in findings.generators])
     if findings.manifests:
         files["transfer-sets.json"] = _as_json(findings.manifests)
-    files["results.csv"] = _as_csv(report.rows).encode()
+    table = io.StringIO()
+    writer = csv.DictWriter(table, KEYS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.flat() for row in report.rows)
+    files["results.csv"] = table.getvalue().encode()
     files["report.md"], files["report.html"] = write_markdown(report).encode(), write_html(report).encode()
     for name, content in files.items():
-        _replace(output / name, content)
+        draft = output / f".{name}.{os.getpid()}"  # a reader sees the old file or the new one, never a part
+        draft.write_bytes(content)
+        draft.replace(output / name)
     if wandb:
         log_to_wandb(
             report.rows,
@@ -69,19 +75,3 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
 
 def _as_json(content: object) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _as_csv(rows: Sequence[Row]) -> str:
-    """The rows with a header; several values in one field are separated by spaces, unknown ones are empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, KEYS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.flat() for row in rows)
-    return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)
