@@ -71,7 +71,7 @@ class PoolPrivacy(Callback):
 
     @torch.no_grad()
     def write(self, made: TransferSet, source: ImageDataModule, device: torch.device | str = "cpu") -> Path:
-        """Write ``privacy.json`` and ``privacy.png`` beside a finished pool.
+        """Write ``privacy.json``, whose path is returned, and ``privacy.png`` beside a finished pool.
 
         The distances are in pixels, in [0, 1], and with a network in its features.
 
@@ -79,9 +79,6 @@ class PoolPrivacy(Callback):
             made: a transfer set with a column ``image`` of made images ``(N, C, H, W)``, uint8.
             source: the data set of the local images: what the pool's generator was trained on.
             device: where to compute.
-
-        Returns:
-            The path of ``privacy.json``.
         """
         images = made.column("image")
         pool = images[_draw(len(images), self.number)]

@@ -173,8 +173,8 @@ class RunProgress(ProgressBar):
     def _tell_epoch(self, last: bool = False) -> None:
         self._look(0)
         epoch, limit = max(1, self.trainer.current_epoch), self.trainer.max_epochs or 0
-        late = time.monotonic() - self._said >= _PATIENCE
-        if late or (not self.brief and (last or epoch % max(1, math.ceil(limit / _LINES)) == 0)):
+        due = not self.brief and (last or epoch % max(1, math.ceil(limit / _LINES)) == 0)
+        if due or time.monotonic() - self._said >= _PATIENCE:
             self._tell(self._epoch(epoch))
 
     def _tell(self, what: str) -> None:

@@ -11,10 +11,9 @@ The callback `kdlightning.callbacks.RunResult` writes the record that is read he
 Each kind of file is a model of `kdlightning.report.records`; a file that does not fit is named with what is wrong.
 """
 
-from kdlightning.report.console import print_generators, print_table
 from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
 from kdlightning.report.findings import Findings, Problem, read_confusions, read_runs
-from kdlightning.report.pages import Report, write_html, write_markdown
+from kdlightning.report.pages import Report, write_html, write_markdown, write_report
 from kdlightning.report.records import (
     Confusion,
     GeneratorRun,
@@ -27,8 +26,8 @@ from kdlightning.report.records import (
     TransferSet,
 )
 from kdlightning.report.rows import load_rows, summarise
+from kdlightning.report.tables import print_generators, print_table
 from kdlightning.report.tracking import log_to_wandb
-from kdlightning.report.writing import write_report
 
 __all__ = [
     "Confusion", "Findings", "GeneratorRun", "LeftOut", "Nearness", "Picture", "Privacy", "Problem", "Report",

@@ -139,8 +139,7 @@ def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], x: str,
         turned, size = sum(map(len, names)) > 2.5 * classes, 10 if annotated else 7
         axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
         axes.set_yticks(range(classes), names, fontsize=size)
-    axes.set_xlabel(x if named else f"{x} (index)")
-    axes.set_ylabel(y if named else f"{y} (index)")
+    axes.set(xlabel=x if named else f"{x} (index)", ylabel=y if named else f"{y} (index)")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label=values)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

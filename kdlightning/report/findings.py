@@ -47,10 +47,7 @@ def _noted(problems: list[Problem], path: Path) -> Iterator[None]:
 
 
 def read_runs(paths: Sequence[Path]) -> Findings:
-    """Read every run and every transfer set below some directories, and what lies beside the sets.
-
-    Args:
-        paths: directories, searched recursively; a file found through two of them counts once.
+    """Read every run and every transfer set below some directories, each once, and what lies beside the sets.
 
     Raises:
         ReportError: a path is not a directory.

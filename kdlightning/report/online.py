@@ -14,10 +14,10 @@ from typing import Any
 from kdlightning.report.records import ReportError
 from kdlightning.report.tracking import nobody_to_ask
 
-_FACTS = ("paper", "method", "dataset", "teacher", "access", "budget", "network", "variant")
 _INTRODUCTION = (
-    "A group holds the runs that differ in nothing but the seed; its name says "
-    f"{', '.join(_FACTS)}, which are tags, too. Accuracies are those of the last checkpoint on the test images."
+    "A group holds the runs that differ in nothing but the seed; its name says paper, method, dataset, teacher, "
+    "access, budget, network, variant, which are tags, too. Accuracies are those of the last checkpoint on the test "
+    "images."
 )
 
 

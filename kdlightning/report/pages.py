@@ -1,7 +1,11 @@
-"""A report as Markdown and as one self-contained HTML file, from the templates beside this file."""
+"""A report's files: Markdown and one self-contained HTML page, from the templates beside this file, data, figures."""
 
+import csv
+import io
+import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -11,10 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from kdlightning.report import tables, text
 from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
-from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, read_confusions, read_pools
+from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, read_confusions, read_pools, read_runs
 from kdlightning.report.headline import headline
-from kdlightning.report.records import GeneratorRun, Run
-from kdlightning.report.rows import summarise
+from kdlightning.report.records import GeneratorRun, ReportError, Run
+from kdlightning.report.rows import KEYS, summarise
+from kdlightning.report.tracking import log_to_wandb
 
 
 def _escape(content: str) -> str:
@@ -74,8 +79,8 @@ class Report:
         return [
             ("Made", self.created.strftime("%Y-%m-%d %H:%M %Z").strip()),
             ("From", ", ".join(map(str, self.sources))),
-            ("Commit", _listed(run.commit for run in self.finished)),
-            ("Hardware", _listed(run.hardware for run in self.finished)),
+            ("Commit", ", ".join(sorted({run.commit or "not stated" for run in self.finished}))),
+            ("Hardware", ", ".join(sorted({run.hardware or "not stated" for run in self.finished}))),
             ("Versions", ", ".join(packages) or "not stated"),
         ]
 
@@ -142,5 +147,64 @@ def write_html(report: Report) -> str:
     return _TEMPLATES.get_template("report.html").render(report=report)
 
 
-def _listed(values: Iterable[str | None]) -> str:
-    return ", ".join(sorted({value or "not stated" for value in values}))
+def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
+    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
+
+    Where generators were trained, also ``generators.json``; where there are transfer sets, ``transfer-sets.json``. An
+    earlier report in the same directory is replaced; each file appears complete or not at all.
+
+    Args:
+        runs: directories, searched recursively for ``result.json`` (a finished run), ``manifest.json`` (a transfer
+            set) and ``privacy.json`` (how near its images come to local ones); ``confusion.json`` beside a run is used.
+        output: directory to write into; None for ``report`` in the first of ``runs``.
+        wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
+
+    Returns:
+        The directory that was written into.
+
+    Raises:
+        ReportError: there is no finished run, or W&B could not start.
+    """
+    if not runs:
+        raise ReportError("No directories were given; name the ones that finished runs wrote into.")
+    findings = read_runs(runs)
+    if not (findings.runs or findings.generators):
+        searched = ", ".join(map(str, runs))
+        failed = "".join(f"\n  could not be read: {problem.path}: {problem.reason}" for problem in findings.problems)
+        raise ReportError(
+            f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{failed}"
+        )
+    report = Report(runs, findings)
+    output = output or runs[0] / "report"
+    output.mkdir(parents=True, exist_ok=True)
+    files = {picture.name: picture.png for picture in report.drawn}
+    files["results.json"] = _as_json([row.model_dump() for row in report.rows])
+    if findings.generators:
+        files["generators.json"] = _as_json([run.record() for run in findings.generators])
+    if findings.manifests:
+        files["transfer-sets.json"] = _as_json(findings.manifests)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, KEYS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.flat() for row in report.rows)
+    files["results.csv"] = table.getvalue().encode()
+    files["report.md"], files["report.html"] = write_markdown(report).encode(), write_html(report).encode()
+    for name, content in files.items():
+        draft = output / f".{name}.{os.getpid()}"  # a reader sees the old file or the new one, never a part
+        draft.write_bytes(content)
+        draft.replace(output / name)
+    if wandb:
+        log_to_wandb(
+            report.rows,
+            [output / picture.name for picture in report.drawn],
+            os.environ.get("WANDB_PROJECT", "kdlightning"),
+            name=output.resolve().name,
+            transfer_sets=findings.transfer_sets,
+            confusions=[entry for entry, _ in report.confusions],
+            generators=findings.generators,
+        )
+    return output
+
+
+def _as_json(content: object) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

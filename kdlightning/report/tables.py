@@ -1,14 +1,26 @@
-"""The tables of a report: their columns are described once, for pages and for the terminal."""
+"""The tables of a report: their columns are described once, for pages and for the terminal, where they are printed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from kdlightning.report import text
 from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Row, Run
 from kdlightning.report.rows import teacher_sizes
 
 Value = Callable[[Any], float | None]
+_STYLES = {"teacher": "bold", "reference": "dim"}
+_ROWS = ("Method", "Student", "Access", "Accuracy % ± std (seeds)", "Agreement %", "Parameters", "Queries", "Seconds")
+_GENERATORS = (
+    *("Method", "Generator / critic", "Access", "Measured with"),
+    *("FID", "KID", "Class entropy", "Queries", "Seconds"),
+)
 
 
 class Column(NamedTuple):
@@ -44,15 +56,11 @@ def _words(title: str, key: str, hidden: str = "") -> Column:
 
 
 def _numbers(title: str, key: str, show: Callable[[Any], str], hidden: str = "") -> Column:
-    """What is not known is a dash."""
-
-    def value(item: Any) -> Any:  # noqa: ANN401 - any item's
-        return getattr(item, key, None)
-
-    return Column(title, lambda item: text.DASH if value(item) is None else show(value(item)), value, hidden)
+    return Column(title, lambda item: show(getattr(item, key, None)), lambda item: getattr(item, key, None), hidden)
 
 
-_bytes = partial(text.scaled, unit="B")
+def _seed(seed: int | None) -> str:
+    return text.DASH if seed is None else str(seed)
 
 
 def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
@@ -78,8 +86,8 @@ def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
         _words("Role", "role", "extra"),
         _words("Teacher", "teacher", "extra"),
         _numbers("MACs", "macs", text.scaled, "extra"),
-        _numbers("Bytes up", "bytes_up", _bytes, "extra"),
-        _numbers("Bytes down", "bytes_down", _bytes, "extra"),
+        _numbers("Bytes up", "bytes_up", partial(text.scaled, unit="B"), "extra"),
+        _numbers("Bytes down", "bytes_down", partial(text.scaled, unit="B"), "extra"),
         _numbers("Seconds", "seconds", text.seconds, "extra"),
     )
     return Table(columns, rows)
@@ -93,7 +101,7 @@ def generator_table(generators: Sequence[GeneratorRun]) -> Table:
         _words("Data set", "dataset"),
         _words("Access", "access"),
         _words("Measured with", "features"),
-        _numbers("Seed", "seed", str, "extra"),
+        _numbers("Seed", "seed", _seed, "extra"),
         _numbers("FID", "fid", text.decimal),
         _numbers("KID", "kid", text.decimal),
         _numbers("Class\nentropy", "class_entropy", text.decimal),
@@ -147,10 +155,39 @@ def run_table(runs: Sequence[Run | GeneratorRun]) -> Table:
     columns = (
         _words("Method", "label"),
         Column("Teacher → student", networks),
-        _numbers("Seed", "seed", str),
+        _numbers("Seed", "seed", _seed),
         _numbers("Accuracy %", "accuracy", text.percent),
         _numbers("Best on validation %", "accuracy_best", text.percent),
         _words("Configuration", "config"),
         Column("File", lambda run: str(run.path)),
     )
     return Table(columns, runs)
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print one compact table per data set, whose rows are next to each other."""
+    for dataset, members in groupby(rows, key=lambda row: row.dataset):
+        _print(comparison(list(members), ratios=False), dataset, _ROWS, console)
+
+
+def print_generators(generators: Sequence[GeneratorRun], console: Console | None = None) -> None:
+    """Print one table of all generators; nothing if there are none."""
+    if generators:
+        _print(generator_table(generators), "Generators", _GENERATORS, console)
+
+
+def _print(table: Table, title: str, headings: Sequence[str], console: Console | None) -> None:
+    """Some of the columns, with a rule where the kind of the items changes."""
+    known = {column.heading: column for column in table.columns}
+    chosen = [known[heading] for heading in headings]
+    drawn = RichTable(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    drawn.pad_edge, drawn.collapse_padding = False, True  # two blanks between columns: it all fits into 100
+    for column in chosen:
+        fixed = column.value is not None or column.title == "Access"
+        drawn.add_column(column.title, justify="right" if column.value else "left", no_wrap=fixed, overflow="fold")
+    for kind, items in groupby(table.items, key=table.kind):
+        for item in items:  # Text: names are not markup
+            drawn.add_row(*(Text(column.show(item)) for column in chosen), style=_STYLES.get(kind))
+        drawn.add_section()
+    console = console or Console(width=max(100, Console().width))  # narrower, names would be broken up
+    console.print(drawn)
