@@ -104,7 +104,7 @@ def _spread(features: Tensor) -> float:
 
 
 class ImageGrid(Callback):
-    """A grid of ``number`` generated images, from the same latent vectors, to every logger and to ``images/``."""
+    """A grid of ``number`` images of the same latent vectors, now and then, to all loggers and to ``images/``."""
 
     def __init__(self, number: int = 64, every_n_epochs: int = 1) -> None:
         self.number, self.every_n_epochs = number, every_n_epochs

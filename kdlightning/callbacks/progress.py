@@ -160,11 +160,10 @@ class RunProgress(ProgressBar):
         self._bar.update(self._task, completed=share or 0, total=None if share is None else 1)
         shown = trainer.progress_bar_metrics
         known: dict[str, Any] = {**trainer.callback_metrics, **shown}
-        self._state.metrics = ", ".join(
-            f"{name.rpartition('/')[2]} {float(known[name]):{'.2%' if name.endswith('accuracy') else '.4g'}}"
-            for name in dict.fromkeys((*_WATCHED, *shown))
-            if name in known
-        )
+        names = dict.fromkeys(name for name in (*_WATCHED, *shown) if name in known)
+        forms = {name: ".2%" if name.endswith("accuracy") else ".4g" for name in names}
+        told = [f"{name.rpartition('/')[2]} {float(known[name]):{form}}" for name, form in forms.items()]
+        self._state.metrics = ", ".join(told)
 
     def _epoch(self, number: int) -> str:
         limit = self.trainer.max_epochs or 0
@@ -173,8 +172,8 @@ class RunProgress(ProgressBar):
     def _tell_epoch(self, last: bool = False) -> None:
         self._look(0)
         epoch, limit = max(1, self.trainer.current_epoch), self.trainer.max_epochs or 0
-        due = not self.brief and (last or epoch % max(1, math.ceil(limit / _LINES)) == 0)
-        if due or time.monotonic() - self._said >= _PATIENCE:
+        late = time.monotonic() - self._said >= _PATIENCE
+        if late or (not self.brief and (last or epoch % max(1, math.ceil(limit / _LINES)) == 0)):
             self._tell(self._epoch(epoch))
 
     def _tell(self, what: str) -> None:
