@@ -9,7 +9,7 @@ from torch import nn
 
 from kdlightning.commands.case import CaseError, has_class_folders
 from kdlightning.commands.new import case_of, recipe
-from kdlightning.commands.recipes import Stage, read_recipe, run_stages
+from kdlightning.commands.recipes import read_recipe, run_stages
 from kdlightning.networks import load_network, save_network
 
 __all__ = ["Distilled", "distil"]
@@ -83,7 +83,13 @@ def distil(
     }  # fmt: skip
     root = Path(case_of({**told, "network": "", "url": ""}).output)
     if isinstance(teacher, nn.Module):
-        told["network"] = str(_saved(teacher, root / "teacher"))
+        try:
+            told["network"] = str(save_network(teacher, root / "teacher"))
+        except ValueError as error:
+            raise CaseError(
+                f"teacher: {error}. Save it yourself, by save_network with init_args, and give the directory: "
+                "docs/tutorial-teacher.md"
+            ) from error
     if labels is None:
         told["labels"] = has_class_folders(str(images))
     file = root / "distil.yaml"
@@ -93,24 +99,9 @@ def distil(
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     _, stages, _ = read_recipe(file, output=str(root), variables={} if epochs is None else {"epochs": epochs})
-    return _run(stages, baseline=baseline)
-
-
-def _saved(network: nn.Module, path: Path) -> Path:
-    try:
-        return save_network(network, path)
-    except ValueError as error:
-        raise CaseError(
-            f"teacher: {error}. Save it yourself, by save_network with init_args, and give the directory: "
-            "docs/tutorial-teacher.md"
-        ) from error
-
-
-def _run(stages: list[Stage], *, baseline: bool) -> Distilled:
-    console = Console(highlight=False)
     wanted = [stage for stage in stages if baseline or not stage.name.startswith("baseline")]
     try:
-        run_stages(wanted, console)
+        run_stages(wanted, Console(highlight=False))
     except SystemExit as stop:
         raise RuntimeError(
             "a stage did not finish, for the reason above; when that is mended, the same call goes on"

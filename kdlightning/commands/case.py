@@ -6,12 +6,13 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -40,33 +41,19 @@ class CaseError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """What a user tells of a case.
+    """What a user tells of a case."""
 
-    Attributes:
-        teacher: behind an ``api``; a saved ``network``, used as a black box; or one whose ``weights`` may be opened.
-        place: the model's address, or the directory (or Hugging Face id) of a saved network.
-        student: a class of :mod:`kdlightning.networks`, a name of timm's or torchvision's, or a class's dotted path.
-        images: the task's own, as a folder or a zip; ``none``; or ``web:DIR``, collected from elsewhere, unlabelled.
-        answers: ``soft`` probabilities, ``hard`` top-1 labels, or ``topk``, the scores of some classes.
-        labels: whether the class folders of the own images are their labels.
-        budget: the most images that the teacher may answer; None for one whose weights are there.
-        key_env: environment variable that holds the API's key.
-        classes: K, where nothing else tells it.
-        shape: (C, H, W) to use, where it should not follow from images, teacher and student.
-        output: directory of everything that runs write.
-    """
-
-    teacher: Literal["api", "network", "weights"]
-    place: str
-    student: str
-    images: str
-    answers: Literal["soft", "hard", "topk"] = "soft"
-    labels: bool = False
-    budget: int | None = None
-    key_env: str | None = None
-    classes: int | None = None
-    shape: Shape | None = None
-    output: str = ""
+    teacher: Literal["api", "network", "weights"]  # network: a saved one as a black box; weights: one to be opened
+    place: str  # the model's address, or the directory (or Hugging Face id) of a saved network
+    student: str  # a class of kdlightning.networks, a name of timm's or torchvision's, or a class's dotted path
+    images: str  # the task's own, as a folder or a zip; none; or web:DIR, collected from elsewhere, unlabelled
+    answers: Literal["soft", "hard", "topk"] = "soft"  # probabilities, top-1 labels, or the scores of some classes
+    labels: bool = False  # whether the class folders of the own images are their labels
+    budget: int | None = None  # the most images that the teacher may answer; None for one whose weights are there
+    key_env: str | None = None  # environment variable that holds the API's key
+    classes: int | None = None  # K, where nothing else tells it
+    shape: Shape | None = None  # (C, H, W), where it should not follow from images, teacher and student
+    output: str = ""  # directory of everything that runs write
 
     def __post_init__(self) -> None:
         if self.teacher != "weights" and (self.budget is None or self.budget < 1):
@@ -77,51 +64,40 @@ class Case:
             raise CaseError("paths and addresses with braces cannot stand in a recipe: rename, or link to them")
 
 
-class Facts(NamedTuple):
-    """What is known after a look; names of Case's are not repeated.
+@dataclass(frozen=True)
+class _Teacher:
+    protocol: Literal["local", "open", "json"] = "local"
+    url: str = ""  # of the server, with the open (inference) protocol
+    model: str = ""  # its name there
+    network: nn.Module | None = None  # if it is here
+    classes: int | None = None
+    shape: Shape | None = None
+    notes: tuple[str, ...] = ()  # sentences for the reader of the recipe
 
-    Attributes:
-        source: ``own`` images, ``web`` or ``none``.
-        access: ``Soft`` or ``Hard``: how the teacher is asked.
-        protocol: ``local``, ``open`` (Open Inference Protocol) or ``json``.
-        url: of the server, with the ``open`` protocol.
-        model: its name there.
-        network: the teacher, if it is here.
-        num_classes: K.
-        channels: 1 or 3.
-        image_size: height and width.
-        student: the student as YAML.
-        number: own images, without those of folders of their own for validation and test; or files of a pool.
-        names: of the classes.
-        root: of the images.
-        train: the folder below it with the training images.
-        val: with validation images.
-        test: with test images.
-        notes: sentences for the reader of the recipe.
-        num_val: share of the own images to train on that is kept for validation.
-        held_out: share of a pool that students are tested on.
-    """
 
-    source: Literal["own", "web", "none"]
-    access: Literal["Soft", "Hard"]
-    protocol: Literal["local", "open", "json"]
-    num_classes: int
-    channels: int
-    image_size: int
-    student: str
-    url: str = ""
-    model: str = ""
-    network: nn.Module | None = None
-    number: int = 0
-    names: Sequence[str] = ()
-    root: str = ""
+@dataclass(frozen=True)
+class _Images:
+    number: int = 0  # without those of folders of their own for validation and test; or files of a pool
+    channels: int = 0
+    side: int = 0
+    names: Sequence[str] = ()  # of the classes
     train: str = "."
     val: str | None = None
     test: str | None = None
-    notes: tuple[str, ...] = ()
 
-    num_val: float = 0.1
-    held_out: float = 0.05
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(_Teacher, _Images):
+    """What is known after a look; names of Case's are not repeated."""
+
+    source: Literal["own", "web", "none"]
+    access: Literal["Soft", "Hard"]  # how the teacher is asked
+    num_classes: int
+    image_size: int  # height and width
+    student: str  # as YAML
+    root: str  # of the images
+    num_val: float = 0.1  # share of the own images to train on that is kept for validation
+    held_out: float = 0.05  # share of a pool that students are tested on
 
     @property
     def numbered(self) -> str:
@@ -135,41 +111,21 @@ class Facts(NamedTuple):
         return self.number * self.channels * self.image_size**2 > _MEMORY // 2
 
 
-class _Teacher(NamedTuple):
-    protocol: Literal["local", "open", "json"] = "local"
-    url: str = ""
-    model: str = ""
-    network: nn.Module | None = None
-    num_classes: int | None = None
-    shape: Shape | None = None
-    note: str = ""
-
-
-class _Images(NamedTuple):
-    number: int
-    channels: int
-    side: int
-    names: Sequence[str] = ()
-    train: str = "."
-    val: str | None = None
-    test: str | None = None
-
-
 def look(case: Case) -> Facts:
     """Look at the images, the teacher and the student; asks the teacher nothing but, over HTTP, what it is.
 
     Raises:
         CaseError: something is not there, does not fit, or cannot be known and was not told.
     """
-    source, root = _source(case.images)
+    root = "" if case.images == "none" else case.images.removeprefix("web:")
+    if root and not Path(root).expanduser().exists():
+        raise CaseError(f"--images: there is no {root}; expected a folder, none, or web:DIR for images from elsewhere")
     access: Literal["Soft", "Hard"] = "Soft" if case.teacher == "weights" or case.answers == "soft" else "Hard"
     teacher = _api(case, access) if case.teacher == "api" else _local(case.place)
-    images = _Images(0, 0, 0)
-    if source != "none":
-        images = _own(root, labels=case.labels) if source == "own" else _pool(root)
+    images = _Images() if not root else _own(root, labels=case.labels) if root == case.images else _pool(root)
     classes = {
-        f"{root} has {len(images.names)} class folders": len(images.names) or None,
-        f"the teacher answers {teacher.num_classes} classes": teacher.num_classes,
+        f"{root} has {len(images.names)} class folders": len(images.names),
+        f"the teacher answers {teacher.classes} classes": teacher.classes,
         f"--classes says {case.classes}": case.classes,
     }
     told = {text: number for text, number in classes.items() if number}
@@ -179,50 +135,35 @@ def look(case: Case) -> Facts:
         raise CaseError("--classes: how many classes the teacher has is told by neither it nor the images")
     num_classes = next(iter(told.values()))
     channels, size = _shape(case, teacher, images)
-    names = images.names or [str(index) for index in range(num_classes)]
+    known: dict[str, Any] = vars(teacher) | vars(images) | {"channels": channels}
+    known["names"] = images.names or [str(index) for index in range(num_classes)]
     return Facts(
-        source, access, teacher.protocol, num_classes, channels, size,
-        _student(case.student, num_classes, channels, size), teacher.url, teacher.model, teacher.network,
-        images.number, names, root, images.train, images.val, images.test, (teacher.note,) if teacher.note else (),
+        source="none" if not root else "own" if root == case.images else "web", access=access, num_classes=num_classes,
+        image_size=size, student=_student(case.student, num_classes, channels, size), root=root, **known,
     )  # fmt: skip
 
 
 def has_class_folders(images: str) -> bool:
     """Whether own images lie in several class folders, perhaps below ``train``."""
     for train in ("train", "."):
-        try:
+        with suppress(OSError, ValueError):
             if len(ImageFolderDataModule(images, 1, train=train, test=None).class_names) > 1:
                 return True
-        except (OSError, ValueError):
-            continue
     return False
-
-
-def _source(images: str) -> tuple[Literal["own", "web", "none"], str]:
-    if images == "none":
-        return "none", ""
-    root = images.removeprefix("web:")
-    if not Path(root).expanduser().exists():
-        raise CaseError(f"--images: there is no {root}; expected a folder, none, or web:DIR for images from elsewhere")
-    return ("own", root) if root == images else ("web", root)
 
 
 def _own(root: str, *, labels: bool) -> _Images:
     """A folder or zip with ``train/<class>`` and perhaps ``val`` and ``test``, with ``<class>`` alone, or flat."""
-    parts: dict[str, str | None] = {"train": ".", "val": None, "test": None}
-    for part, names in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
-        for name in names if labels else ():
-            try:
-                ImageFolderDataModule(root, 1, train=name, test=None)
-            except (OSError, ValueError):
-                continue
-            parts[part] = name
-            break
-    train = parts["train"] or "."
+    parts: dict[str, str] = {}
+    for name in ("train", "valid", "val", "test") if labels else ():  # val is preferred to valid
+        with suppress(OSError, ValueError):
+            ImageFolderDataModule(root, 1, train=name, test=None)
+            parts["val" if name == "valid" else name] = name
+    train, val, test = parts.get("train", "."), parts.get("val"), parts.get("test")
     if train == ".":
-        parts |= {"val": None, "test": None}
-    elif parts["test"] is None:  # ImageNet's: what is called val is all that there is to test on
-        parts |= {"val": None, "test": parts["val"]}
+        val = test = None
+    elif test is None:  # ImageNet's: what is called val is all that there is to test on
+        val, test = None, val
     try:
         found = ImageFolderDataModule(root, 1, train=train, test=None, num_classes=None if labels else 1)
         listed = [name for name, _ in found.files.images(train, found.class_names if labels else None)]
@@ -231,9 +172,9 @@ def _own(root: str, *, labels: bool) -> _Images:
         raise CaseError(f"--images: {error}{hint}") from error
     if len(listed) < 10:
         raise CaseError(f"--images: {root} has {len(listed)} images, which is too few to train and test on")
-    channels, side = _sample([found.files.read(name) for name in _evenly(listed)])
+    channels, side = _sample(found.files.read, listed)
     classes: Sequence[str] = found.class_names if labels else []
-    return _Images(len(listed), channels, side, classes, train, parts["val"], parts["test"])
+    return _Images(len(listed), channels, side, classes, train, val, test)
 
 
 def _pool(root: str) -> _Images:
@@ -242,26 +183,19 @@ def _pool(root: str) -> _Images:
     if not listed:
         raise CaseError(f"--images: {root} has no files")
     plain = [file for file, member in listed if not member]
-    channels, side = _sample([Path(file).read_bytes() for file in _evenly(plain)])
+    channels, side = _sample(lambda file: Path(file).read_bytes(), plain)
     return _Images(len(listed), channels, side)
 
 
-def _evenly(listed: Sequence[str]) -> Sequence[str]:
-    return listed[:: max(1, len(listed) // _SAMPLE)]
-
-
-def _sample(contents: Sequence[bytes]) -> tuple[int, int]:
-    """Channels, and the median short side; colour and 0 if none can be read."""
+def _sample(read: Callable[[str], bytes], listed: Sequence[str]) -> tuple[int, int]:
+    """Channels, and the median short side, of images that are taken evenly; colour and 0 if none can be read."""
     grey, sides = True, []
-    for content in contents:
-        try:
-            with Image.open(BytesIO(content)) as image:
-                sides.append(min(image.size))
-                if grey and image.mode not in ("1", "L", "LA"):
-                    pixels = np.asarray(image.convert("RGB")).astype(int)
-                    grey = bool((pixels.max(2) - pixels.min(2)).max() <= 2)  # two levels: JPEG rounds
-        except (OSError, SyntaxError, ValueError):
-            continue
+    for name in listed[:: max(1, len(listed) // _SAMPLE)]:
+        with suppress(OSError, SyntaxError, ValueError), Image.open(BytesIO(read(name))) as image:
+            sides.append(min(image.size))
+            if grey and image.mode not in ("1", "L", "LA"):
+                pixels = np.asarray(image.convert("RGB")).astype(int)
+                grey = bool(np.ptp(pixels, 2).max() <= 2)  # two levels: JPEG rounds
     return (1 if grey and sides else 3), int(statistics.median(sides or [0]))
 
 
@@ -274,7 +208,7 @@ def _local(place: str) -> _Teacher:
     shape = None
     if hasattr(network, "in_channels") and hasattr(network, "image_size"):
         shape = (int(told.in_channels), int(told.image_size), int(told.image_size))
-    return _Teacher("local", network=network, num_classes=getattr(network, "num_classes", None), shape=shape)
+    return _Teacher(network=network, classes=getattr(network, "num_classes", None), shape=shape)
 
 
 def _api(case: Case, access: str) -> _Teacher:
@@ -289,50 +223,50 @@ def _api(case: Case, access: str) -> _Teacher:
     if found is None:
         if urlsplit(case.place).path.strip("/") in ("", "v2"):
             raise CaseError(f"--url: give the address of the model: {case.place.rstrip('/')}/v2/models/NAME")
-        return _Teacher("json", note="What a request and an answer of this API look like stands below at `teacher`, as "
-                                     "a guess: edit it, and try it with a budget of 3 first.")  # fmt: skip
+        guess = (
+            "What a request and an answer of this API look like stands below at `teacher`, as a guess: edit it, and "
+        )
+        return _Teacher("json", notes=(f"{guess}try it with a budget of 3 first.",))
     plain = _Teacher("open", found[1], found[2])
     if case.key_env and not os.environ.get(case.key_env):
-        return plain._replace(note=f"The server was not looked at: {case.key_env} is not set.")
+        return replace(plain, notes=(f"The server was not looked at: {case.key_env} is not set.",))
     kind: Any = RemoteSoftLabelTeacher if access == "Soft" else RemoteHardLabelTeacher
     outputs = "probabilities" if access == "Soft" else "index"
     try:
         served = kind(found[1], found[2], outputs, api_key_env=case.key_env, ledger=None)
     except (ImportError, RemoteTeacherError) as error:
-        return plain._replace(note=f"The server was not looked at: {error}")
+        return replace(plain, notes=(f"The server was not looked at: {error}",))
     except ValueError as error:
         raise CaseError(f"--url: {error}") from error
-    return plain._replace(num_classes=served.num_classes, shape=served.image_shape)
+    return replace(plain, classes=served.num_classes, shape=served.image_shape)
 
 
 def _shape(case: Case, teacher: _Teacher, images: _Images) -> tuple[int, int]:
     """Channels and size: as told, else the teacher's, else the images', not above what the student is made for."""
-    if case.shape:
-        return _check(case.shape, teacher)
     resizes = isinstance(teacher.network, (networks.TimmNetwork, networks.TorchvisionNetwork))
-    if teacher.shape and not (resizes and images.side):
-        channels = teacher.shape[0]
-        if resizes or isinstance(teacher.network, networks.Adapter):  # these take grey images, too
-            channels = images.channels or channels
-        return _check((channels, *teacher.shape[1:]), teacher)
-    if not images.side:
-        raise CaseError("--shape: how large the teacher's images are is told by neither it nor images: give C H W")
-    most = teacher.shape[1] if teacher.shape else 64 if _own_class(case.student) else 224
-    size = min(images.side, most)
-    return _check((images.channels, size, size), teacher)
-
-
-def _check(shape: Sequence[int], teacher: _Teacher) -> tuple[int, int]:
+    shape = case.shape
+    if shape is None and teacher.shape and not (resizes and images.side):
+        grey_too = resizes or isinstance(teacher.network, networks.Adapter)
+        shape = (images.channels if grey_too and images.channels else teacher.shape[0], *teacher.shape[1:])
+    elif shape is None:
+        if not images.side:
+            raise CaseError("--shape: how large the teacher's images are is told by neither it nor images: give C H W")
+        size = min(images.side, teacher.shape[1] if teacher.shape else 64 if _own_class(case.student) else 224)
+        shape = (images.channels, size, size)
     channels, height, width = shape
     if height != width or channels not in (1, 3):
         raise CaseError(f"--shape: expected square images, grey (1) or in colour (3), got {list(shape)}")
     if teacher.network is not None:
         try:
-            with torch.no_grad():
-                teacher.network(torch.zeros(1, channels, height, width))
+            _shown_black(teacher.network, channels, height)
         except (RuntimeError, ValueError) as error:
             raise CaseError(f"--shape: the teacher does not take images of {list(shape)}: {error}") from error
     return channels, height
+
+
+def _shown_black(network: nn.Module, channels: int, size: int) -> None:
+    with torch.no_grad():
+        network(torch.zeros(1, channels, size, size))
 
 
 def _own_class(name: str) -> bool:
@@ -348,9 +282,7 @@ def _student(name: str, num_classes: int, channels: int, size: int) -> str:
     elif path != kind.__name__:  # the user's own
         arguments = {key: value for key, value in arguments.items() if key in inspect.signature(kind).parameters}
     try:
-        network = kind(**arguments)
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, size, size))
+        _shown_black(kind(**arguments).eval(), channels, size)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise CaseError(f"--student: {name} cannot be built for {arguments}: {error}") from error
     listed = ", ".join(f"{key}: {json.dumps(value)}" for key, value in arguments.items())
