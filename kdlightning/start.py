@@ -66,18 +66,15 @@ def distil(
         epochs: instead of the recipe's.
         baseline: run the baseline, too, and write the report.
 
-    Returns:
-        The student with its record.
-
     Raises:
         CaseError: something is missing or does not fit; in a sentence, by the options' names of ``kdlightning new``.
         FileExistsError: ``output`` has a recipe of another case.
         RuntimeError: a stage was refused or stopped; what was wrong has been written to standard error.
     """
     place = str(teacher)
-    address = place.startswith(("http://", "https://"))
+    kind = "weights" if weights else "api" if place.startswith(("http://", "https://")) else "network"
     told = {
-        "teacher": "weights" if weights else "api" if address else "network", "url": place, "network": place,
+        "teacher": kind, "url": place, "network": place,
         "student": student, "images": str(images), "answers": answers, "labels": labels, "budget": budget,
         "key_env": key_env, "classes": classes, "shape": shape, "output": None if output is None else str(output),
     }  # fmt: skip

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import BytesIO
@@ -31,12 +31,25 @@ from kdlightning.remote.credentials import check_url
 
 Shape = tuple[int, int, int]
 
+_NAMES = [cls.__name__ for cls in NAMED]
 _SAMPLE = 100  # images that are opened, to see how large and how colourful they are
 _MEMORY = 2**30  # bytes; see kdlightning.data.base
+_GUESS = (
+    "What a request and an answer of this API look like stands below at `teacher`, as a guess: edit it, and try it "
+    "with a budget of 3 first."
+)
 
 
 class CaseError(ValueError):
     """What is missing or does not fit together, in a sentence, with the option that mends it."""
+
+
+@contextmanager
+def _said(option: str) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CaseError(f"{option}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -200,10 +213,8 @@ def _sample(read: Callable[[str], bytes], listed: Sequence[str]) -> tuple[int, i
 
 
 def _local(place: str) -> _Teacher:
-    try:
+    with _said("--network"):
         network = load_network(place)
-    except (OSError, TypeError, ValueError) as error:
-        raise CaseError(f"--network: {error}") from error
     told: Any = network
     shape = None
     if hasattr(network, "in_channels") and hasattr(network, "image_size"):
@@ -213,20 +224,15 @@ def _local(place: str) -> _Teacher:
 
 def _api(case: Case, access: str) -> _Teacher:
     """What the server tells of itself, if it speaks the Open Inference Protocol and can be asked now."""
-    try:
-        check_url(case.place, secret=case.key_env is not None)
-    except ValueError as error:
-        raise CaseError(f"--url: {error}") from error
     if urlsplit(case.place).query:
         raise CaseError("--url: parameters after '?' may hold a key, and end up in logs; give the address without them")
+    with _said("--url"):
+        check_url(case.place, secret=case.key_env is not None)
     found = re.fullmatch(r"(.+?)/v2/models/([^/]+)(?:/infer)?/?", case.place)
     if found is None:
         if urlsplit(case.place).path.strip("/") in ("", "v2"):
             raise CaseError(f"--url: give the address of the model: {case.place.rstrip('/')}/v2/models/NAME")
-        guess = (
-            "What a request and an answer of this API look like stands below at `teacher`, as a guess: edit it, and "
-        )
-        return _Teacher("json", notes=(f"{guess}try it with a budget of 3 first.",))
+        return _Teacher("json", notes=(_GUESS,))
     plain = _Teacher("open", found[1], found[2])
     if case.key_env and not os.environ.get(case.key_env):
         return replace(plain, notes=(f"The server was not looked at: {case.key_env} is not set.",))
@@ -251,26 +257,20 @@ def _shape(case: Case, teacher: _Teacher, images: _Images) -> tuple[int, int]:
     elif shape is None:
         if not images.side:
             raise CaseError("--shape: how large the teacher's images are is told by neither it nor images: give C H W")
-        size = min(images.side, teacher.shape[1] if teacher.shape else 64 if _own_class(case.student) else 224)
+        size = min(images.side, teacher.shape[1] if teacher.shape else 64 if case.student in _NAMES else 224)
         shape = (images.channels, size, size)
     channels, height, width = shape
     if height != width or channels not in (1, 3):
         raise CaseError(f"--shape: expected square images, grey (1) or in colour (3), got {list(shape)}")
     if teacher.network is not None:
-        try:
+        with _said(f"--shape: the teacher does not take images of {list(shape)}"):
             _shown_black(teacher.network, channels, height)
-        except (RuntimeError, ValueError) as error:
-            raise CaseError(f"--shape: the teacher does not take images of {list(shape)}: {error}") from error
     return channels, height
 
 
 def _shown_black(network: nn.Module, channels: int, size: int) -> None:
     with torch.no_grad():
         network(torch.zeros(1, channels, size, size))
-
-
-def _own_class(name: str) -> bool:
-    return name in {cls.__name__ for cls in NAMED}
 
 
 def _student(name: str, num_classes: int, channels: int, size: int) -> str:
@@ -281,34 +281,30 @@ def _student(name: str, num_classes: int, channels: int, size: int) -> str:
         arguments = {"name": name, **arguments}
     elif path != kind.__name__:  # the user's own
         arguments = {key: value for key, value in arguments.items() if key in inspect.signature(kind).parameters}
-    try:
+    with _said(f"--student: {name} cannot be built for {arguments}"):
         _shown_black(kind(**arguments).eval(), channels, size)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise CaseError(f"--student: {name} cannot be built for {arguments}: {error}") from error
     listed = ", ".join(f"{key}: {json.dumps(value)}" for key, value in arguments.items())
     return f"{{class_path: {path}, init_args: {{{listed}}}}}"
 
 
 def _find_student(name: str) -> tuple[str, Any]:
     """The class path and the class of a network of the package, of timm, of torchvision, or of the user."""
-    if _own_class(name):
+    if name in _NAMES:
         return name, getattr(networks, name)
-    try:
-        timm: Any = importlib.import_module("timm")
+    timm: Any = None
+    known, there = [], False
+    with suppress(ImportError):
+        timm = importlib.import_module("timm")
         known, there = timm.list_models(), timm.is_model(name.partition(".")[0])
-    except ImportError:
-        timm, known, there = None, [], False
     theirs = torchvision.models.list_models(module=torchvision.models)
     if there or name in theirs:
         found = networks.TimmNetwork if there else networks.TorchvisionNetwork
         return found.__name__, found
     module, _, attribute = name.rpartition(".")
     if module:
-        try:
+        with _said(f"--student: {name} cannot be imported"):
             return name, getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise CaseError(f"--student: {name} cannot be imported: {error}") from error
-    near = get_close_matches(name, [*(cls.__name__ for cls in NAMED), *theirs, *known], n=3)
+    near = get_close_matches(name, [*_NAMES, *theirs, *known], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`kdlightning networks` lists those of the package"
     absent = " (timm's names need timm: pip install 'kdlightning[timm]')" if timm is None else ""
     raise CaseError(f"--student: there is no network {name!r}{absent}; {hint}")

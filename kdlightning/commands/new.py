@@ -28,17 +28,13 @@ examples:
 
 # option: (question, choices, default); a kind of teacher or images decides whether it is asked
 _QUESTIONS: dict[str, tuple[str, list[str] | None, str | None]] = {
-    "teacher": (
-        "Your teacher is behind an [b]api[/b], a saved [b]network[/b] that only answers, or one whose [b]weights[/b] "
-        "may be opened", ["api", "network", "weights"], None,
-    ),
+    "teacher": ("Your teacher is behind an [b]api[/b], a saved [b]network[/b] that only answers, or one whose "
+                "[b]weights[/b] may be opened", ["api", "network", "weights"], None),
     "url": ("The model's address, such as https://host:8000/v2/models/NAME, or that of any JSON API", None, None),
     "network": ("The directory that save_network (or a run) has written", None, None),
     "key_env": ("The environment variable with the API's key (never the key; empty for none)", None, ""),
-    "answers": (
-        "It answers [b]soft[/b] probabilities, [b]hard[/b] labels, or [b]topk[/b], the scores of some classes",
-        ["soft", "hard", "topk"], None,
-    ),
+    "answers": ("It answers [b]soft[/b] probabilities, [b]hard[/b] labels, or [b]topk[/b], the scores of some classes",
+                ["soft", "hard", "topk"], None),
     "images": ("Images: a folder or zip of the task's own, [b]web:DIR[/b] for a folder of others, or none", None, None),
     "labels": ("Do their class folders label them", ["yes", "no"], None),
     "budget": ("How many images may the teacher be asked", None, None),
@@ -47,14 +43,7 @@ _QUESTIONS: dict[str, tuple[str, list[str] | None, str | None]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a recipe.
-
-    Args:
-        argv: the arguments after ``new``.
-
-    Returns:
-        Exit code: 0; 2 if something is missing, does not fit, or would be overwritten.
-    """
+    """Write a recipe; 2 if something is missing, does not fit, or would be overwritten."""
     options = _parser().parse_args(argv)
     console = Console(highlight=False)
     try:
@@ -67,19 +56,14 @@ def main(argv: Sequence[str]) -> int:
     except (CaseError, OSError) as error:
         sys.stderr.write(f"kdlightning new: {error}\n")
         return 2
-    console.print(f"[bold]{plan.title}[/bold], beside {plan.baseline.method}. {plan.why}")
-    for note in plan.notes:
-        console.print(note)
+    headline = f"[bold]{plan.title}[/bold], beside {plan.baseline.method}. {plan.why}"
+    console.print("\n".join([headline, *plan.notes]))
     console.print(f"\nwrote {file}. Next:\n  kdlightning estimate {file}\n  kdlightning run {file}", soft_wrap=True)
     return 0
 
 
 def recipe(case: Case, file: str) -> tuple[Plan, str]:
-    """What is recommended for a case, and the recipe that does it.
-
-    Args:
-        case: what is told of it.
-        file: where the recipe will be, for its comments.
+    """What is recommended for a case, and the recipe for it, which will be in ``file``.
 
     Raises:
         CaseError: something is missing or does not fit.
@@ -107,11 +91,7 @@ def case_of(told: dict[str, Any]) -> Case:
 
 
 def _answered(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The options, with what is missing asked for.
-
-    Raises:
-        CaseError: nobody is there to ask.
-    """
+    """The options, with what is missing asked for, unless nobody is there to ask."""
     told = vars(options)
     for name, (question, choices, default) in _QUESTIONS.items():
         if told[name] is not None or not _matters(name, told):
