@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from kdlightning.report.canvas import COLOURS, GREY, PAPER, STYLE, THOUSANDS
 from kdlightning.report.records import Row
@@ -72,6 +72,7 @@ def _query_axis(axes: Axes, students: Sequence[Row]) -> list[float]:
         ticks, labels = [zero, *ticks], ["0", *labels]
         axes.axvline(10.0 ** (low - 0.4), color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     axes.set_xticks(ticks, labels)
+    axes.xaxis.set_minor_formatter(NullFormatter())  # on a short axis it would write powers of ten
     axes.set_xlabel("queries (images answered by the teacher)")
     return [row.queries or zero for row in students]
 

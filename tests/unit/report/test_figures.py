@@ -96,6 +96,14 @@ def test_a_student_without_queries_has_a_tick_of_its_own_left_of_the_others(work
     assert len(names) == 2  # "Unknown" has no place
 
 
+def test_a_short_axis_of_queries_writes_its_powers_of_ten_only(workspace):
+    workspace.run(queries=432)
+    figure = plot_accuracy(rows_of(workspace))
+    figure.draw_without_rendering()
+    written = [label.get_text() for label in figure.axes[0].get_xticklabels(which="both") if label.get_text()]
+    assert written == ["100", "1k"]
+
+
 def test_without_a_student_that_asked_there_is_no_figure(workspace):
     workspace.teacher()
     workspace.run(queries=0)
