@@ -8,10 +8,10 @@ FOLDER = Path(__file__).parent
 NAMES = ("db3kd", "kd3", "mekd", "overview", "rooms", "shaderkd", "zsdb3kd")
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], folder: Path = FOLDER) -> None:
     """Write the drawings of these names, or all."""
     for name in names or NAMES:
-        importlib.import_module(name).draw().write(FOLDER / f"{name}.svg")
+        importlib.import_module(name).draw().write(folder / f"{name}.svg")
 
 
 if __name__ == "__main__":
