@@ -117,8 +117,14 @@ class HTTPTeacher(NetworkedTeacher):
 
 
 class HTTPSoftLabelTeacher(HTTPTeacher, SoftLabelTeacher):
-    """Class probabilities from any JSON API; its arguments are `HTTPTeacher`'s."""
+    """Class probabilities from any JSON API.
+
+    Its arguments are those of :class:`~kdlightning.remote.http.HTTPTeacher`.
+    """
 
 
 class HTTPHardLabelTeacher(HTTPTeacher, HardLabelTeacher):
-    """Top-1 class indices from any JSON API; its arguments are `HTTPTeacher`'s."""
+    """Top-1 class indices from any JSON API.
+
+    Its arguments are those of :class:`~kdlightning.remote.http.HTTPTeacher`.
+    """

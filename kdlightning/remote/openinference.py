@@ -131,8 +131,14 @@ class RemoteTeacher(NetworkedTeacher):
 
 
 class RemoteSoftLabelTeacher(RemoteTeacher, SoftLabelTeacher):
-    """Class probabilities of a model on a server; its arguments are `RemoteTeacher`'s."""
+    """Class probabilities of a model on a server.
+
+    Its arguments are those of :class:`~kdlightning.remote.openinference.RemoteTeacher`.
+    """
 
 
 class RemoteHardLabelTeacher(RemoteTeacher, HardLabelTeacher):
-    """Top-1 class indices of a model on a server; its arguments are `RemoteTeacher`'s."""
+    """Top-1 class indices of a model on a server.
+
+    Its arguments are those of :class:`~kdlightning.remote.openinference.RemoteTeacher`.
+    """
