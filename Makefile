@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlserver demo test test-slow golden lint types format check bench results docs clean
+.PHONY: help install mlserver demo test test-slow reliability golden lint types format check bench results docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: install ## the test suite (minutes)
 
 test-slow: install ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+reliability: install ## run everything under tests/hostile and write what held into docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/reliability.py
 
 golden: install ## remake the golden curves of all methods: only when arithmetic changes on purpose
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden/cases.py

@@ -29,7 +29,9 @@ CONTENTS = {
     "Methods": [f"docs/{name}" for name in (
         "methods", "method-db3kd", "method-zsdb3kd", "method-mekd", "method-kd3", "method-shaderkd",
     )],
-    "Evidence": [*(f"docs/{name}" for name in ("results", "fidelity", "boundary")), "experiments/README"],
+    "Evidence": [
+        *(f"docs/{name}" for name in ("results", "reliability", "fidelity", "boundary")), "experiments/README",
+    ],
     "Reference": [f"docs/api/{name}" for name in (
         "methods-answers", "methods-db3kd", "methods-mekd", "methods-pools", "methods-datafree", "methods-baselines",
         "modules", "data-named", "data-own", "data-made", "data-transfer", "teachers", "remote", "accounting",
