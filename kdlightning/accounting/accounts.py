@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kdlightning.accounting.meter import QueryBudgetExceededError
 
+READING = ("access", "answer", "keys", "labels", "outputs")  # of an identity: how replies are read, not what is asked
 _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
 
 
@@ -44,7 +45,7 @@ class Totals(NamedTuple):
     repeated: int = 0  # images answered from the ledger, or by another copy in the same call
     twice: int = 0  # images answered although an answer had come meanwhile: two processes asked at the same time
     in_flight: int = 0  # images sent whose fate is unknown: on their way now, or their process died
-    lost: int = 0  # images that may have been answered, but no usable answer came
+    lost: int = 0  # images that may have been answered, but no usable answer came; its reply may be kept
     bytes_up: int = 0
     bytes_down: int = 0
     price: float = 0.0
@@ -63,9 +64,19 @@ def identity_text(teacher: Mapping[str, str]) -> str:
 def teacher_number(connection: Connection, teacher: Mapping[str, str], *, create: bool = False) -> int:
     """The number of a teacher's row; -1, which no row has, where there is none."""
     identity = identity_text(teacher)
-    if create:
-        connection.execute("INSERT INTO teachers (identity) VALUES (?) ON CONFLICT DO NOTHING", (identity,))
     row = connection.execute("SELECT id FROM teachers WHERE identity = ?", (identity,)).fetchone()
+    if row is None and create:
+        values = identity, endpoint_number(connection, teacher)
+        row = connection.execute("INSERT INTO teachers (identity, asked) VALUES (?, ?) RETURNING id", values).fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def endpoint_number(connection: Connection, teacher: Mapping[str, str], *, create: bool = True) -> int:
+    """The number of whom a teacher asks what: of its identity without the names in ``READING``."""
+    identity = identity_text({key: value for key, value in teacher.items() if key not in READING})
+    row = connection.execute("SELECT id FROM endpoints WHERE identity = ?", (identity,)).fetchone()
+    if row is None and create:
+        row = connection.execute("INSERT INTO endpoints (identity) VALUES (?) RETURNING id", (identity,)).fetchone()
     return -1 if row is None else int(row[0])
 
 
@@ -128,7 +139,7 @@ SELECT teacher, account FROM tallies LEFT JOIN (
     FROM requests GROUP BY teacher, account
 ) USING (teacher, account) LEFT JOIN (
     SELECT requests.teacher, account, count(*) AS kept FROM answers JOIN requests ON requests.id = request
-    GROUP BY requests.teacher, account
+    WHERE answers.teacher = requests.teacher AND answers.answer != X'' GROUP BY requests.teacher, account
 ) USING (teacher, account)
 WHERE "unique" != coalesce(kept, 0) OR "unique" + twice != coalesce(answered, 0) OR in_flight != coalesce(flying, 0)
     OR lost != coalesce(gone, 0) OR tallies.bytes_up != coalesce(up, 0) OR tallies.bytes_down != coalesce(down, 0)

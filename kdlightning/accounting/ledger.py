@@ -1,26 +1,30 @@
 """The query ledger: every answer that was paid for, on disk before it is used, so that it is never paid for again."""
 
 import hashlib
+import itertools
 import json
-import struct
+import logging
+import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdlightning.accounting import accounts
+from kdlightning.accounting import accounts, rows
 from kdlightning.accounting.accounts import Cost, Limits, Totals
+from kdlightning.accounting.claims import Claims
+from kdlightning.accounting.rows import UNREAD, Answer, checksum_of, pack, unpack
+from kdlightning.accounting.spool import Settlement, Spool
 from kdlightning.accounting.store import LedgerError, LedgerFile, owner
 
 __all__ = ["Answer", "Cost", "Entry", "LedgerError", "Limits", "QueryLedger", "Request", "Totals"]
 
-Answer = NDArray[Any]
+Read = Callable[[bytes, int], Sequence[Answer] | Answer]  # of a reply to so many images; ValueError: it does not fit
+_log = logging.getLogger(__name__)
 _PAGE = 1000  # rows read at a time, so that no reader holds up a checkpoint
+_PAUSES = (1, 2, 5, 10, 30)  # seconds between attempts to write down what was paid for
 
 
 class Request(NamedTuple):
@@ -45,13 +49,16 @@ class Entry(NamedTuple):
 class QueryLedger:
     """Answers by teacher and image, and what they cost. Shared by threads, processes and runs; survives kill -9.
 
-    ``lookup`` first; ``reserve`` what is missing, which checks the budget and counts it as paid; send it; then settle
-    the request: ``record`` the answers before they are used, ``release`` what was surely not answered, ``write_off``
-    what may have been. A request that nobody settles (its process was killed) goes on counting as paid.
+    ``lookup`` first; ``claim`` what is missing, so that no other run asks it, too; ``reserve`` it, which checks the
+    budget and counts it as paid; send it; then settle the request: ``record`` the answers before they are used,
+    ``release`` what was surely not answered, ``write_off`` what may have been. A request that nobody settles (its
+    process was killed) goes on counting as paid. While the file cannot be written, because it is locked or its disk is
+    full, what became of requests is kept in a spool beside it, which the next opening reads in.
 
     A teacher is a mapping such as ``BlackBoxTeacher.identity``. It has to name whatever changes an answer (address,
-    model, version, access, how images are encoded) and no secret: it stands in the file as it is. An image is the bytes
-    that are sent.
+    model, version, access, how images are encoded) and no secret: it stands in the file as it is. The names in
+    ``accounts.READING`` say how replies are read, the others what is asked of whom: where only the former differ, a
+    reply that is kept is read again. An image is the bytes that are sent.
 
     Args:
         path: the file; created if absent.
@@ -71,8 +78,14 @@ class QueryLedger:
         if any(limit is not None and not limit >= 0 for limit in self.limits):
             raise ValueError(f"limits: expected numbers >= 0 or None, got {self.limits}")
         self._file = LedgerFile(path, **options)
+        self._claims, self._spool = Claims(self._file.path), Spool(self._file.path)
         with self._file.transaction(write=False):
             pass  # what is wrong with the file is said now
+        with suppress(LedgerError):  # who asks needs it, and tries again
+            self._read_spool()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.limits, self.account, self._file.__getstate__())
 
     @property
     def path(self) -> Path:
@@ -87,29 +100,90 @@ class QueryLedger:
 
     def close(self) -> None:
         """Close this process's connection. The next call opens another."""
+        self._claims.close()
         self._file.close()
 
-    def lookup(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> list[Answer | None]:
+    def lookup(
+        self, teacher: Mapping[str, str], images: Sequence[bytes], read: Read | None = None
+    ) -> list[Answer | None]:
         """The answers kept, in the order of the images; None where there is none.
 
         Answers, and second copies of an image without answer (to be asked once), count as repeated. The arrays are
         read-only.
 
+        With ``read``, replies that were kept for teachers who read them otherwise are read for this one. A reply that
+        it cannot read is a reply no more for this teacher: the same lookup again finds none.
+
         Raises:
-            LedgerError: an answer does not have the checksum that it was recorded with.
+            LedgerError: an answer or reply does not have the checksum that it was recorded with.
+            ValueError: that of ``read``, once the other replies are read.
         """
         digests = [hashlib.sha256(image).digest() for image in images]
+        ask = "SELECT answer, checksum FROM answers WHERE teacher = ? AND image = ?"
         with self._file.transaction(write=False) as connection:
             number = accounts.teacher_number(connection, teacher)
-            ask = "SELECT answer, checksum FROM answers WHERE teacher = ? AND image = ?"
-            rows = [connection.execute(ask, (number, digest)).fetchone() for digest in digests]
-        found = [None if row is None else self._checked(key, *row) for key, row in zip(digests, rows, strict=True)]
-        repeated = len(digests) - len({key for key, row in zip(digests, rows, strict=True) if row is None})
-        if repeated and not self._file.readonly:
+            told = {key: connection.execute(ask, (number, key)).fetchone() for key in digests}
+            unread = (
+                [] if read is None else rows.replies(connection, teacher, [key for key, row in told.items() if not row])
+            )
+        found = {key: self._checked(key, *row) for key, row in told.items() if row and row[0] != UNREAD}
+        anew, failure = [], None
+        for request, keys, checksum, reply in unread:
+            if checksum_of(keys, reply) != checksum:
+                raise self._changed(f"the reply to request {request}")
+            each = [keys[at : at + 32] for at in range(0, len(keys), 32)]
+            try:
+                packed = [pack(answer) for answer in read(zlib.decompress(reply), len(each))]  # type: ignore[misc]
+                found |= {key: unpack(data) for key, data in zip(each, packed, strict=True)}
+            except ValueError as error:
+                failure, packed = error, [UNREAD] * len(each)
+            anew += [(key, request, data) for key, data in zip(each, packed, strict=True)]
+        repeated = len(digests) - len(told.keys() - found.keys())
+        if (repeated or anew) and not self._file.readonly:
             with self._file.transaction(durable=False) as connection:
                 number = accounts.teacher_number(connection, teacher, create=True)
-                accounts.add(connection, number, self.account, repeated=repeated)
-        return found
+                rows.insert(connection, number, anew)
+                accounts.add(connection, number, self.account, repeated=0 if failure else repeated)
+        if failure is not None:
+            raise failure
+        return [found.get(key) for key in digests]
+
+    def claim(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> list[bytes]:
+        """Those of the images without answer that this ledger's user shall ask now.
+
+        The others are answered since the lookup, or somebody who lives is asking about them: look them up again, after
+        a while. What is recorded is claimed no longer; ``unclaim`` the rest.
+
+        Raises:
+            LedgerError: the owner's file beside the ledger cannot be written.
+        """
+        if self._file.readonly:
+            return list(images)
+        self._read_spool()
+        asked = {hashlib.sha256(image).digest(): image for image in images}
+        with self._file.transaction(durable=False) as connection:
+            endpoint = accounts.endpoint_number(connection, teacher)
+            number = accounts.teacher_number(connection, teacher, create=True)
+            told = "SELECT answer = X'' FROM answers WHERE teacher = ? AND image = ?"
+            kept = "SELECT 0 FROM kept WHERE endpoint = ? AND image = ?"
+            answered = {
+                key: connection.execute(told, (number, key)).fetchone()
+                or connection.execute(kept, (endpoint, key)).fetchone()
+                for key in asked
+            }
+            free = [key for key, row in answered.items() if row is None or row[0]]
+            try:
+                mine = self._claims.claim(connection, endpoint, free)
+            except OSError as error:
+                raise LedgerError(f"{self.path}: no file can be made beside it: {error}") from error
+        return [asked[key] for key in mine]
+
+    def unclaim(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> None:
+        """Let others ask about images that were claimed and are not answered."""
+        digests = [hashlib.sha256(image).digest() for image in images]
+        with suppress(LedgerError), self._file.transaction(durable=False) as connection:
+            self._claims.free(connection, accounts.endpoint_number(connection, teacher), digests)
+        self._claims.forget(digests)
 
     def reserve(self, teacher: Mapping[str, str], images: Sequence[bytes], cost: Cost) -> Request:
         """Check the budget and count images, each once, as paid, in one step, before they are sent.
@@ -138,40 +212,37 @@ class QueryLedger:
         assert row is not None
         return Request(row, digests)
 
-    def record(self, request: Request, answers: Sequence[Answer] | Answer, cost: Cost | None = None) -> None:
+    def record(
+        self,
+        request: Request,
+        answers: Sequence[Answer] | Answer,
+        cost: Cost | None = None,
+        reply: bytes | None = None,
+    ) -> None:
         """Keep the answers to a request, before they are used. Of an image that was answered meanwhile the first stays.
 
         Of bool, integers or floats: one array per image, in the request's order, or one array ``(N, ...)``. The cost is
-        what they did cost, all together, None for as reserved; it counts in full, even above a limit.
+        what they did cost, all together, None for as reserved; it counts in full, even above a limit. The reply is what
+        they were read from; one of more than 256 KiB an image, compressed, is not kept.
 
         Raises:
             ValueError: another number of answers than images, or not numbers; the request stays in flight.
             LedgerError: the request was settled before.
         """
-        packed = [_pack(answer) for answer in answers]
+        packed = [pack(answer) for answer in answers]
         if len(packed) != len(request.images):
             raise ValueError(f"expected {len(request.images)} answers, one per image, got {len(packed)}")
-        pairs = list(zip(request.images, packed, strict=True))
-        with self._file.transaction() as connection:
-            number, account = self._settle(connection, request, "answered", cost)
-            kept = connection.executemany(
-                "INSERT INTO answers (teacher, image, request, checksum, answer) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (teacher, image) DO NOTHING",
-                [(number, image, request.number, _checksum(image, data), data) for image, data in pairs],
-            ).rowcount
-            accounts.add(connection, number, account, unique=kept, twice=len(packed) - kept)
+        self._settle(request, "answered", cost, packed, reply)
 
-    def write_off(self, request: Request, cost: Cost | None = None) -> None:
+    def write_off(self, request: Request, cost: Cost | None = None, reply: bytes | None = None) -> None:
         """Give up a request that may have been answered (time-out, broken connection, unusable body): paid, but lost.
 
-        Its cost is what was reserved, if no other is given.
+        Its cost is what was reserved, if no other is given. A reply is kept for a teacher who can read it.
 
         Raises:
             LedgerError: the request was settled before.
         """
-        with self._file.transaction() as connection:
-            number, account = self._settle(connection, request, "lost", cost)
-            accounts.add(connection, number, account, lost=len(request.images))
+        self._settle(request, "lost", cost, [], reply)
 
     def release(self, request: Request, cost: Cost | None = None) -> None:
         """Give back a request that was surely not answered (refused connection, 429, 503): its images are not paid.
@@ -181,8 +252,7 @@ class QueryLedger:
         Raises:
             LedgerError: the request was settled before.
         """
-        with self._file.transaction() as connection:
-            self._settle(connection, request, "released", cost or Cost(0))
+        self._settle(request, "released", cost or Cost(0), [], None)
 
     @property
     def spent(self) -> Totals:
@@ -196,6 +266,12 @@ class QueryLedger:
             if teacher is None:
                 return accounts.totals(connection, "1")
             return accounts.totals(connection, "teacher = ?", accounts.teacher_number(connection, teacher))
+
+    def known(self, teacher: Mapping[str, str]) -> int:
+        """Images whose answers are free for a teacher: those it has, and those of replies that it has not read yet."""
+        with self._file.transaction(write=False) as connection:
+            endpoint = accounts.endpoint_number(connection, teacher, create=False)
+            return rows.known(connection, endpoint, accounts.teacher_number(connection, teacher))
 
     def teachers(self) -> list[dict[str, str]]:
         """The identities of all teachers, in the order of their first request."""
@@ -212,7 +288,7 @@ class QueryLedger:
             SELECT answers.id, identity, image, settled, 1.0 * bytes_up / queries, 1.0 * bytes_down / queries,
                 1.0 * price / queries / 1e9, checksum, answer
             FROM answers JOIN requests ON requests.id = request JOIN teachers ON teachers.id = answers.teacher
-            WHERE answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
+            WHERE answers.answer != X'' AND answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity = None if teacher is None else accounts.identity_text(teacher)
         for _, who, image, *facts, checksum, data in self._pages(query, identity is None, identity):
             yield Entry._make((json.loads(who), image, *facts, self._checked(image, data, checksum)))
@@ -233,8 +309,12 @@ class QueryLedger:
                 wrong = [f"structure: {line}" for line in structure] + accounts.wrong_totals(connection)
             query = "SELECT id, image, answer, checksum FROM answers WHERE id > ? ORDER BY id LIMIT ?"
             for number, image, data, checksum in self._pages(query):
-                if _checksum(image, data) != checksum:
+                if checksum_of(image, data) != checksum:
                     wrong.append(f"answer {number}: of image {image.hex()[:16]}, is not what was recorded")
+            query = "SELECT request, images, reply, checksum FROM replies WHERE request > ? ORDER BY request LIMIT ?"
+            for number, images, reply, checksum in self._pages(query):
+                if checksum_of(images, reply) != checksum:
+                    wrong.append(f"reply to request {number}: is not what was recorded")
         except LedgerError as error:
             return [str(error)]
         return wrong
@@ -251,46 +331,62 @@ class QueryLedger:
             last = rows[-1][0]
 
     def _checked(self, image: bytes, data: bytes, checksum: int) -> Answer:
-        if _checksum(image, data) != checksum:
-            wrong = f"{self.path}: the answer for image {image.hex()[:16]} is not what was recorded"
-            raise LedgerError(f"{wrong}; `kdlightning ledger verify` lists all such rows")
-        return _unpack(data)
+        if checksum_of(image, data) != checksum:
+            raise self._changed(f"the answer for image {image.hex()[:16]}")
+        return unpack(data)
 
-    def _settle(self, connection: Connection, request: Request, state: str, cost: Cost | None) -> tuple[int, str]:
-        """Take a request out of flight and replace its reserved cost by the true one; its teacher and account."""
-        row = connection.execute(
-            "SELECT teacher, account, bytes_up, bytes_down, price FROM requests WHERE id = ? AND state = 'in flight'",
-            (request.number,),
-        ).fetchone()
-        if row is None:
-            raise LedgerError(f"{self.path}: request {request.number} is not in flight; settle each request once")
-        teacher, account, *reserved = row
-        true = reserved if cost is None else cost.units()
-        connection.execute(
-            "UPDATE requests SET state = ?, bytes_up = ?, bytes_down = ?, price = ?, settled = ? WHERE id = ?",
-            (state, *true, time.time(), request.number),
-        )
-        up, down, price = (new - old for new, old in zip(true, reserved, strict=True))
-        images = len(request.images)
-        accounts.add(connection, teacher, account, in_flight=-images, bytes_up=up, bytes_down=down, price=price)
-        return teacher, account
+    def _changed(self, what: str) -> LedgerError:
+        wrong = f"{self.path}: {what} is not what was recorded"
+        return LedgerError(f"{wrong}; `kdlightning ledger verify` lists all such rows")
+
+    def _settle(
+        self, request: Request, state: str, cost: Cost | None, answers: Sequence[bytes], reply: bytes | None
+    ) -> None:
+        """Write down what became of a request, in the file or beside it; not before that is done does this return."""
+        units, packed = None if cost is None else cost.units(), rows.compress(reply, len(request.images))
+        settlement = Settlement(request.number, state, request.images, units, tuple(answers), packed)
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            try:
+                return self._apply(settlement)
+            except LedgerError as error:
+                if not isinstance(error.__cause__, sqlite3.Error | OSError):
+                    raise  # nothing that time mends
+                try:
+                    self._spool.put(settlement)
+                except OSError as full:
+                    paid = f"what {len(request.images)} images were answered can be written neither to the ledger"
+                    _log.warning("%s (%s) nor beside it (%s); free space: it is tried again", paid, error, full)
+                else:
+                    _log.warning("%s; what was answered is kept in %s until it can be", error, self._spool.directory)
+                    return self._claims.forget(request.images)
+            time.sleep(pause)
+        raise AssertionError
+
+    def _read_spool(self) -> None:
+        """What became of requests while the file could not be written."""
+        for file in [] if self._file.readonly else self._spool.files():
+            if (settlement := self._spool.read(file)) is None:
+                _log.warning("%s is damaged; its request counts as paid", file)
+                continue
+            try:
+                self._apply(settlement)
+            except LedgerError as error:
+                if isinstance(error.__cause__, sqlite3.Error | OSError):
+                    raise  # else another process has read it in
+            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._spool.directory.rmdir()
+
+    def _apply(self, what: Settlement) -> None:
+        with self._file.transaction() as connection:
+            found = rows.settle(connection, what)
+            if found is None:
+                raise LedgerError(f"{self.path}: request {what.request} is not in flight; settle each request once")
+            if what.state == "answered":
+                self._claims.free(connection, found, what.images)
+        if what.state == "answered":
+            self._claims.forget(what.images)
 
 
-def _checksum(image: bytes, data: bytes) -> int:
-    """CRC-32 over the image's hash too: an answer that stands at another image is found as well."""
-    return zlib.crc32(data, zlib.crc32(image))
-
-
-def _pack(answer: Answer) -> bytes:
-    """Three letters of dtype, a byte of dimensions, 4 bytes per side, then the values; all little-endian."""
-    array = np.asarray(answer)
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise ValueError(f"expected answers of bool, integers or floats of at most 64 bits, got {array.dtype}")
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return array.dtype.str.encode() + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape) + array.tobytes()
-
-
-def _unpack(data: bytes) -> Answer:
-    dimensions = data[3]
-    shape = struct.unpack_from(f"<{dimensions}I", data, 4)
-    return np.frombuffer(data, np.dtype(data[:3].decode()), offset=4 + 4 * dimensions).reshape(shape)
+def _opened(limits: Limits, account: str, options: dict[str, Any]) -> QueryLedger:
+    return QueryLedger(limits=limits, account=account, **options)

@@ -11,6 +11,7 @@ Four traps of SQLite are closed here:
 - The POSIX locks of a process vanish when it closes *any* descriptor of the file: never read a ledger with ``open``.
 """
 
+import json
 import os
 import socket
 import sqlite3
@@ -22,13 +23,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-SCHEMA = 1
+from kdlightning.accounting.accounts import endpoint_number, identity_text
+
+SCHEMA = 2
 _APPLICATION = 0x6B644C67  # "kdLg": tells a ledger from any other SQLite file
 _WAL_LIMIT = 16 << 20  # bytes of write-ahead log that are worth a checkpoint
 
 # answers: a table with rowids, so that rows are appended in the order of time and long answers stay out of the index
-_TABLES = """
-CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
+_FIRST = """
+CREATE TABLE teachers (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, asked INTEGER NOT NULL DEFAULT 0 REFERENCES endpoints
+);
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY, teacher INTEGER NOT NULL REFERENCES teachers, account TEXT NOT NULL, owner TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('in flight', 'answered', 'lost', 'released')), queries INTEGER NOT NULL,
@@ -44,6 +49,19 @@ CREATE TABLE tallies (
     teacher INTEGER NOT NULL REFERENCES teachers, account TEXT NOT NULL, "unique" INTEGER NOT NULL,
     repeated INTEGER NOT NULL, twice INTEGER NOT NULL, in_flight INTEGER NOT NULL, lost INTEGER NOT NULL,
     bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, price INTEGER NOT NULL, PRIMARY KEY (teacher, account)
+) WITHOUT ROWID;
+"""
+# what schema 1 did not have. kept: which reply holds an image's answer; replies.images: its images' hashes, in order
+_SECOND = """
+CREATE {temporary} TABLE endpoints (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
+CREATE {temporary} TABLE replies (
+    request INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, images BLOB NOT NULL, reply BLOB NOT NULL
+);
+CREATE {temporary} TABLE kept (
+    endpoint INTEGER NOT NULL, image BLOB NOT NULL, request INTEGER NOT NULL, PRIMARY KEY (endpoint, image)
+) WITHOUT ROWID;
+CREATE {temporary} TABLE claims (
+    endpoint INTEGER NOT NULL, image BLOB NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (endpoint, image)
 ) WITHOUT ROWID;
 """
 
@@ -168,20 +186,24 @@ class LedgerFile:
         if not new and application != _APPLICATION:
             found = f"application_id {application:#x} instead of {_APPLICATION:#x}"
             raise LedgerError(f"{self.path} is an SQLite file, but not a query ledger ({found}); choose another path")
-        if not new and version != SCHEMA:
-            found = f"{self.path} has schema version {version}, this version of kdlightning reads {SCHEMA}"
+        if not new and not 1 <= version <= SCHEMA:
+            found = f"{self.path} has schema version {version}, this version of kdlightning reads 1 to {SCHEMA}"
             raise LedgerError(f"{found}; use the version that wrote it or a newer one")
         if not self.readonly:
             current = _pragma(connection, "journal_mode")
             wanted = self.journal_mode or ("wal" if new else current)
             if current != wanted:
                 self._convert(connection, wanted)
-        if new:
+        if self.readonly and version < SCHEMA:
+            _migrate(connection, temporary=True)
+        elif version < SCHEMA:
             with _whole(connection, "BEGIN IMMEDIATE"):
-                if not _pragma(connection, "user_version"):  # another process may have been first
-                    made = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}"
-                    for statement in f"{_TABLES}{made}".split(";"):
-                        connection.execute(statement)
+                version = _pragma(connection, "user_version")  # another process may have been first
+                if not version:
+                    _run(connection, f"{_FIRST}{_SECOND.format(temporary='')}PRAGMA application_id = {_APPLICATION}")
+                elif version < SCHEMA:
+                    _migrate(connection)
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
         self._wal = _pragma(connection, "journal_mode") == "wal"
         connection.execute("PRAGMA wal_autocheckpoint = 0")
 
@@ -208,8 +230,11 @@ class LedgerFile:
         if size < self._checkpoint_at:
             return
         connection.execute("PRAGMA busy_timeout = 1000")  # TRUNCATE waits for readers with the write lock held
+        blocked = True
         try:
             blocked = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.OperationalError:
+            pass  # what was to be written is written: a disk without room for the file, too, may have some later
         finally:
             connection.execute(f"PRAGMA busy_timeout = {int(1000 * self.timeout)}")
         self._checkpoint_at = size + _WAL_LIMIT if blocked else _WAL_LIMIT
@@ -221,6 +246,7 @@ class LedgerFile:
             "SQLITE_NOTADB": "is not a query ledger, nor any SQLite file; choose another path",
             "SQLITE_CORRUPT": "is damaged; `kdlightning ledger verify` says where, `sqlite3 FILE .recover` may save it",
             "SQLITE_FULL": "could not be written because the disk is full; free space and run the same command again",
+            "SQLITE_IOERR": "could not be read or written; see whether its disk is full or at fault",
             "SQLITE_CANTOPEN": "cannot be opened: expected a file in a directory that this user may write to, where "
             "SQLite keeps its -wal and -shm files; change the permissions or copy the ledger elsewhere",
         }
@@ -246,6 +272,28 @@ def _whole(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _migrate(connection: sqlite3.Connection, *, temporary: bool = False) -> None:
+    """Bring schema 1 up to date; ``temporary``: for this connection alone, beside a file that is not written.
+
+    Its teachers had a fingerprint, of the rest and of how answers are read.
+    """
+    if temporary:
+        _run(connection, "PRAGMA temp_store = MEMORY; CREATE TEMP TABLE teachers AS SELECT * FROM main.teachers")
+    _run(connection, f"ALTER TABLE teachers ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;{_SECOND}".format(
+        temporary="TEMP" if temporary else ""))  # fmt: skip
+    for number, text in connection.execute("SELECT id, identity FROM teachers").fetchall():
+        identity = {key: value for key, value in json.loads(text).items() if key != "fingerprint"}
+        connection.execute("UPDATE OR IGNORE teachers SET identity = ? WHERE id = ?", (identity_text(identity), number))
+        asked = endpoint_number(connection, identity)
+        connection.execute("UPDATE teachers SET asked = ? WHERE id = ?", (asked, number))
+
+
+def _run(connection: sqlite3.Connection, statements: str) -> None:
+    """Several statements within the transaction that runs; sqlite3's own ``executescript`` would end it."""
+    for statement in statements.split(";"):
+        connection.execute(statement)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:  # noqa: ANN401 - a number or a word

@@ -30,13 +30,6 @@ def at_least(minimum: int, **settings: int | None) -> None:
             raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
 
 
-def above_zero(**settings: float) -> None:
-    """Refuse, with a ValueError, settings such as a temperature that are not finite numbers above 0."""
-    for setting, value in settings.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{setting}: expected a number above 0, got {value}")
-
-
 class ImageDataModule(L.LightningDataModule, ABC):
     """A data set of labelled images. Splits depend on ``seed`` alone, batches carry source indices.
 
@@ -148,16 +141,6 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.setup()
         return None if self._test is None else self._held(self._test)
 
-    @property
-    def tested(self) -> ImageSet | None:
-        """What students are tested on: the test images, else the validation images; None where there are neither."""
-        return self.test_set or self.val_set or None
-
-    @property
-    def tested_on(self) -> str | None:
-        """Which split these are of: ``test`` or ``validation``."""
-        return "test" if self.test_set else "validation" if self.val_set else None
-
     def identity(self) -> dict[str, Any]:
         """What makes this source this source, for manifests: plain values."""
         self.setup()
@@ -205,21 +188,17 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, labelled."""
-        return self.ordered_loader(self.val_set)
+        return self._loader(self.val_set, batch_size=self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """What students are tested on; a ValueError where the data set has neither test nor validation images."""
-        if self.tested is None:
-            raise ValueError(f"{self.name} has no test images, and no validation images to test on instead")
-        return self.ordered_loader(self.tested)
-
-    def ordered_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        """Batches in order, without augmentation."""
-        return self._loader(dataset, batch_size=self.eval_batch_size)
+        """Test images, labelled; a ValueError where the data set has none."""
+        if self.test_set is None:
+            raise ValueError(f"{self.name} has no labelled test images")
+        return self._loader(self.test_set, batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Training images in order, without augmentation."""
-        return self.ordered_loader(self.train_set)
+        return self._loader(self.train_set, batch_size=self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to float32 in [0, 1], on the device; augmentation while training."""

@@ -3,22 +3,20 @@
 import hashlib
 import inspect
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
 
@@ -37,12 +35,13 @@ def keep_plain_hyperparameters(module: L.LightningModule) -> None:
     and teachers are left out and have to be given to ``load_from_checkpoint``. Either way checkpoints load with
     ``weights_only=True``. Called by the base classes, whose frame leads to the subclasses' arguments.
     """
-    frame = cast(FrameType, inspect.currentframe()).f_back
-    arguments = collect_init_args(cast(FrameType, frame), [], classes=(HyperparametersMixin,))
-    objects = [name for given in arguments for name, value in given.items() if not _plain(value)]
-    module.save_hyperparameters(frame=frame, ignore=objects)  # it copies what it keeps
-    if "_instantiator" in module.hparams:  # the command line has put dictionaries in the objects' place
-        module.save_hyperparameters(frame=frame)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
+        frame = inspect.currentframe()
+        module.save_hyperparameters(frame=frame.f_back if frame else None)
+    for name in [key for key, value in module.hparams.items() if not _plain(value)]:
+        del module.hparams[name]
+        del module.hparams_initial[name]
 
 
 def run_seed(*parts: int) -> int:
@@ -136,14 +135,20 @@ class TaughtModule(L.LightningModule, ABC):
         self._flush()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher's count."""
+        """Add the teacher's count, drop the teacher's weights."""
         teacher = getattr(self, "teacher", None)
         if isinstance(teacher, BlackBoxTeacher):
             checkpoint["teacher"] = teacher.state_dict()
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
+            for name in [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]:
+                del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
         teacher = getattr(self, "teacher", None)
+        if isinstance(teacher, WhiteBoxTeacher):
+            self.strict_loading = False
         if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
             teacher.load_state_dict(checkpoint["teacher"])
 
@@ -256,9 +261,8 @@ class DistillationModule(TaughtModule):
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         logits: Tensor = self(batch.image)
         if batch.label is None:
-            measured = any(getattr(one, "without_labels", False) for one in self.trainer.callbacks)  # type: ignore[attr-defined]
-            if split == "test" and not measured:
-                raise ValueError("test images need labels, or an Agreement callback, which measures without")
+            if not any(getattr(one, "without_labels", False) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(f"{split} images need labels, or an Agreement callback, which measures without")
             return logits
         if split not in self._correct:
             self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)

@@ -174,6 +174,10 @@ class Connection:
         """Close the connections."""
         self._client.close()
 
+    def betrays(self, body: bytes) -> bool:
+        """Whether a secret stands in a reply."""
+        return any(secret.encode() in body for secret in self._secrets)
+
     def _exchange(self, request: Request) -> Reply:
         """Send once and take the whole reply; no other status than 2xx comes back."""
         import httpx2

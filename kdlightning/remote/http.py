@@ -14,6 +14,8 @@ from kdlightning.remote.protocol import Array, ProtocolError, parse_value
 from kdlightning.remote.template import Form, Layout, RequestTemplate, at, encode, labels_of, scores_of
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
 
+_KEYS = ("label", "score")
+
 
 class HTTPTeacher(NetworkedTeacher):
     """A classifier behind any API that takes and answers JSON.
@@ -63,8 +65,8 @@ class HTTPTeacher(NetworkedTeacher):
         *,
         answer: str = "",
         results: str | None = None,
-        label_key: str = "label",
-        score_key: str = "score",
+        label_key: str = _KEYS[0],
+        score_key: str = _KEYS[1],
         method: Literal["POST", "PUT"] = "POST",
         headers: dict[str, str] | None = None,
         image: Form = "png",
@@ -93,6 +95,7 @@ class HTTPTeacher(NetworkedTeacher):
             version=self._version or "",
             answer=f"{results or ''}:{answer}",
             request=hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16],
+            **({} if self._keys == _KEYS else {"keys": ":".join(self._keys)}),
         )
 
     def _encode(self, images: Tensor) -> list[bytes]:

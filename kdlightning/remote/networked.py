@@ -1,7 +1,9 @@
 """What teachers behind a connection share: known images from the ledger, the rest in batches, every attempt paid."""
 
 import hashlib
+import logging
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlightning.accounting.accounts import Cost, Limits
+from kdlightning.accounting.accounts import READING, Cost, Limits, identity_text
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
 from kdlightning.remote.credentials import bare
-from kdlightning.remote.protocol import Array
+from kdlightning.remote.protocol import HEADER_LENGTH, Array, ProtocolError, parse_value
 from kdlightning.teachers.blackbox import BlackBoxTeacher
 
+_log = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities", "index", "text"]
 _OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
 
@@ -31,8 +34,9 @@ class NetworkedTeacher(BlackBoxTeacher):
     """A teacher on a server. A subclass says how images are written and sent, and how their answers are read.
 
     Images that the ledger knows are answered from it and cost nothing. The rest is sent in batches, several at a time;
-    each attempt is counted before it is sent, and each answer is in the ledger before it is used. An attempt that may
-    have been answered stays counted.
+    each attempt is counted before it is sent, and each answer is in the ledger before it is used, with the reply that
+    it was read from: where ``outputs``, ``labels`` or an answer's path are mended, that is read again, for free.
+    An attempt that may have been answered stays counted. What another run asks at this moment is waited for.
 
     It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied. A subclass sets
     ``_address`` and, unless offline, ``_connection``, and then calls :meth:`_identify`.
@@ -111,7 +115,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         """
         identity |= {"access": self.access, "outputs": self._outputs}
         labelled = None
-        if self._labels is not None:  # answers under other labels are other answers
+        if self._labels is not None:  # replies read with other labels are other answers
             labelled = max(self._labels.values()) + 1
             identity["labels"] = hashlib.sha256(repr(sorted(self._labels.items())).encode()).hexdigest()[:16]
         told = {"num_classes": self._classes or None, "labels": labelled, "server": classes}
@@ -149,11 +153,12 @@ class NetworkedTeacher(BlackBoxTeacher):
             return terms
         account = str(Path(count).resolve())
         with QueryLedger(self._ledger.path, account=account, readonly=True) as book:
-            spent, told = book.spent, book.totals(self.identity)
+            spent, told = book.spent, book.totals(self._identity)
+            known = book.known(self._identity)
         answered = told.unique + told.twice
         return terms._replace(
             bytes_down=told.bytes_down / answered if answered else None,
-            known=told.unique,
+            known=known,
             limits=self._limits._replace(queries=self.budget),
             spent=Limits(terms.spent.queries, spent.bytes_up + spent.bytes_down, spent.price),
         )
@@ -201,13 +206,43 @@ class NetworkedTeacher(BlackBoxTeacher):
         if self._ledger is None:
             answer = np.concatenate(self._ask_all(encoded, shape))
         else:
-            known = list(zip(encoded, self._ledger.lookup(self.identity, encoded), strict=True))
-            missing = list(dict.fromkeys(one for one, found in known if found is None))
-            fresh = dict(zip(missing, (row for part in self._ask_all(missing, shape) for row in part), strict=True))
-            answer = np.stack([fresh[one] if found is None else found for one, found in known])
+            answer = np.stack(self._ask_once(self._ledger, encoded, shape))
         if answer.ndim == 2:
             self._classes = self._classes or answer.shape[1]
         return torch.from_numpy(answer).to(images.device)
+
+    def _ask_once(self, ledger: QueryLedger, images: list[bytes], shape: tuple[int, ...]) -> list[Array]:
+        """Answers from the ledger, where images are missing after they are asked: here, or by another run at work."""
+        answers: dict[bytes, Array] = {}
+        missing, pause, told = images, 0.02, time.monotonic() + 5
+        while True:
+            found = zip(missing, self._look_up(ledger, missing), strict=True)
+            answers |= {one: answer for one, answer in found if answer is not None}
+            missing = [one for one in dict.fromkeys(missing) if one not in answers]
+            if missing:
+                mine = ledger.claim(self._identity, missing)
+                try:
+                    fresh = [row for part in self._ask_all(mine, shape) for row in part]
+                except BaseException:
+                    ledger.unclaim(self._identity, mine)
+                    raise
+                answers |= dict(zip(mine, fresh, strict=True))
+                missing = [one for one in missing if one not in answers]
+            if not missing:
+                return [answers[one] for one in images]
+            if time.monotonic() > told:
+                _log.warning("teacher: waiting for %d images that another run is asking about", len(missing))
+                told = time.monotonic() + 60
+            time.sleep(pause)
+            pause = min(1.5 * pause, 1.0)
+
+    def _look_up(self, ledger: QueryLedger, images: list[bytes]) -> list[Array | None]:
+        try:
+            return ledger.lookup(self._identity, images, self._read_again)
+        except ProtocolError as error:
+            kept = f"this is a reply that was paid for, kept in {ledger.path}"
+            mended = "once its reading is mended (outputs, labels, answer), the same command reads it for free"
+            raise RemoteTeacherError(f"{bare(self._address)}: {error}: {kept}; {mended}, else it asks anew") from error
 
     def _ask_all(self, images: list[bytes], shape: tuple[int, ...]) -> list[Array]:
         """The answers of images, batch by batch. If one fails, those under way are still waited for and kept."""
@@ -241,33 +276,55 @@ class NetworkedTeacher(BlackBoxTeacher):
 
     def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
         """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
-        number, price, ledger, reservation = len(images), self._price * len(images), self._ledger, None
+        number, price, ledger = len(images), self._price * len(images), self._ledger
+        reservation, reply = None, None
         self._charge(number, size, 0)
         try:
             if ledger is not None:
-                reservation = ledger.reserve(self.identity, images, Cost(size, 0, price))
+                reservation = ledger.reserve(self._identity, images, Cost(size, 0, price))
         except BaseException:
             self._charge(-number, -size, 0)
             raise
         try:
             reply = exchange()
-            answer = self._read(reply, number)
-            if self.access == "soft":
-                answer = check_scores(answer, self._outputs, number, self.num_classes)
-            else:
-                labels = self._labels if self._outputs == "text" else None
-                answer = check_labels(answer, labels, number, self.num_classes)
+            answer = self._decode(reply, number)
         except BaseException as error:
             paid = not isinstance(error, AttemptError) or error.paid
             if not paid:
                 self._charge(-number, -size, 0)
-            if ledger is not None and reservation is not None:
-                (ledger.write_off if paid else ledger.release)(reservation)
+            if ledger is not None and reservation is not None and paid:
+                ledger.write_off(reservation, reply=reply and self._to_keep(reply, read=False))
+            elif ledger is not None and reservation is not None:
+                ledger.release(reservation)
             raise
         self._charge(0, 0, reply.size)
         if ledger is not None and reservation is not None:
-            ledger.record(reservation, answer, Cost(size, reply.size, price))
+            ledger.record(reservation, answer, Cost(size, reply.size, price), self._to_keep(reply, read=True))
         return answer
+
+    def _decode(self, reply: Reply, number: int) -> Array:
+        """The answers in a reply to this number of images, checked; a `ProtocolError` where it has none."""
+        answer = self._read(reply, number)
+        if self.access == "soft":
+            return check_scores(answer, self._outputs, number, self.num_classes)
+        return check_labels(answer, self._labels if self._outputs == "text" else None, number, self.num_classes)
+
+    def _to_keep(self, reply: Reply, *, read: bool) -> bytes | None:
+        """A reply for the ledger; None for one that is better asked again (no JSON), or that repeats a secret."""
+        length = reply.headers.get(HEADER_LENGTH) or ""
+        if not read and not length:
+            try:
+                parse_value(reply.body)
+            except ProtocolError:
+                return None
+        if self._connection is None or self._connection.betrays(reply.body):
+            return None
+        return f"{length}\n".encode() + reply.body
+
+    def _read_again(self, kept: bytes, number: int) -> Array:
+        """The answers in a reply from the ledger."""
+        length, _, body = kept.partition(b"\n")
+        return self._decode(Reply({HEADER_LENGTH: length.decode()} if length else {}, body, 0), number)
 
     def _check_version(self, version: str) -> None:
         """The same model from the first answer to the last."""
@@ -285,10 +342,16 @@ class NetworkedTeacher(BlackBoxTeacher):
 
 
 def _known_teacher(ledger: QueryLedger, wanted: dict[str, str]) -> dict[str, str]:
-    """The identity of the one teacher in a ledger that has these properties, without its fingerprint."""
-    found = [who for who in ledger.teachers() if wanted.items() <= who.items()]
+    """The identity of the one teacher in a ledger of whom this was asked, whoever read the answers before."""
+
+    def asked(who: dict[str, str]) -> dict[str, str]:
+        return {key: value for key, value in who.items() if key not in READING}
+
+    fitting = [who for who in ledger.teachers() if asked(wanted).items() <= who.items()]
+    same = [who for who in fitting if wanted.items() <= who.items()]
+    found = list({identity_text(asked(who)): asked(who) for who in same or fitting}.values())
     if len(found) != 1:
         versions = sorted(who.get("version", "") for who in found)
         advice = f"set `version` to one of {versions}" if found else "was it filled under another url or known_as?"
         raise ValueError(f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}; {advice}")
-    return {key: value for key, value in found[0].items() if key != "fingerprint"}
+    return {**found[0], **wanted}

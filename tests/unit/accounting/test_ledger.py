@@ -336,6 +336,37 @@ def test_it_travels_by_path(path, monkeypatch, tmp_path):
     copy.close()
 
 
+def test_an_image_is_claimed_by_one_who_lives(path):
+    batch = images(0, 3)
+    with QueryLedger(path) as one, QueryLedger(path) as other:
+        assert one.claim(TEACHER, batch[:2]) == batch[:2]
+        assert one.claim(TEACHER, batch[:2]) == []  # by a thread of its own
+        assert other.claim({**TEACHER, "access": "hard"}, batch) == batch[2:]  # how it is read does not matter
+        assert other.claim(OTHER, batch[:1]) == batch[:1]
+        pay(one, 0, 1)
+        one.unclaim(TEACHER, batch)  # its own: the third is another's
+        assert other.claim(TEACHER, batch) == batch[1:2]
+        other.close()
+        assert one.claim(TEACHER, batch) == batch[1:]
+        assert one.lookup(TEACHER, batch[:1])[0].tolist() == [0, 1, 2]
+    assert [file.name for file in path.parent.iterdir()] == ["ledger.sqlite"]
+
+
+def _claim_and_die(path):
+    ledger = QueryLedger(path)
+    ledger.claim(TEACHER, images(0, 3))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_claims_of_the_dead_are_void(path):
+    assert run(_claim_and_die, path) == -signal.SIGKILL
+    owners = path.with_name("ledger.sqlite-owners")
+    assert len(list(owners.iterdir())) == 1
+    with QueryLedger(path) as ledger:
+        assert ledger.claim(TEACHER, images(0, 4)) == images(0, 4)
+        assert len(list(owners.iterdir())) == 1
+
+
 def test_entries_tell_their_share_of_the_cost(ledger):
     pay(ledger, 0, 4)
     pay(ledger, 0, 2500, OTHER, Cost(2500, 0, 5.0))

@@ -30,23 +30,9 @@ def test_only_answers_come_out(network):
     assert not callable(teacher)
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
-        "access", "apart", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share",
-        "shared", "size", "state_dict", "terms",
+        "access", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share", "shared",
+        "state_dict", "terms",
     }  # fmt: skip
-
-
-def test_a_local_teacher_is_asked_apart_for_evaluation_and_one_elsewhere_is_not(network):
-    class Elsewhere(SoftLabelTeacher):
-        def _answer(self, images):
-            return super()._answer(images)
-
-    teacher = SoftLabelTeacher(network, budget=2)
-    twin = teacher.apart()
-    x = torch.rand(5, 1, 2, 2)
-    assert torch.equal(twin.query(x), SoftLabelTeacher(network).query(x))
-    assert (teacher.paid.queries, twin.paid.queries, twin.budget) == (0, 5, None)
-    assert teacher.size == sum(one.numel() for one in network.parameters())
-    assert Elsewhere(network).apart() is None
 
 
 def test_every_image_and_byte_is_counted(network):
@@ -188,12 +174,12 @@ def test_a_shared_count_goes_on_in_a_new_process(tmp_path):
 def test_white_box_is_frozen_in_eval_but_lets_gradients_through():
     teacher = WhiteBoxTeacher(TinyNet())
     torch.nn.Sequential(teacher).train()
-    before = copy.deepcopy(teacher.network.state_dict())
+    before = copy.deepcopy(teacher.state_dict())
     x = torch.rand(4, 1, 8, 8, requires_grad=True)
     teacher(x).sum().backward()
     assert x.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     with pytest.raises(TypeError, match="TinyNet has no forward_features"):
         teacher.forward_features(x)
 

@@ -1,0 +1,127 @@
+"""The rows of answers and replies in a ledger's file: how they are written, found and settled."""
+
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from sqlite3 import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlightning.accounting import accounts
+from kdlightning.accounting.spool import Settlement
+
+Answer = NDArray[Any]
+UNREAD = b""  # in place of an answer: this teacher could not read the reply that is kept
+_REPLY = 256 << 10  # compressed bytes of a reply, for each of its images, that are worth keeping
+
+
+def settle(connection: Connection, what: Settlement) -> int | None:
+    """Take a request out of flight, replace its reserved cost by the true one, keep what came; its endpoint.
+
+    None where it is not in flight. Within a transaction.
+    """
+    row = connection.execute(
+        "SELECT requests.teacher, asked, account, bytes_up, bytes_down, price FROM requests "
+        "JOIN teachers ON teachers.id = requests.teacher WHERE requests.id = ? AND state = 'in flight'",
+        (what.request,),
+    ).fetchone()
+    if row is None:
+        return None
+    teacher, endpoint, account, *reserved = row
+    true = reserved if what.cost is None else what.cost
+    connection.execute(
+        "UPDATE requests SET state = ?, bytes_up = ?, bytes_down = ?, price = ?, settled = ? WHERE id = ?",
+        (what.state, *true, time.time(), what.request),
+    )
+    up, down, price = (new - old for new, old in zip(true, reserved, strict=True))
+    number = len(what.images)
+    counts = {"in_flight": -number, "bytes_up": up, "bytes_down": down, "price": price}
+    if what.reply is not None:
+        _keep(connection, endpoint, what, what.reply)
+    if what.state == "answered":
+        pairs = zip(what.images, what.answers, strict=True)
+        new = insert(connection, teacher, ((image, what.request, data) for image, data in pairs))
+        counts |= {"unique": new, "twice": number - new}
+    elif what.state == "lost":
+        counts["lost"] = number
+        if what.reply is not None:
+            insert(connection, teacher, ((image, what.request, UNREAD) for image in what.images))
+    accounts.add(connection, teacher, account, **counts)
+    return int(endpoint)
+
+
+def insert(connection: Connection, teacher: int, rows: Iterable[tuple[bytes, int, bytes]]) -> int:
+    """Image, request and answer, for a teacher who has none of the image; how many are new."""
+    return connection.executemany(
+        "INSERT INTO answers (teacher, image, request, checksum, answer) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (teacher, image) DO UPDATE SET request = excluded.request, checksum = excluded.checksum, "
+        "answer = excluded.answer WHERE answers.answer = X''",
+        [(teacher, image, request, checksum_of(image, data), data) for image, request, data in rows],
+    ).rowcount
+
+
+def replies(
+    connection: Connection, teacher: Mapping[str, str], images: Sequence[bytes]
+) -> list[tuple[int, bytes, int, bytes]]:
+    """The replies that are kept for images: request, the hashes of its images, checksum, and the reply, compressed."""
+    endpoint = accounts.endpoint_number(connection, teacher, create=False)
+    ask = "SELECT request FROM kept WHERE endpoint = ? AND image = ?"
+    found = [connection.execute(ask, (endpoint, image)).fetchone() for image in images]
+    ask = "SELECT request, images, checksum, reply FROM replies WHERE request = ?"
+    return [connection.execute(ask, number).fetchone() for number in dict.fromkeys(row for row in found if row)]
+
+
+def known(connection: Connection, endpoint: int, teacher: int) -> int:
+    """Images with an answer for a teacher, or with a reply that it has not tried to read."""
+    (number,) = connection.execute(
+        "SELECT (SELECT count(*) FROM answers WHERE teacher = :teacher AND answer != X'') + (SELECT count(*) FROM kept "
+        "WHERE endpoint = :endpoint AND image NOT IN (SELECT image FROM answers WHERE teacher = :teacher))",
+        {"teacher": teacher, "endpoint": endpoint},
+    ).fetchone()
+    return int(number)
+
+
+def compress(reply: bytes | None, images: int) -> bytes | None:
+    """A reply to so many images as it is kept; None where it is too long for that."""
+    packed = None if reply is None else zlib.compress(reply, 1)
+    return None if packed is None or len(packed) > _REPLY * images else packed
+
+
+def _keep(connection: Connection, endpoint: int, what: Settlement, reply: bytes) -> None:
+    """A reply, for those of its images that have none which was read."""
+    images = b"".join(what.images)
+    values = what.request, checksum_of(images, reply), images, reply
+    connection.execute("INSERT INTO replies (request, checksum, images, reply) VALUES (?, ?, ?, ?)", values)
+    connection.executemany(
+        "INSERT INTO kept (endpoint, image, request) VALUES (?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET request = excluded.request "
+        "WHERE (SELECT state FROM requests WHERE id = kept.request) = 'lost'",
+        [(endpoint, image, what.request) for image in what.images],
+    )
+
+
+def checksum_of(image: bytes, data: bytes) -> int:
+    """CRC-32 over the image's hash too: an answer that stands at another image is found as well."""
+    return zlib.crc32(data, zlib.crc32(image))
+
+
+def pack(answer: Answer) -> bytes:
+    """Three letters of dtype, a byte of dimensions, 4 bytes per side, then the values; all little-endian.
+
+    A ValueError where it is not bool, integers or floats.
+    """
+    array = np.asarray(answer)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"expected answers of bool, integers or floats of at most 64 bits, got {array.dtype}")
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return array.dtype.str.encode() + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape) + array.tobytes()
+
+
+def unpack(data: bytes) -> Answer:
+    """What was packed, read-only."""
+    dimensions = data[3]
+    shape = struct.unpack_from(f"<{dimensions}I", data, 4)
+    return np.frombuffer(data, np.dtype(data[:3].decode()), offset=4 + 4 * dimensions).reshape(shape)
