@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
+from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
@@ -26,8 +27,9 @@ Role = Literal["teacher", "reference", "student"]
 class RunResult(Callback):
     """Writes ``network/`` at the end of a fit, and ``result.json`` when that network has been tested.
 
-    The accuracy is that of the last weights on the test images; None where these have no labels. The best validation
-    accuracy is recorded apart, for information.
+    The accuracy is that of the last weights on the test images; None where these have no labels. ``tested_on`` says
+    which images these were: of the ``test`` or ``validation`` split, or answered ones that were ``held out``; None
+    where there were none. The best validation accuracy is recorded apart, for information.
 
     Args:
         role: the network's in a comparison: ``teacher``, ``reference`` (the same student from labels) or ``student``.
@@ -51,7 +53,7 @@ class RunResult(Callback):
             self._best = max(self._best or 0.0, float(value))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the student, or the generator with its record, since nothing tests it."""
+        """Save the student, or the generator; with its record where nothing is there to test it on."""
         self._seconds = time.monotonic() - self._began
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if rehearsal or not trainer.is_global_zero or not isinstance(pl_module, (DistillationModule, GeneratorModule)):
@@ -62,7 +64,7 @@ class RunResult(Callback):
         how = {key: spec.get(key) for key in ("class_path", "init_args")}
         notes = {"method": type(pl_module).__name__, "checkpoint": "last", **paid}
         save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
-        if made:
+        if made or getattr(getattr(trainer, "datamodule", None), "tested_on", "test") is None:
             _write(root / "result.json", self.record(trainer, pl_module))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,10 +79,14 @@ class RunResult(Callback):
         """The run as one flat object; of a generator how near its images are to the local ones."""
         data: Any = getattr(trainer, "datamodule", None)
         student = isinstance(module, DistillationModule)
+        trained = getattr(data, "answered", getattr(data, "train_set", None))
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        judges = [one for one in callbacks if isinstance(one, Agreement)]
         transfer_set: TransferSet | None = getattr(data, "transfer_set", None) if student else None
         manifest = transfer_set.manifest if transfer_set else {}
         teacher = module.teacher_identity or manifest.get("teacher") or {}
         seed = os.environ.get("PL_GLOBAL_SEED") if self.seed is None else self.seed
+        tested_on = getattr(data, "tested_on", None)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if isinstance(module, DistillationModule):
             own: dict[str, Any] = {
@@ -90,6 +96,10 @@ class RunResult(Callback):
                 "val_accuracy": metrics.get("val/accuracy", self._best),
                 "val_accuracy_best": self._best,
                 "agreement": metrics.get("test/agreement"),
+                "tested_on": tested_on,
+                "test_images": len(data.tested) if tested_on else None,
+                "teacher_accuracy": metrics.get("test/teacher_accuracy"),
+                "teacher_parameters": judges[0].parameters if judges else None,
                 "parameters": count_parameters(module.student),
                 "macs": count_macs(module.student, (data.channels, data.image_size, data.image_size)),
                 "labelling_seconds": manifest.get("seconds", 0.0),
@@ -99,7 +109,7 @@ class RunResult(Callback):
                 "queries_per_pair": manifest.get("queries_per_pair"),
             }
         else:
-            watching = [callback for callback in trainer.callbacks if isinstance(callback, GeneratorQuality)]  # type: ignore[attr-defined]
+            watching = [one for one in callbacks if isinstance(one, GeneratorQuality)]
             own = {
                 "generator": type(module.generator).__name__,
                 "critic": type(module.critic).__name__,
@@ -115,13 +125,14 @@ class RunResult(Callback):
             "role": self.role if student else "generator",
             "dataset": data.name,
             "teacher": teacher.get("name"),
+            "teacher_fingerprint": teacher.get("fingerprint"),
             "access": module.access,
             "seed": None if seed is None else int(seed),
             **own,
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},
             "seconds": round(self._seconds, 2),
             "epochs": trainer.current_epoch,
-            "train_images": len(data.train_set) if hasattr(data, "train_set") else None,
+            "train_images": len(trained) if trained is not None else None,
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},

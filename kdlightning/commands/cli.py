@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
-from kdlightning.callbacks import ConfusionMatrix, QueryLogger, RunProgress, RunResult
+from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
@@ -126,7 +126,7 @@ class KDLightningCLI(LightningCLI):
             mine[L.callbacks.ProgressBar] = RunProgress(self.brief)
         if not isinstance(self.model, LabellingModule):
             checkpoints = Path(config.default_root_dir) / "checkpoints"
-            mine[ConfusionMatrix] = ConfusionMatrix()
+            mine[Agreement], mine[ConfusionMatrix] = Agreement(), ConfusionMatrix()
             mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
         given = as_list(config.get("callbacks"))
         self.trainer_defaults["callbacks"] = [
@@ -202,7 +202,7 @@ class KDLightningCLI(LightningCLI):
         student = isinstance(model, DistillationModule) and not trainer.interrupted
         if trainer.fast_dev_run or not (student or isinstance(model, GeneratorModule)):  # type: ignore[attr-defined]
             return
-        if student:
+        if student and getattr(self.datamodule, "tested_on", "test") is not None:
             trainer.test(model, datamodule=self.datamodule, verbose=False)
         if trainer.is_global_zero:
             facts = json.loads((root / "result.json").read_text())

@@ -141,6 +141,16 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.setup()
         return None if self._test is None else self._held(self._test)
 
+    @property
+    def tested(self) -> ImageSet | None:
+        """What students are tested on: the test images, else the validation images; None where there are neither."""
+        return self.test_set or self.val_set or None
+
+    @property
+    def tested_on(self) -> str | None:
+        """Which split these are of: ``test`` or ``validation``."""
+        return "test" if self.test_set else "validation" if self.val_set else None
+
     def identity(self) -> dict[str, Any]:
         """What makes this source this source, for manifests: plain values."""
         self.setup()
@@ -188,17 +198,21 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, labelled."""
-        return self._loader(self.val_set, batch_size=self.eval_batch_size)
+        return self.ordered_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images, labelled; a ValueError where the data set has none."""
-        if self.test_set is None:
-            raise ValueError(f"{self.name} has no labelled test images")
-        return self._loader(self.test_set, batch_size=self.eval_batch_size)
+        """What students are tested on; a ValueError where the data set has neither test nor validation images."""
+        if self.tested is None:
+            raise ValueError(f"{self.name} has no test images, and no validation images to test on instead")
+        return self.ordered_loader(self.tested)
+
+    def ordered_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
+        """Batches in order, without augmentation."""
+        return self._loader(dataset, batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Training images in order, without augmentation."""
-        return self._loader(self.train_set, batch_size=self.eval_batch_size)
+        return self.ordered_loader(self.train_set)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to float32 in [0, 1], on the device; augmentation while training."""

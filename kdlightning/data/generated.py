@@ -76,7 +76,12 @@ class PoolDataModule(SourcedDataModule):
         answered = self.transfer_set = TransferSet(self.path)
         pixels, index = answered.images(self.source), answered.column("index")
         images = ImageTensorDataset(pixels, index, None)
-        self.answered = self.train_set = AnsweredImages(images, index, answered.answers(self.source.num_classes))
+        self.answered = AnsweredImages(images, index, answered.answers(self.source.num_classes))
+
+    @property
+    def train_set(self) -> ImageTensorDataset:
+        """The answered images; while they are not read, the source's."""
+        return self.answered
 
     def predict_indices(self) -> Tensor:
         """Indices ``(N,)`` of the images."""

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning.pytorch as L
 import torch
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import write_json, write_tensors
-from kdlightning.data.sets import ImageTensorDataset
+from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.types import Batch
 
 SCHEMA = 1
@@ -165,6 +165,12 @@ class AnsweredImages(ImageTensorDataset):
         super().__init__(taken.images, index, taken.labels)
         self.answer = answer
 
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)`` with their answers."""
+        taken = super().take(rows)
+        taken.answer = self.answer[rows]
+        return taken
+
     def __getitems__(self, positions: list[int]) -> Batch:
         """One batch, with the rows' answers."""
         return super().__getitems__(positions)._replace(answer=self.answer[torch.as_tensor(positions)])
@@ -181,6 +187,7 @@ class SourcedDataModule(L.LightningDataModule):
     def __init__(self, source: ImageDataModule) -> None:
         super().__init__()
         self.source = source
+        self._held_out: AnsweredImages | None = None
         self.name = source.name  # Lightning has a class attribute of that name
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - num_classes, image_size, class_names, ... are the source's
@@ -197,6 +204,24 @@ class SourcedDataModule(L.LightningDataModule):
         self.source.trainer = self.trainer
         self.source.setup(stage)
 
+    @property
+    def tested(self) -> ImageSet | None:
+        """What students are tested on: the source's images, or the answered ones of :meth:`hold_out`."""
+        return self.source.tested if self._held_out is None else self._held_out
+
+    @property
+    def tested_on(self) -> str | None:
+        """The source's split, or ``held out``."""
+        return self.source.tested_on if self._held_out is None else "held out"
+
+    def hold_out(self) -> None:
+        """Test students on a tenth of the answered images, drawn by the source's seed; train them on the others."""
+        if self._held_out is None and len(self.answered) > 1:
+            order = torch.randperm(len(self.answered), generator=torch.Generator().manual_seed(self.source.seed + 3))
+            number = -(-len(order) // 10)
+            tested, trained = (self.answered.take(part.sort().values) for part in (order[:number], order[number:]))
+            self._held_out, self.answered = tested, trained
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The answered images, shuffled by (seed, epoch)."""
         return self.source.shuffled_loader(self.answered)
@@ -206,8 +231,9 @@ class SourcedDataModule(L.LightningDataModule):
         return self.source.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The source's test images."""
-        return self.source.test_dataloader()
+        """The source's test images, or those of :meth:`hold_out`."""
+        held_out = self._held_out
+        return self.source.test_dataloader() if held_out is None else self.source.ordered_loader(held_out)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The source's conversion to [0, 1] and augmentation."""
@@ -236,6 +262,8 @@ class TransferSetDataModule(SourcedDataModule):
     def setup(self, stage: str) -> None:
         """Load the source and join the transfer set to it; a ValueError if it was made from another source."""
         super().setup(stage)
+        if hasattr(self, "answered"):
+            return
         self.transfer_set = TransferSet(self.path)
         made_from = self.transfer_set.manifest["source"]
         here = self.source.identity()

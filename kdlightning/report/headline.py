@@ -4,22 +4,29 @@ from collections.abc import Sequence
 
 from kdlightning.report import text
 from kdlightning.report.records import Row
-from kdlightning.report.rows import teacher_sizes
+from kdlightning.report.rows import score, teacher_sizes
 
 
 def headline(rows: Sequence[Row]) -> str | None:
-    """Which student of a data set is best by its mean accuracy, at which price, beside its teacher and references.
+    """Which student of a data set is best, at which price, beside its teacher and references.
+
+    The mean accuracy decides; where no student has one, the agreement with the teacher.
 
     Returns:
         The sentence, ``"DB3KD (mbd) reaches 98.40 ± 0.52 % (3 seeds) with 1/24 of the parameters for 978,937 queries;
-        its teacher LeNet5 has 97.23 % (1 seed)."``; None where there is no student.
+        its teacher LeNet5 has 97.23 % (1 seed)."``; None where there is no student, or nothing was measured.
     """
-    students = [row for row in rows if row.role == "student"]
+    students = [row for row in rows if row.role == "student" and score(row) != (None, None)]
     if not students:
         return None
-    best = max(students, key=lambda row: row.accuracy_mean)
+    best = max(students, key=lambda row: [-1 if value is None else value for value in score(row)])
     teachers = [row for row in rows if row.role == "teacher" and row.student == best.teacher]
     references = [row for row in rows if row.role == "reference" and row.student == best.student]
+    if best.accuracy_mean is None:
+        seeds = len(best.seeds)
+        agreed = f"{text.spread(best.agreement, best.agreement_std, seeds)} % of images ({text.plural(seeds, 'seed')})"
+        whom = f"its teacher {best.teacher}" if best.teacher else "its teacher"
+        return f"{best.label} agrees with {whom} on {agreed}, with {_size(best, teachers)}{_price(best)}."
     others = [f"its teacher {best.teacher} has {_accuracy(teachers)}"] if teachers else []
     others += [f"{best.student} without a teacher has {_accuracy(references)}"] if references else []
     compared = "; ".join(others) or "its teacher is not among these runs"

@@ -152,10 +152,16 @@ class Run(Compared, Finished):
 
     modified: int  #: the file's modification time in nanoseconds
     seed: Seed
-    accuracy: Fraction  #: on the test images, of the weights in ``checkpoint``
+    #: on the test images, of the weights in ``checkpoint``; None where they have no labels, or there are none
+    accuracy: Fraction | None
     accuracy_best: Fraction | None = None  #: the same of the validation-selected checkpoint, for information only
     val_accuracy: Fraction | None = None
     agreement: Fraction | None = None  #: share of test images on which student and teacher name the same class
+    tested_on: Text | None = None  #: ``"test"``, ``"validation"`` or ``"held out"``: whose images these are
+    test_images: Whole | None = None
+    teacher_accuracy: Fraction | None = None  #: on the same images
+    teacher_parameters: Whole | None = None
+    teacher_fingerprint: Text | None = None
     parameters: Whole | None = None
     macs: Whole | None = None  #: multiply-accumulates per image
     bytes_up: Whole | None = None  #: sent to the teacher
@@ -171,8 +177,9 @@ class Run(Compared, Finished):
 class Row(Compared):
     """One line of the comparison: the seeds of one method, variant, role, data set, teacher, student and access."""
 
-    accuracy_mean: Fraction  #: mean test accuracy over the seeds, in [0, 1]
-    accuracy_std: Fraction  #: sample standard deviation of the test accuracy over the seeds; 0.0 for one seed
+    accuracy_mean: Fraction | None  #: mean test accuracy over the seeds, in [0, 1]; None unless every seed has it
+    #: sample standard deviation of the test accuracy over the seeds; None for one seed (0.0 in older records)
+    accuracy_std: Fraction | None
     seeds: list[Seed]  #: the seeds, sorted
     agreement: Fraction | None  #: mean over the seeds in [0, 1]; None unless every seed has it, like all means
     parameters: Whole | None  #: the seeds' common value; None where they differ
@@ -188,6 +195,7 @@ class Row(Compared):
     accuracies: list[Fraction] | None = None  #: of the seeds, in their order, in [0, 1]; last checkpoints
     accuracies_best: list[Fraction] | None = None  #: of the seeds' validation-selected checkpoints, in [0, 1]
     configs: list[str] | None = None  #: 12 digits of their files' SHA-256; None unless all of them are there
+    agreement_std: Fraction | None = None  #: sample standard deviation of the agreement; None for one seed
 
     def flat(self) -> dict[str, str | float | None]:
         """All fields as single values: what a list or a mapping holds is separated by spaces."""

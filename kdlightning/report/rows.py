@@ -2,15 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, get_args
 
+from kdlightning.report import text
 from kdlightning.report.records import Compared, ReportError, Role, Row, Run, parse
 
 KEYS = tuple(Row.model_fields)
 _MEANS = ("agreement", "seconds", "queries", "bytes_up", "bytes_down")
+# where a student was tested that was not tested on test images
+_ELSEWHERE = {
+    "validation": "of the validation part",
+    "held out": "with answers, which were kept from training",
+}
 _ROLES = get_args(get_args(Role)[0])
 
 
@@ -38,12 +46,14 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     """Average the seeds of each method, variant, role, data set, teacher, student and access.
 
     Returns:
-        The rows, sorted by data set, then teacher → reference → student, then accuracy (highest first), and
-        sentences about what a reader must know: seeds that were there twice, seeds that do not belong together,
-        checkpoints other than the last.
+        The rows, sorted by data set, then teacher → reference → student, then accuracy, or else agreement (highest
+        first), and sentences about what a reader must know: seeds that were there twice, seeds that do not belong
+        together, checkpoints other than the last, students that were not tested on test images. A teacher that is not
+        among the runs has a row by what its students' records say of it.
     """
+    runs = list(runs)
     groups: dict[tuple[str | None, ...], dict[int, list[Run]]] = {}
-    for run in sorted(runs, key=lambda run: run.time):
+    for run in sorted([*runs, *_unseen_teachers(runs)], key=lambda run: run.time):
         groups.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
     rows: list[Row] = []
     notes: list[str] = []
@@ -52,11 +62,11 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
         rows.append(_average(members))
         name = f"{members[0].label}, {members[0].student} on {members[0].dataset}"
         notes += [
-            f"{name}: seed {kept.seed} was run more than once; the newest is kept ({kept.path}: {kept.accuracy:.2%}) "
-            f"and {older.path} ({older.accuracy:.2%}) is left out."
+            f"{name}: seed {kept.seed} was run more than once; the newest is kept ({kept.path}: {_result(kept)}) "
+            f"and {older.path} ({_result(older)}) is left out."
             for kept in members
             for older in group[kept.seed]
-            if older.accuracy != kept.accuracy
+            if (older.accuracy, older.agreement) != (kept.accuracy, kept.agreement)
         ]
         notes += [
             f"{name}: seeds {', '.join(map(str, sorted(group)))} differ in {key}; are these the same experiment?"
@@ -65,8 +75,48 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
         ]
         if others := sorted({run.checkpoint or "not stated" for run in members} - {"last"}):
             notes.append(f"{name}: not (only) the last checkpoint was tested, but: {', '.join(others)}.")
-    rows.sort(key=lambda row: (row.dataset, _ROLES.index(row.role), -row.accuracy_mean, row.label, row.student))
+        notes += [
+            f"{name}: tested on {text.plural(images or 0, 'image')} {said}."
+            for where, said in _ELSEWHERE.items()
+            for images in sorted({run.test_images for run in members if run.tested_on == where}, key=str)
+        ]
+    rows.sort(key=lambda row: (row.dataset, _ROLES.index(row.role), *map(_last, score(row)), row.label, row.student))
     return rows, notes
+
+
+def score(row: Row) -> tuple[float | None, float | None]:
+    """What rows are compared by: the accuracy, and where that is not known the agreement."""
+    return row.accuracy_mean, row.agreement
+
+
+def _last(value: float | None) -> float:
+    """Highest first, what is not known behind."""
+    return math.inf if value is None else -value
+
+
+def _result(run: Run) -> str:
+    """Accuracy, or agreement, in percent."""
+    measured = run.agreement if run.accuracy is None else run.accuracy
+    return text.DASH if measured is None else f"{text.percent(measured)}%"
+
+
+def _unseen_teachers(runs: Sequence[Run]) -> list[Run]:
+    """Teachers that were trained elsewhere: one record for each, as the newest of its students measured it."""
+    seen = {(run.dataset, run.student) for run in runs if run.role == "teacher"}
+    found: dict[tuple[str | None, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: run.time):
+        if run.teacher_accuracy is not None and run.teacher and (run.dataset, run.teacher) not in seen:
+            found[run.dataset, run.teacher, run.teacher_fingerprint] = run
+    shared = Counter((run.dataset, run.teacher) for run in found.values())
+    return [
+        Run.model_construct(
+            path=run.path, modified=run.modified, seed=run.seed, role="teacher", method="Teacher",
+            variant=(run.teacher_fingerprint or "")[:8] if shared[run.dataset, run.teacher] > 1 else None,
+            dataset=run.dataset, teacher=None, student=run.teacher, access=None, accuracy=run.teacher_accuracy,
+            parameters=run.teacher_parameters, queries=0, checkpoint="last",
+        )
+        for run in found.values()
+    ]  # fmt: skip
 
 
 def teacher_sizes(rows: Iterable[Row]) -> dict[str, int]:
@@ -94,11 +144,12 @@ def _average(members: list[Run]) -> Row:
         **members[0].model_dump(include=set(Compared.model_fields)),
         **common,
         **means,
-        accuracy_mean=fmean(each["accuracy"]),
-        accuracy_std=stdev(each["accuracy"]) if len(members) > 1 else 0.0,
+        accuracy_mean=None if (known := complete["accuracy"]) is None else fmean(known),
+        accuracy_std=None if known is None or len(members) == 1 else stdev(known),
+        agreement_std=None if (agreed := complete["agreement"]) is None or len(members) == 1 else stdev(agreed),
         seeds=each["seed"],
         versions={name: str(_common([one.get(name) for one in stated], "mixed")) for name in packages} or None,
-        accuracies=each["accuracy"],
+        accuracies=known,
         accuracies_best=complete["accuracy_best"],
         configs=[hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in configs] if found else None,
     )

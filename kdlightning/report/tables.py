@@ -75,12 +75,16 @@ def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
     def accuracy(row: Row) -> str:
         return f"{text.spread(row.accuracy_mean, row.accuracy_std, len(row.seeds))} ({len(row.seeds)})"
 
+    def agreement(row: Row) -> str:  # where it is all that was measured, it has to show its spread
+        std = row.agreement_std if row.accuracy_mean is None else None
+        return text.spread(row.agreement, std, len(row.seeds))
+
     columns = (
         _words("Method", "label"),
         _words("Student", "student", "narrow"),
         Column("Access", lambda row: row.role if row.role == "teacher" else row.access or text.DASH),
         Column("Accuracy %\n± std (seeds)", accuracy, lambda row: row.accuracy_mean),
-        _numbers("Agreement\n%", "agreement", text.percent),
+        Column("Agreement\n%", agreement, lambda row: row.agreement),
         Column("Parameters", parameters, lambda row: row.parameters),
         _numbers("Queries", "queries", text.count),
         _words("Role", "role", "extra"),

@@ -12,9 +12,9 @@ def percent(fraction: float | None) -> str:
     return DASH if fraction is None else f"{100 * fraction:.2f}"
 
 
-def spread(mean: float, std: float, seeds: int) -> str:
+def spread(mean: float | None, std: float | None, seeds: int) -> str:
     """Mean ± sample standard deviation in percent, ``97.12 ± 0.30``; one seed has no deviation to state."""
-    return percent(mean) + (f" ± {percent(std)}" if seeds > 1 else "")
+    return percent(mean) + (f" ± {percent(std)}" if seeds > 1 and None not in (mean, std) else "")
 
 
 def plural(number: int, noun: str) -> str:

@@ -55,11 +55,11 @@ def log_to_wandb(
         if grids := sorted((generator.path.parent / "images").glob("epoch-*.png")):
             panels[f"images/{generator.dataset}-{generator.path.parent.name}"] = wandb.Image(str(grids[-1]))
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        members = [row for row in rows if row.dataset == dataset]
-        bars = [[f"{row.label}, {row.student}", 100 * row.accuracy_mean] for row in members]
+        members = [row for row in rows if row.dataset == dataset and row.accuracy_mean is not None]
+        bars = [[f"{row.label}, {row.student}", 100 * (row.accuracy_mean or 0)] for row in members]
         table = wandb.Table(columns=["row", "accuracy %"], data=bars)
         panels[f"accuracy/{dataset}"] = wandb.plot.bar(table, "row", "accuracy %", title=f"Accuracy, {dataset}")
-        if points := [[row.queries, 100 * row.accuracy_mean] for row in members if row.queries]:
+        if points := [[row.queries, 100 * (row.accuracy_mean or 0)] for row in members if row.queries]:
             table = wandb.Table(columns=["queries", "accuracy %"], data=points)
             title = f"Accuracy against queries, {dataset}"
             panels[f"queries/{dataset}"] = wandb.plot.scatter(table, "queries", "accuracy %", title=title)

@@ -3,8 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
 from kdlightning.networks.pretrained import fingerprint, load_network
+from kdlightning.networks.statistics import count_parameters
 from kdlightning.types import Answers, Bounds
 
 
@@ -31,12 +33,14 @@ class BlackBoxTeacher(ABC):
 
     access: ClassVar[str]
     bounds: ClassVar[Bounds] = Bounds(0.0, 1.0)
+    size: int | None = None  #: parameters of the network, where it is on this machine
 
     def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
         local = network if isinstance(network, nn.Module) else load_network(network)
         source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
         self._identity = {"network": source, "name": type(local).__name__, "access": self.access}
         self._ask, self._fingerprint = _enclose(local)
+        self.size = count_parameters(local)
         self._meter = QueryMeter(budget)
         self._classes = int(getattr(local, "num_classes", 0))
 
@@ -97,6 +101,14 @@ class BlackBoxTeacher(ABC):
             announced, self._classes = self._answer_bytes(), logits.shape[1]
             self._meter.charge(0, 0, len(images) * (self._answer_bytes() - announced))
         return answer
+
+    def apart(self) -> Self | None:
+        """The same teacher with a count of its own, for evaluation; None where its answers may have to be paid."""
+        if type(self)._answer is not BlackBoxTeacher._answer:
+            return None
+        twin = copy(self)
+        twin._meter = QueryMeter()
+        return twin
 
     def share(self, path: str | Path) -> None:
         """Count in this file from now on, together with every other process that shares it."""

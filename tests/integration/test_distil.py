@@ -55,7 +55,7 @@ def test_labels_of_a_network_about_images_without_labels(mine, tmp_path, capsys)
         record = json.loads((tmp_path / f"runs/x/{name}-seed1/result.json").read_text())
         assert (record["method"], record["queries"], record["accuracy"]) == (method, 48, None)
         assert 0 <= record["agreement"] <= 1
-    assert not (tmp_path / "runs/x/report").exists()
+    assert " agrees with its teacher LeNet5 on " in (tmp_path / "runs/x/report/report.md").read_text()
 
 
 def test_an_open_network_and_no_images(mine, tmp_path):

@@ -79,7 +79,7 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
         "method", "variant", "role", "dataset", "teacher", "student", "access", "accuracy_mean", "accuracy_std",
         "seeds",
         "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
-        "hardware", "versions", "accuracies", "accuracies_best", "configs",
+        "hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std",
     }  # fmt: skip
     assert (student["method"], student["variant"], student["seeds"]) == ("DB3KD", "bd", [1, 2])
     assert (student["access"], student["teacher"], student["checkpoint"]) == ("hard", "LeNet5Fifth", "last")
@@ -94,7 +94,10 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     skipped, stage, result = out.splitlines()
     assert skipped == "2 of 3 stages finished already, skipped: labels, student-1"
     assert re.fullmatch(r"stage 3 of 3: student-2, about 0:\d\d:\d\d left", stage)
-    assert re.match(r"  accuracy \d+\.\d\d%, parameters 11,564, MACs 188,800, queries [\d,]+, seconds \d+$", result)
+    assert re.match(
+        r"  accuracy \d+\.\d\d%, agreement \d+\.\d\d%, parameters 11,564, MACs 188,800, queries [\d,]+, seconds \d+$",
+        result,
+    )
     assert (tmp_path / "runs/x/student-1/result.json").stat().st_mtime_ns == stamp
     assert (tmp_path / "runs/x/student-2/result.json").exists()
 

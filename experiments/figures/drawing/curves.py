@@ -30,7 +30,7 @@ def collect(rows: Sequence[Row], setting: str, lines: Mapping[str, str]) -> Curv
     for row in rows:
         found = re.fullmatch(rf"{setting}=([\d.]+)(.*)", row.variant or "")
         if found and found[2] in lines:
-            point = (float(found[1]), 100 * row.accuracy_mean, 100 * row.accuracy_std)
+            point = (float(found[1]), 100 * row.accuracy_mean, 100 * (row.accuracy_std or 0))
             curves.setdefault((row.dataset, row.access or "none", lines[found[2]]), []).append(point)
     if not curves:
         seen = sorted({row.variant or "(none)" for row in rows})

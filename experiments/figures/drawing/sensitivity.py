@@ -113,7 +113,7 @@ def draw_sensitivity(runs: Sequence[Run], parameters: Sequence[str], ignore: Seq
         lines = lines_of(runs, parameter, ignore)
         numbers[parameter] = []
         for name, line in zip(name_lines(lines), lines, strict=True):
-            points = [(value, 100 * row.accuracy_mean, 100 * row.accuracy_std) for value, row in line.points]
+            points = [(value, 100 * row.accuracy_mean, 100 * (row.accuracy_std or 0)) for value, row in line.points]
             draw_line(axes, points, name)
             kept = ("accuracy_mean", "accuracy_std", "seeds")
             stated = [{"value": value, **{key: getattr(row, key) for key in kept}} for value, row in line.points]

@@ -283,15 +283,19 @@ def test_a_candidate_pool_of_streamed_images_decodes_the_limit_only():
     assert len(data.candidate_pool(1000).index) == 50
 
 
-def test_a_set_without_test_images_says_so():
+def test_without_test_images_students_are_tested_on_validation_images_or_it_is_said_that_there_are_none():
     class NoTest(Counting):
         def load(self):
             return super().load()[0], None, None
 
-    data = ready(NoTest())
-    assert data.test_set is None
-    with pytest.raises(ValueError, match="counting has no labelled test images"):
-        data.test_dataloader()
+    data = ready(NoTest(num_val=7))
+    assert (data.test_set, data.tested_on, len(data.tested)) == (None, "validation", 7)
+    (batch,) = data.test_dataloader()
+    assert torch.equal(batch.index, data.val_set.index)
+    bare = ready(NoTest(num_val=0))
+    assert (bare.tested, bare.tested_on) == (None, None)
+    with pytest.raises(ValueError, match="counting has no test images, and no validation images to test on instead"):
+        bare.test_dataloader()
 
 
 def test_official_validation_images_are_kept_whole():

@@ -32,7 +32,7 @@ def test_a_task_knows_its_classes_and_no_image():
     assert data.class_names == ["left", "middle", "right"]
     assert [len(part) for part in (data.train_set, data.val_set)] == [0, 0]
     assert len(data.val_dataloader()) == 0
-    with pytest.raises(ValueError, match="no labelled test images"):
+    with pytest.raises(ValueError, match="has no test images"):
         data.test_dataloader()
 
 

@@ -43,6 +43,19 @@ def test_a_white_box_is_not_asked_and_a_student_of_half_the_size_is_no_tenth(wor
     )
 
 
+def test_without_labels_the_agreement_is_the_result_and_the_report_has_it(workspace):
+    for seed, agreement in ((1, 0.90), (2, 0.94)):
+        workspace.run(seed=seed, accuracy=None, agreement=agreement, queries=60)
+    workspace.run(method="Unknown", accuracy=None, agreement=None)
+    assert said(workspace) == (
+        "DB3KD (mbd) agrees with its teacher LeNet5 on 92.00 ± 2.83 % of images (2 seeds), with LeNet5Fifth for 60 "
+        "queries."
+    )
+    page = (write_report([workspace.root]) / "report.md").read_text()
+    assert "| DB3KD (mbd) | LeNet5Fifth | hard | – (2) | 92.00 ± 2.83 |" in page
+    assert "could not be read" not in page
+
+
 def test_of_two_teachers_with_one_name_both_are_stated(workspace):
     workspace.teacher(variant="a", accuracy=0.99)
     workspace.teacher(variant="b", accuracy=0.98, parameters=1)

@@ -19,7 +19,7 @@ KEYS = [
     *("method", "variant", "role", "dataset", "teacher", "student", "access"),
     *("accuracy_mean", "accuracy_std", "seeds", "agreement", "parameters", "macs"),
     *("queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit"),
-    *("hardware", "versions", "accuracies", "accuracies_best", "configs"),
+    *("hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std"),
 ]
 
 

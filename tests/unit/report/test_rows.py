@@ -34,7 +34,42 @@ def test_a_mean_that_is_not_whole_stays_a_fraction(workspace):
 def test_one_seed_has_no_deviation(workspace):
     workspace.run(accuracy=0.5)
     (row,), _ = rows_of(workspace)
-    assert (row.accuracy_mean, row.accuracy_std, row.seeds) == (0.5, 0.0, [0])
+    assert (row.accuracy_mean, row.accuracy_std, row.agreement_std, row.seeds) == (0.5, None, None, [0])
+
+
+def test_students_without_labels_are_compared_by_their_agreement(workspace):
+    for seed, agreement in ((0, 0.90), (1, 0.94)):
+        workspace.run(seed=seed, accuracy=None, agreement=agreement, tested_on="held out", test_images=6)
+    workspace.run(method="Worse", accuracy=None, agreement=0.5)
+    workspace.run(method="Unknown", accuracy=None, agreement=None)
+    rows, notes = rows_of(workspace)
+    assert [row.method for row in rows] == ["DB3KD", "Worse", "Unknown"]
+    assert (rows[0].accuracy_mean, rows[0].accuracies, rows[0].agreement) == (None, None, pytest.approx(0.92))
+    assert rows[0].agreement_std == pytest.approx(math.sqrt(2 * 0.02**2))
+    on = "DB3KD (mbd), LeNet5Fifth on digits"
+    assert notes == [f"{on}: tested on 6 images with answers, which were kept from training."]
+
+
+def test_some_seeds_without_an_accuracy_make_no_mean(workspace):
+    workspace.run(seed=0)
+    workspace.run(seed=1, accuracy=None)
+    (row,), _ = rows_of(workspace)
+    assert (row.accuracy_mean, row.accuracy_std, row.accuracies, row.agreement) == (None, None, None, 0.98)
+
+
+def test_a_teacher_from_elsewhere_has_a_row_by_what_its_students_say(workspace):
+    known = {"teacher_accuracy": 0.91, "teacher_parameters": 5_000, "teacher_fingerprint": "ab" * 32}
+    workspace.run(seed=0, **known)
+    workspace.run(seed=1, **known)
+    teacher, student = rows_of(workspace)[0]
+    assert (teacher.role, teacher.method, teacher.student) == ("teacher", "Teacher", "LeNet5")
+    assert (teacher.accuracy_mean, teacher.parameters, teacher.queries, len(teacher.seeds)) == (0.91, 5_000, 0, 1)
+    assert student.seeds == [0, 1]
+    workspace.run(seed=2, **known | {"teacher_accuracy": 0.8, "teacher_fingerprint": "cd" * 32})
+    rows, _ = rows_of(workspace)
+    assert [row.label for row in rows if row.role == "teacher"] == ["Teacher (abababab)", "Teacher (cdcdcdcd)"]
+    workspace.teacher()  # one that is among the runs says it itself
+    assert [row.method for row in rows_of(workspace)[0] if row.role == "teacher"] == ["Supervised"]
 
 
 @pytest.mark.parametrize("key", ["method", "variant", "dataset", "teacher", "student", "access"])
@@ -91,7 +126,7 @@ def test_seeds_that_do_not_belong_together_are_named(workspace):
     ("changes", "reason"),
     [
         ({"accuracy": 97.1}, "accuracy: expected a fraction in [0, 1], got 97.1"),
-        ({"accuracy": None}, "accuracy: expected a fraction in [0, 1], got None"),
+        ({"accuracy": -0.1}, "accuracy: expected a fraction in [0, 1], got -0.1"),
         ({"accuracy": float("nan")}, "accuracy: expected a fraction in [0, 1], got nan"),
         ({"seed": True}, "seed: expected a whole number, got True"),
         ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),

@@ -30,9 +30,23 @@ def test_only_answers_come_out(network):
     assert not callable(teacher)
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
-        "access", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share", "shared",
-        "state_dict", "terms",
+        "access", "apart", "bounds", "budget", "identity", "load_state_dict", "num_classes", "paid", "query", "share",
+        "shared", "size", "state_dict", "terms",
     }  # fmt: skip
+
+
+def test_a_local_teacher_is_asked_apart_for_evaluation_and_one_elsewhere_is_not(network):
+    class Elsewhere(SoftLabelTeacher):
+        def _answer(self, images):
+            return super()._answer(images)
+
+    teacher = SoftLabelTeacher(network, budget=2)
+    twin = teacher.apart()
+    x = torch.rand(5, 1, 2, 2)
+    assert torch.equal(twin.query(x), SoftLabelTeacher(network).query(x))
+    assert (teacher.paid.queries, twin.paid.queries, twin.budget) == (0, 5, None)
+    assert teacher.size == sum(one.numel() for one in network.parameters())
+    assert Elsewhere(network).apart() is None
 
 
 def test_every_image_and_byte_is_counted(network):
