@@ -30,6 +30,13 @@ def at_least(minimum: int, **settings: int | None) -> None:
             raise ValueError(f"{setting}: expected at least {minimum}, got {value}")
 
 
+def above_zero(**settings: float) -> None:
+    """Refuse, with a ValueError, settings such as a temperature that are not finite numbers above 0."""
+    for setting, value in settings.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{setting}: expected a number above 0, got {value}")
+
+
 class ImageDataModule(L.LightningDataModule, ABC):
     """A data set of labelled images. Splits depend on ``seed`` alone, batches carry source indices.
 

@@ -11,6 +11,14 @@ from torch.nn import functional as F
 _UNEQUAL = "student logits {} and teacher log-probabilities {} must have the same shape (N, K)"
 
 
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of logits ``(N, K)`` at a temperature T > 0, in float32 or better.
+
+    Half precision ends at 65,504: divided by a small T, its logits would be infinite.
+    """
+    return F.log_softmax((logits if logits.dtype == torch.float64 else logits.float()) / temperature, dim=1)
+
+
 def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of a teacher at a temperature, from its probabilities alone.
 
@@ -18,8 +26,7 @@ def log_softened(probabilities: Tensor, temperature: float) -> Tensor:
     exactly ``log_softmax(logits / T)``. Of ``(N, K)``, rows that sum to 1; zeros are raised to the smallest normal
     float, so that an API that rounds to zero stays finite.
     """
-    tiny = torch.finfo(probabilities.dtype).tiny
-    return F.log_softmax(probabilities.clamp_min(tiny).log() / temperature, dim=1)
+    return softened(probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log(), temperature)
 
 
 def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, temperature: float) -> Tensor:
@@ -33,7 +40,7 @@ def kd_divergence(student_logits: Tensor, teacher_log_probabilities: Tensor, tem
     """
     if student_logits.shape != teacher_log_probabilities.shape:
         raise ValueError(_UNEQUAL.format(tuple(student_logits.shape), tuple(teacher_log_probabilities.shape)))
-    student = F.log_softmax(student_logits / temperature, dim=1)
+    student = softened(student_logits, temperature)
     return F.kl_div(student, teacher_log_probabilities, reduction="batchmean", log_target=True)
 
 
@@ -81,11 +88,12 @@ def decoupled_divergence(
     own = F.one_hot(target, student_logits.shape[1]).bool()
 
     def decoupled(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        rest = log_probabilities.masked_fill(own, -torch.inf).logsumexp(1)
-        return torch.stack([log_probabilities[own], rest], 1), log_probabilities - rest[:, None]
+        others = log_probabilities[~own].view(len(own), -1)  # without the target, whose share of them is no number
+        rest = others.logsumexp(1)
+        return torch.stack([log_probabilities[own], rest], 1), others - rest[:, None]
 
     binary_p, others_p = decoupled(teacher_log_probabilities)
-    binary_q, others_q = decoupled(F.log_softmax(student_logits / temperature, dim=1))
+    binary_q, others_q = decoupled(softened(student_logits, temperature))
     tckd = (binary_p.exp() * (binary_p - binary_q)).sum(1)
-    nckd = (others_p.exp() * (others_p - others_q)).masked_fill(own, 0).sum(1)
+    nckd = (others_p.exp() * (others_p - others_q)).sum(1)
     return tckd, nckd

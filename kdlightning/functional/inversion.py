@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdlightning.functional.divergence import softened
+
 Norm = Literal["l1", "l2"]
 
 
@@ -82,7 +84,7 @@ def agreement(logits: Tensor, others: Tensor, temperature: float = 3.0) -> Tenso
     Adaptive DeepInversion lowers it: it asks for images that teacher and student do not agree about yet. Of logits
     ``(N, K)`` at the same temperature; a scalar in [1 - log 2, 1], the batch's mean.
     """
-    p, q = (F.log_softmax(side.float() / temperature, 1) for side in (logits, others))
+    p, q = (softened(side, temperature) for side in (logits, others))
     middle = torch.logaddexp(p, q) - math.log(2)
     divergence = sum(F.kl_div(middle, side, reduction="batchmean", log_target=True) for side in (p, q))  # Eq. (9)
     return 1 - torch.as_tensor(divergence) / 2  # Eq. (8)

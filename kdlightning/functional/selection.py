@@ -108,13 +108,13 @@ def contrastive_loss(
         raise ValueError(f"a contrastive loss compares images: expected at least 2, got {len(one)}")
     one, other = (torch.nn.functional.normalize(view, dim=1) for view in (one, other))  # Eqs. (13)-(14)
     if form == "printed":
-        similarity = one @ other.T / temperature
+        similarity = (one @ other.T).float() / temperature
         positive = similarity.diagonal()
         itself = torch.eye(len(one), dtype=torch.bool, device=one.device)
         negatives = similarity.masked_fill(itself, -math.inf).logsumexp(dim=1)
         return (negatives - positive).mean()  # Eq. (15)
     views = torch.cat([one, other])
-    similarity = (views @ views.T / temperature).fill_diagonal_(-math.inf)
+    similarity = ((views @ views.T).float() / temperature).fill_diagonal_(-math.inf)
     partner = torch.arange(len(views), device=one.device).roll(len(one))
     return torch.nn.functional.cross_entropy(similarity, partner)
 

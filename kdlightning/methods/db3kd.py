@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.data.base import ImageDataModule
+from kdlightning.data.base import ImageDataModule, above_zero
 from kdlightning.functional import boundary
-from kdlightning.functional.divergence import kd_divergence
+from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import HardLabelTeacher
@@ -245,6 +245,7 @@ class DB3KD(DistillationModule):
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.cross_entropy, self.reduction = cross_entropy, reduction
 
@@ -253,7 +254,7 @@ class DB3KD(DistillationModule):
         if batch.answer is None:
             raise ValueError("DB3KD trains on a TransferSetDataModule, whose batches carry the soft labels of phase 1")
         logits = self(batch.image)
-        target = F.log_softmax(batch.answer / self.temperature, dim=1)
+        target = softened(batch.answer, self.temperature)
         divergence = kd_divergence(logits, target, self.temperature)
         scale = len(logits) if self.reduction == "sum" else 1
         terms = {"kd": self.kd_weight * scale * divergence}  # Eq. (1), second term

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.data.base import Options
+from kdlightning.data.base import Options, above_zero
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
@@ -54,6 +54,7 @@ class KD(DistillationModule):
         **options: Options,
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         self.teacher = teacher
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.query_once = query_once
@@ -105,6 +106,7 @@ class AnsweredKD(AnsweredModule):
 
     def __init__(self, student: nn.Module, temperature: float = 1.0, **options: Options) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         self.temperature = temperature
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

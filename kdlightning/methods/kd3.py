@@ -38,6 +38,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import above_zero
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.functional.selection import (
     Mapping,
@@ -109,6 +110,7 @@ class KD3(SelectingModule):
     ) -> None:
         shared = SharedClassifierNetwork.of(student, teacher, features, connect)
         super().__init__(shared, **options)
+        above_zero(temperature=temperature)
         self.teacher, self.selection, self.classifier = teacher, selection, classifier
         self.threshold, self.mapping, self.least_share = threshold, mapping, least_share
         self.weighting, self.contrastive_weight, self.contrastive = weighting, contrastive_weight, contrastive

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from kdlightning.accounting import AnswerJournal
 from kdlightning.accounting.journal import recorded_answers
+from kdlightning.data.base import above_zero
 from kdlightning.data.generated import check_latent
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence, log_softened
@@ -206,6 +207,7 @@ class MEKD(AnsweredModule):
         **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature, kd_temperature=kd_temperature)
         if not mapping_weight and not beta:
             raise ValueError("mapping_weight and beta are both 0: nothing would be learnt")
         if (response == "logits") != (logits_teacher is not None):

@@ -25,12 +25,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from kdlightning.data.base import above_zero
 from kdlightning.data.sets import ImageSet
 from kdlightning.functional.adversarial import border_attack, deeper_attack
-from kdlightning.functional.divergence import kd_divergence
+from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.functional.selection import assign_targets
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.teachers import WhiteBoxTeacher
@@ -121,6 +121,7 @@ class ShaderKD(SelectingModule):
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, optimizer, **options)
+        above_zero(temperature=temperature)
         if not parts:
             raise ValueError("parts: expected at least one of post, pre, deeper, mixed and normal")
         self.teacher, self.per_class, self.parts, self.mixup = teacher, per_class, tuple(parts), mixup
@@ -152,7 +153,7 @@ class ShaderKD(SelectingModule):
         images = self.training_images(batch)
         with torch.no_grad():
             target = self.teacher(images)
-        divergence = kd_divergence(self(images), F.log_softmax(target / self.temperature, 1), self.temperature)
+        divergence = kd_divergence(self(images), softened(target, self.temperature), self.temperature)
         return {"kd": self.temperature**2 * divergence}
 
     def training_images(self, batch: Batch) -> Tensor:

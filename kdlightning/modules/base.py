@@ -3,20 +3,22 @@
 import hashlib
 import inspect
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.base import ImageDataModule
-from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
 
@@ -35,13 +37,12 @@ def keep_plain_hyperparameters(module: L.LightningModule) -> None:
     and teachers are left out and have to be given to ``load_from_checkpoint``. Either way checkpoints load with
     ``weights_only=True``. Called by the base classes, whose frame leads to the subclasses' arguments.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
-        frame = inspect.currentframe()
-        module.save_hyperparameters(frame=frame.f_back if frame else None)
-    for name in [key for key, value in module.hparams.items() if not _plain(value)]:
-        del module.hparams[name]
-        del module.hparams_initial[name]
+    frame = cast(FrameType, inspect.currentframe()).f_back
+    arguments = collect_init_args(cast(FrameType, frame), [], classes=(HyperparametersMixin,))
+    objects = [name for given in arguments for name, value in given.items() if not _plain(value)]
+    module.save_hyperparameters(frame=frame, ignore=objects)  # it copies what it keeps
+    if "_instantiator" in module.hparams:  # the command line has put dictionaries in the objects' place
+        module.save_hyperparameters(frame=frame)
 
 
 def run_seed(*parts: int) -> int:
@@ -135,20 +136,14 @@ class TaughtModule(L.LightningModule, ABC):
         self._flush()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher's count, drop the teacher's weights."""
+        """Add the teacher's count."""
         teacher = getattr(self, "teacher", None)
         if isinstance(teacher, BlackBoxTeacher):
             checkpoint["teacher"] = teacher.state_dict()
-        if isinstance(teacher, WhiteBoxTeacher):
-            self.strict_loading = False
-            for name in [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]:
-                del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
         teacher = getattr(self, "teacher", None)
-        if isinstance(teacher, WhiteBoxTeacher):
-            self.strict_loading = False
         if isinstance(teacher, BlackBoxTeacher) and "teacher" in checkpoint:
             teacher.load_state_dict(checkpoint["teacher"])
 

@@ -12,6 +12,8 @@ from kdlightning.networks.pretrained import fingerprint, load_network
 class WhiteBoxTeacher(nn.Module):
     """A frozen classifier that discloses logits, features and input gradients.
 
+    It has no state of its own: checkpoints of what it teaches hold none of its weights.
+
     Args:
         network: directory (or Hugging Face id) of a saved network, or the network itself: any classifier that
             takes pixels in [0, 1] and, where a method reads features, follows timm's ``forward_features``,
@@ -27,6 +29,8 @@ class WhiteBoxTeacher(nn.Module):
         super().__init__()
         self.network = network if isinstance(network, nn.Module) else load_network(network)
         self.network.requires_grad_(False).eval()
+        nn.Module.register_state_dict_post_hook(self, _forget)
+        nn.Module.register_load_state_dict_pre_hook(self, _remember)
         self._source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
 
     @property
@@ -71,3 +75,15 @@ class WhiteBoxTeacher(nn.Module):
                 "with timm's interface (any timm classifier, or kdlightning.networks.TorchvisionNetwork)"
             )
         return method
+
+
+def _forget(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Keep a teacher's tensors out of a state dict."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        del state[name]
+
+
+def _remember(teacher: WhiteBoxTeacher, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Let a state dict without them be loaded strictly: the teacher's tensors stay as they are."""
+    for name, tensor in teacher.network.state_dict().items():
+        state.setdefault(f"{prefix}network.{name}", tensor)

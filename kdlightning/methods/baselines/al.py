@@ -20,10 +20,10 @@ Differences from the paper (P) and the code of MEKD (C):
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from kdlightning.data.base import above_zero
 from kdlightning.functional import gan
-from kdlightning.functional.divergence import kd_divergence
+from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.alternating import AdversarialModule
 from kdlightning.types import Batch
 
@@ -48,13 +48,14 @@ class AL(AdversarialModule):
         **options: Any,  # noqa: ANN401 - AdversarialModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         self.temperature, self.kd_weight, self.adversarial_weight = temperature, kd_weight, adversarial_weight
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The student's terms: the divergence, and what deceives the discriminator."""
         student, teacher = self.pair(batch)
         # softmax drops the constant that centring has removed
-        divergence = kd_divergence(student, F.log_softmax(teacher / self.temperature, 1), self.temperature)
+        divergence = kd_divergence(student, softened(teacher, self.temperature), self.temperature)
         return {
             "kd": self.kd_weight * self.temperature**2 * divergence,
             "adversarial": self.adversarial_weight * gan.generator_loss(self.discriminator(student)),

@@ -26,8 +26,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlightning.data.base import above_zero
 from kdlightning.data.generated import check_size
-from kdlightning.functional.divergence import kd_divergence
+from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.alternating import TwoPlayerModule
 from kdlightning.networks.gan import Generator
 from kdlightning.teachers import WhiteBoxTeacher
@@ -69,6 +70,7 @@ class DAFL(TwoPlayerModule):
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         if images_per_step < 2:
             raise ValueError(f"images_per_step: batch normalisation needs at least 2, got {images_per_step}")
         self.automatic_optimization = False
@@ -93,7 +95,7 @@ class DAFL(TwoPlayerModule):
         """The divergence from the teacher on any images; ``answer`` holds its logits where they are known already."""
         with torch.no_grad():
             answer = self.teacher(batch.image) if batch.answer is None else batch.answer
-        divergence = kd_divergence(self(batch.image), F.log_softmax(answer / self.temperature, 1), self.temperature)
+        divergence = kd_divergence(self(batch.image), softened(answer, self.temperature), self.temperature)
         return {"kd": self.temperature**2 * divergence}
 
     def generator_losses(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.data.base import at_least
+from kdlightning.data.base import above_zero, at_least
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
@@ -70,6 +70,7 @@ class DFND(SelectingModule):
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         if (share is None) == (number is None):
             raise ValueError(f"expected share or number, and the other None, got share={share} and number={number}")
         if share is not None and not 0 < share <= 1:

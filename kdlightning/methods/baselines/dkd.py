@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdlightning.data.base import above_zero
 from kdlightning.functional.divergence import decoupled_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
@@ -46,6 +47,7 @@ class DKD(AnsweredModule):
         **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
         super().__init__(student, **options)
+        above_zero(temperature=temperature)
         self.alpha, self.beta, self.temperature, self.warmup_epochs = alpha, beta, temperature, warmup_epochs
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

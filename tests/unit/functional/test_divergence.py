@@ -5,10 +5,14 @@ from torch.nn import functional as F
 from kdlightning.functional.divergence import (
     centred,
     centred_log_probabilities,
+    decoupled_divergence,
     kd_divergence,
     log_softened,
     smoothed_labels,
+    softened,
 )
+from kdlightning.functional.inversion import agreement
+from kdlightning.functional.selection import contrastive_loss
 
 
 def test_softening_probabilities_equals_softening_logits():
@@ -36,6 +40,47 @@ def test_gradient_is_student_minus_teacher_over_temperature():
     target = torch.tensor([[0.7, 0.2, 0.1]])
     kd_divergence(logits, target.log(), 4.0).backward()
     torch.testing.assert_close(logits.grad, (F.softmax(torch.zeros(1, 3), 1) - target) / 4)
+
+
+LOSSES = {
+    "kd": lambda logits, target, t: kd_divergence(logits, log_softened(target, t), t),
+    "target": lambda logits, target, t: decoupled_divergence(
+        logits, log_softened(target, t), target.argmax(1), t
+    )[0].mean(),
+    "others": lambda logits, target, t: decoupled_divergence(
+        logits, log_softened(target, t), target.argmax(1), t
+    )[1].mean(),
+    "agreement": lambda logits, target, t: agreement(logits, target.log(), t),
+    "printed": lambda logits, target, t: contrastive_loss(logits, target.to(logits), t),
+    "ntxent": lambda logits, target, t: contrastive_loss(logits, target.to(logits), t, "ntxent"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.01, 0.1, 1e4])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_extreme_temperature_has_a_finite_gradient(loss, temperature):
+    draw = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float16):
+        logits = (20 * torch.randn(6, 5, generator=draw)).to(dtype).requires_grad_()
+        value = LOSSES[loss](logits, (10 * torch.randn(6, 5, generator=draw)).softmax(1).clamp_min(1e-7), temperature)
+        value.backward()
+        assert value.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+def test_half_precision_does_not_overflow_at_a_small_temperature():
+    logits = torch.tensor([[40.0, 0.0]])
+    torch.testing.assert_close(softened(logits.half(), 1e-4), softened(logits, 1e-4))
+    assert softened(logits.double(), 3.0).dtype == torch.float64
+
+
+def test_the_others_gradient_at_a_small_temperature_by_hand():
+    # the target is ahead by 50 / 0.1 = 500, whose exponential is infinite; the others are even, the teacher's 1 : 3
+    logits = torch.tensor([[50.0, 0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.6, 0.1, 0.3]]).log()
+    _, nckd = decoupled_divergence(logits, teacher, torch.tensor([0]), 0.1)
+    nckd.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 2.5, -2.5]]), atol=1e-3, rtol=0)
 
 
 def test_shapes_must_agree():

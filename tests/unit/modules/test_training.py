@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger
-from kdlightning.methods import DB3KD, KD, Supervised
+from kdlightning.methods import AL, DB3KD, DKD, KD, AnsweredKD, Supervised
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 from kdlightning.types import Batch
 
@@ -208,3 +208,18 @@ def test_metrics_are_means_and_queries_are_logged(tmp_path):
         float(run.callback_metrics["train/kd"] + run.callback_metrics["train/ce"]), rel=1e-5
     )
     assert (tmp_path / "queries.meter").stat().st_size == 24
+
+
+@pytest.mark.parametrize("method", [DKD, AnsweredKD, DB3KD, AL])
+def test_a_temperature_is_above_zero(method):
+    for temperature in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"temperature: expected a number above 0, got {temperature}"):
+            method(TinyNet(), temperature=temperature)
+
+
+def test_dkd_learns_at_a_small_temperature():
+    module, data = DKD(student(), temperature=0.1), batch()
+    data = data._replace(answer=(30 * data.answer).softmax(1))
+    sum(module.losses(data).values()).backward()
+    assert module.student[1].weight.grad.isfinite().all()
+    assert module.student[1].weight.grad.abs().max() > 0

@@ -188,12 +188,12 @@ def test_a_shared_count_goes_on_in_a_new_process(tmp_path):
 def test_white_box_is_frozen_in_eval_but_lets_gradients_through():
     teacher = WhiteBoxTeacher(TinyNet())
     torch.nn.Sequential(teacher).train()
-    before = copy.deepcopy(teacher.state_dict())
+    before = copy.deepcopy(teacher.network.state_dict())
     x = torch.rand(4, 1, 8, 8, requires_grad=True)
     teacher(x).sum().backward()
     assert x.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
     with pytest.raises(TypeError, match="TinyNet has no forward_features"):
         teacher.forward_features(x)
 

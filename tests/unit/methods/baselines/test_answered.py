@@ -434,14 +434,14 @@ def test_dafl_fit_trains_both_and_neither_the_teacher_nor_the_data_matters(tmp_p
 
     def run(data, epochs=2, ckpt=None):
         module = dafl(TinyNet(), activation_weight=0.0, optimizer=Adam, generator_optimizer=Adam)
-        module.teacher.load_state_dict(WhiteBoxTeacher(tiny(5)).state_dict())
+        module.teacher.network.load_state_dict(tiny(5).state_dict())
         fit = trainer(tmp_path, max_epochs=epochs)
         fit.fit(module, datamodule=data, ckpt_path=ckpt)
         return module, fit
 
     start = dafl(TinyNet(), activation_weight=0.0)
     module, _ = run(ToyDataModule())
-    assert same(module.teacher.state_dict(), WhiteBoxTeacher(tiny(5)).state_dict())
+    assert same(module.teacher.network.state_dict(), tiny(5).state_dict())
     assert not torch.equal(module.student.classifier.weight, start.student.classifier.weight)
     assert not torch.equal(module.generator.body[0].weight, start.generator.body[0].weight)
     assert same(module.student.state_dict(), run(Blind())[0].student.state_dict())

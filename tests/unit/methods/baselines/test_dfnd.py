@@ -220,10 +220,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_asks_no_more(tmp_path):
 
 def test_a_white_teacher_stays_as_it_is_and_out_of_the_checkpoint(tmp_path):
     module = DFND(WhiteBoxTeacher(tiny(1)), tiny(), optimizer=Adam)
-    before = {name: value.clone() for name, value in module.teacher.state_dict().items()}
+    before = {name: value.clone() for name, value in module.teacher.network.state_dict().items()}
     fit = trainer(tmp_path)
     fit.fit(module, datamodule=pool())
-    assert all(torch.equal(value, before[name]) for name, value in module.teacher.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in module.teacher.network.state_dict().items())
     fit.save_checkpoint(tmp_path / "one.ckpt")
     kept = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert {name.split(".")[0] for name in kept["state_dict"]} == {"student", "mistakes"}
