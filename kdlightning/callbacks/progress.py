@@ -76,6 +76,7 @@ class RunProgress(ProgressBar):
         """Say what is labelled, and open the line."""
         if isinstance(pl_module, LabellingModule):
             self._open("labelling", module=pl_module)
+            pl_module.on_rows = lambda: self._labelled(pl_module)
         else:
             self._open("predicting", trainer.num_predict_batches)
 
@@ -86,11 +87,16 @@ class RunProgress(ProgressBar):
 
     def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Move the line."""
-        if self._bar is not None and isinstance(pl_module, LabellingModule):
-            self._count_rows(pl_module, self._bar.update)
+        if isinstance(pl_module, LabellingModule):
+            self._labelled(pl_module)
+        self._advance()
+
+    def _labelled(self, module: LabellingModule) -> None:
+        """Rows were written: a selection does so in its rounds, outside of any batch."""
+        if self._bar is not None:
+            self._count_rows(module, self._bar.update)
             if time.monotonic() - self._said >= _PATIENCE:
                 self._tell("labelling")
-        self._advance()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell how it ended."""

@@ -20,7 +20,7 @@ from kdlightning.commands import cli
 from kdlightning.commands.console import RunLog
 from kdlightning.commands.costs import Forecast, foresee, span, terms_of
 from kdlightning.commands.hints import public_class, without_noise
-from kdlightning.commands.recipes import RecipeError, Stage, assignment, read_recipe
+from kdlightning.commands.recipes import RecipeError, Stage, assignment, check_chain, read_recipe
 from kdlightning.modules import LabellingModule
 from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher
@@ -159,7 +159,8 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
     told = parser.parse_args(arguments)
     if options.probe:
         raise RecipeError("--probe is for a single run: estimate one stage's configuration")
-    _, stages, _ = read_recipe(told.recipe, output=told.output, variables=dict(map(assignment, told.set)))
+    root, stages, _ = read_recipe(told.recipe, output=told.output, variables=dict(map(assignment, told.set)))
+    check_chain(stages, root)
     found, unknown = [], []
     for stage in stages:
         if stage.finished:

@@ -171,6 +171,17 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
         cli.main(arguments, brief=True)
 
 
+def check_chain(stages: Sequence[Stage], root: Path) -> None:
+    """Refuse, with a RecipeError, a stage that reads what no stage before it writes, or otherwise than it is written.
+
+    ``root`` is the recipe's directory.
+    """
+    from kdlightning.commands.chain import faults
+
+    if found := list(faults(stages, root)):
+        raise RecipeError("\n  ".join(found))
+
+
 def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = False) -> None:
     """Run what is not finished, in order, each under a line that says how far the recipe is."""
     finished = [stage.name for stage in stages if stage.finished and not stage.changed]
@@ -210,6 +221,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         told: dict[str, Any] = {"output": options.output, "variables": dict(map(assignment, options.set))}
         root, stages, wants_report = read_recipe(options.recipe, **told)
+        if not (options.list or options.print):
+            check_chain(stages, root)
         stages = [stage for stage in stages if re.search(options.only or "", stage.name)]
         if options.print:
             if options.only:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning.pytorch as L
 import torch
@@ -127,8 +127,14 @@ class TransferSet:
     def images(self, data: Any, column: str = "image") -> Tensor:  # noqa: ANN401 - any of the package's datamodules
         """A column of images ``(M, C, H, W)``, uint8, that were made for a task's datamodule.
 
-        A KeyError without such a column; a ValueError if their shape or the number of classes is not the task's.
+        A KeyError without such a column; a ValueError without any images, or if their shape or the number of classes is
+        not the task's.
         """
+        if column == "image" and column not in self.columns:
+            raise ValueError(
+                f"{self.path} holds no images, only {', '.join(sorted(self.columns))}, about the images of "
+                f"{self.manifest.get('dataset', 'its source')}: read it by TransferSetDataModule, with these as source"
+            )
         images, shape = self.column(column), (data.channels, data.image_size, data.image_size)
         if images.shape[1:] != shape:
             here = f"{self.path} holds images of shape {tuple(images.shape[1:])}"
@@ -279,7 +285,21 @@ class TransferSetDataModule(SourcedDataModule):
             label = self.transfer_set.column("label")
             rows = torch.cat([(label == k).nonzero()[: self.per_class, 0] for k in label.unique()]).sort().values
             answers, index = answers[rows], index[rows]
+        if not self._about_source():
+            raise ValueError(
+                f"{self.path} holds images of its own, not those of {here['name']} at the same indices: read it by "
+                "GeneratedDataModule, with the same source and path"
+            )
         self.answered = AnsweredImages(self.source.train_set, index, answers)
+
+    def _about_source(self) -> bool:
+        """Whether the rows' images, where they are kept, are those of the source."""
+        images, known = self.transfer_set.columns.get("image"), cast(ImageTensorDataset, self.source.train_set)
+        if images is None or images.shape[1:] != known.images.shape[1:]:
+            return images is None
+        index, here = self.transfer_set.column("index"), torch.isin(known.index, self.transfer_set.column("index"))
+        order = known.index[here].argsort()
+        return int(here.sum()) == len(index) and torch.equal(images, known.images[here][order])
 
 
 def _read(paths: Iterable[Path]) -> dict[str, Tensor]:

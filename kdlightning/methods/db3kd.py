@@ -65,6 +65,8 @@ class DB3KDLabels(LabellingModule):
         seed: owner of the probes and the noise.
     """
 
+    columns = ("label", "distance", "activation")
+
     def __init__(
         self,
         teacher: HardLabelTeacher,

@@ -71,6 +71,8 @@ class DeepInversion(LabellingModule):
 
     teacher: WhiteBoxTeacher
 
+    columns = ("image", "answer", "label", "target", "loss")
+
     def __init__(
         self,
         teacher: WhiteBoxTeacher,

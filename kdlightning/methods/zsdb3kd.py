@@ -67,6 +67,8 @@ class ZSDB3KDImages(LabellingModule):
         ValueError: a number out of range.
     """
 
+    columns = ("image", "label", "distance")
+
     def __init__(
         self,
         teacher: HardLabelTeacher,

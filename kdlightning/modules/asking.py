@@ -31,6 +31,7 @@ class TeacherAnswers(LabellingModule):
             is kept, a larger budget goes on), or ``finish`` the set with the images that are answered.
     """
 
+    columns: tuple[str, ...] = ("answer",)
     teacher: BlackBoxTeacher
 
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:

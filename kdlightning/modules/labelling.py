@@ -36,6 +36,8 @@ class LabellingModule(L.LightningModule, ABC):
         output: directory of the transfer set.
     """
 
+    columns: tuple[str, ...] = ()  #: of the transfer set, as far as the class alone tells; () for unknown
+    renumbers: bool = False  #: whether its rows count by themselves, not by the datamodule's indices
     teacher: BlackBoxTeacher | WhiteBoxTeacher
 
     def __init__(self, teacher: BlackBoxTeacher | WhiteBoxTeacher, output: str) -> None:
@@ -45,6 +47,7 @@ class LabellingModule(L.LightningModule, ABC):
         self.finished: TransferSet | None = None
         self._pools: list[Path] = []
         self.rows_done = self.rows_total = 0
+        self.on_rows: Callable[[], object] = lambda: None  #: called when rows are written: a line that shows how many
 
     @abstractmethod
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
@@ -186,6 +189,7 @@ class LabellingModule(L.LightningModule, ABC):
         self.writer.write({"index": batch.index, **rows})
         journal.close(delete=True)
         self.rows_done += len(batch.index) * self.trainer.world_size
+        self.on_rows()
 
     def journal_name(self, batch: Batch) -> str:
         """Under which name the answers to a batch are journalled: the same in a run that goes on."""

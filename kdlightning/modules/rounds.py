@@ -50,6 +50,8 @@ class RoundsModule(TeacherAnswers):
         ValueError: a number below 1.
     """
 
+    columns: tuple[str, ...] = ("answer", "image")
+
     def __init__(
         self,
         teacher: BlackBoxTeacher,
@@ -129,12 +131,15 @@ class RoundsModule(TeacherAnswers):
         label = None if batch.label is None else batch.label.cpu()
         self._collected.append(Batch((batch.image * 255).round().to(torch.uint8).cpu(), batch.index.cpu(), label))
 
-    def on_predict_end(self) -> None:
-        """Select, ask, and write the manifest."""
+    def on_predict_epoch_end(self) -> None:
+        """Select and ask, while the progress is shown."""
         if self.whole:  # a rehearsal has not seen the pool, so it asks nothing
             # Lightning predicts in inference mode, where nothing can be trained
             with torch.inference_mode(mode=False), torch.enable_grad():
                 self.select()
+
+    def on_predict_end(self) -> None:
+        """Write the manifest."""
         super().on_predict_end()
         if self.finished is not None:
             for file in (self.output / _STATE, *self.output.glob("choice-*.safetensors")):

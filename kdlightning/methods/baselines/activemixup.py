@@ -52,6 +52,9 @@ class ActiveMixup(RoundsModule):
         ValueError: a number below 1, or weights that are no convex combination.
     """
 
+    columns = ("answer", "image", "first", "second", "weight")
+    renumbers = True
+
     def __init__(
         self,
         teacher: BlackBoxTeacher,

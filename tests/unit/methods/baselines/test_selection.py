@@ -11,7 +11,9 @@ from helpers import Linear, TinyNet, ToyDataModule, trainer
 from torch.nn import functional as F
 
 from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.callbacks import RunProgress
 from kdlightning.data import GeneratedDataModule, NoiseDataModule, TransferSet, TransferSetDataModule
+from kdlightning.methods import TeacherAnswers
 from kdlightning.methods.baselines.activemixup import ActiveMixup, mix
 from kdlightning.methods.baselines.knockoff import KnockoffSelection, rescale, reward_terms, update_policy
 from kdlightning.modules import AnsweredModule
@@ -371,3 +373,32 @@ def test_knockoffs_rows_can_be_joined_to_their_source(tmp_path):
     data = TransferSetDataModule(ToyDataModule(), str(tmp_path / "set"))
     trainer(tmp_path).fit(Plain(tiny()), datamodule=data)
     assert torch.equal(data.answered.images, made.column("image"))
+
+
+def test_mixtures_are_not_joined_to_the_source_and_answers_alone_are_no_images(tmp_path):
+    predict(mixup(tmp_path / "mixed"), ToyDataModule(200, num_val=0, num_samples=20))
+    for number in (20, None):  # the whole source has images at every index of the set
+        with pytest.raises(
+            ValueError, match=r"holds images of its own.*: read it by GeneratedDataModule, with the same"
+        ):
+            TransferSetDataModule(ToyDataModule(200, num_val=0, num_samples=number), str(tmp_path / "mixed")).setup(
+                "fit"
+            )
+    predict(TeacherAnswers(SoftLabelTeacher(Counted()), str(tmp_path / "answers")))
+    with pytest.raises(
+        ValueError, match=r"holds no images, only answer.*about the images of toy: read it by TransferSet"
+    ):
+        GeneratedDataModule(ToyDataModule(), path=str(tmp_path / "answers")).setup("fit")
+
+
+def test_the_line_of_progress_moves_with_every_batch_of_a_round(tmp_path, monkeypatch):
+    seen = []
+    count = RunProgress._count_rows
+    monkeypatch.setattr(
+        RunProgress, "_count_rows", lambda bar, module, move: (count(bar, module, move), seen.append(module.rows_done))
+    )
+    line = RunProgress(brief=True)
+    predict(mixup(tmp_path / "set"), enable_progress_bar=True, callbacks=[line])
+    assert seen[-1] == 85
+    assert {60, 73} <= set(seen)  # in the real images' round, and in the first one of mixes
+    assert line._state.metrics == "85 of 85 images"
