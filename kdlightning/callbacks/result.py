@@ -39,12 +39,23 @@ class RunResult(Callback):
 
     def __init__(self, role: Role = "student", variant: str = "", seed: int | None = None) -> None:
         self.role, self.variant, self.seed = role, variant, seed
-        self._began = self._seconds = 0.0
+        self._began: float | None = None
+        self._seconds = 0.0
+        self._trained = {"steps": 0, "epochs": 0}
         self._best: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the seconds so far, and the best validation accuracy."""
+        running = 0.0 if self._began is None else time.monotonic() - self._began
+        return {"seconds": self._seconds or running, "best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on: what was trained before counts."""
+        self._seconds, self._best = state_dict["seconds"], state_dict["best"]
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
+        """Start the clock, or let it go on."""
+        self._began, self._seconds = time.monotonic() - self._seconds, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the best validation accuracy."""
@@ -54,7 +65,9 @@ class RunResult(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the student, or the generator; with its record where nothing is there to test it on."""
-        self._seconds = time.monotonic() - self._began
+        self._seconds = self.state_dict()["seconds"]
+        # now: where a test looks for a batch size, Lightning's loops begin again
+        self._trained = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if rehearsal or not trainer.is_global_zero or not isinstance(pl_module, (DistillationModule, GeneratorModule)):
             return
@@ -104,7 +117,7 @@ class RunResult(Callback):
                 "macs": count_macs(module.student, (data.channels, data.image_size, data.image_size)),
                 "labelling_seconds": manifest.get("seconds", 0.0),
                 "checkpoint": "last",
-                "steps": trainer.global_step,
+                "steps": self._trained["steps"],
                 "transfer_set": None if transfer_set is None else str(transfer_set.path),
                 "queries_per_pair": manifest.get("queries_per_pair"),
             }
@@ -131,7 +144,7 @@ class RunResult(Callback):
             **own,
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},
             "seconds": round(self._seconds, 2),
-            "epochs": trainer.current_epoch,
+            "epochs": self._trained["epochs"],
             "train_images": len(trained) if trained is not None else None,
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",

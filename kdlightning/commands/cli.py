@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import lightning.pytorch as L
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -21,11 +22,13 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
+from kdlightning.commands.checks import ONE_START, check_checkpoint, check_trained
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
+from kdlightning.modules.finite import NotFiniteError
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.teachers import BlackBoxTeacher
 
@@ -58,7 +61,10 @@ class _RunConfig(SaveConfigCallback):
         """Lightning calls it once, on the first process."""
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, root / self.config_filename, skip_none=False, overwrite=True)
+        config = self.config.clone()
+        for key in ONE_START.keys() & config.keys():
+            config[key] = ONE_START[key]
+        self.parser.save(config, root / self.config_filename, skip_none=False, overwrite=True)
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in wandb_loggers(trainer):
             logger.experiment.config.update(content, allow_val_change=True)
@@ -71,8 +77,8 @@ class KDLightningCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without their ``verbose``: ours means the libraries' messages; results are always printed."""
-        return {name: skipped | {"verbose"} for name, skipped in LightningCLI.subcommands().items()}
+        """Lightning's, without ``verbose``, where ours means the libraries' messages, and without unpickling."""
+        return {name: skipped | {"verbose", "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """``result.*``, ``overwrite``, ``restart``, ``over_budget`` and ``verbose``."""
@@ -94,6 +100,10 @@ class KDLightningCLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(default_directory(config))
         root = Path(config.trainer.default_root_dir)
+        try:
+            check_checkpoint(config.get("ckpt_path"))
+        except ValueError as error:
+            self.parser.error(str(error))
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._guard(root, config)
         if SWEEP not in os.environ:  # an agent waits for its trials' metrics
@@ -112,7 +122,7 @@ class KDLightningCLI(LightningCLI):
         """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, MisconfigurationException) as error:
             self.parser.error(str(error))
         config = self.config[self.subcommand]
         if not config.trainer.fast_dev_run:
@@ -125,8 +135,9 @@ class KDLightningCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             mine[L.callbacks.ProgressBar] = RunProgress(self.brief)
         if not isinstance(self.model, LabellingModule):
-            checkpoints = Path(config.default_root_dir) / "checkpoints"
             mine[Agreement], mine[ConfusionMatrix] = Agreement(), ConfusionMatrix()
+        if not isinstance(self.model, LabellingModule) and config.get("enable_checkpointing") is not False:
+            checkpoints = Path(config.default_root_dir) / "checkpoints"
             mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
         given = as_list(config.get("callbacks"))
         self.trainer_defaults["callbacks"] = [
@@ -168,8 +179,16 @@ class KDLightningCLI(LightningCLI):
         place = " from the end of the last whole epoch" if last else ""
         sys.stderr.write(f"kdlightning: {reason}{state}\n  -> to go on{place}: {again}\n")
 
+    def before_validate(self) -> None:
+        """Refuse to measure what is not trained."""
+        check_trained(self.model, self.config[self.subcommand], str(self.subcommand))
+
+    before_test = before_validate
+
     def before_predict(self) -> None:
-        """Refuse what the budget will surely not allow."""
+        """Refuse what the budget will surely not allow, and to predict with what is not trained."""
+        if self.subcommand == "predict":
+            self.before_validate()
         config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
         if config.over_budget == "allow" or not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
             return
@@ -263,7 +282,7 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
     with RunLog():
         try:
             build(_StageCLI if brief else KDLightningCLI, list(sys.argv[1:] if args is None else args))
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
             if not _ours(error):
                 raise
             sys.stderr.write(f"kdlightning: error: {error}\n")
@@ -275,7 +294,9 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
 
 
 def _ours(error: BaseException) -> bool:
-    """Whether the package itself raised it, outside a training step: a message for the user, not a defect to trace."""
+    """Whether it is a message for the user, not a defect to trace: the package's own outside a training step."""
+    if isinstance(error, (NotFiniteError, MisconfigurationException)):
+        return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     steps = ("training_step", "validation_step", "test_step")
     return frames[-1].f_code.co_filename.startswith(PACKAGE) and not any(f.f_code.co_name in steps for f in frames)

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as L
+import torch
 from jsonargparse import ArgumentParser
 
 # importing them also lets YAML and the command line use their short names
 from kdlightning import callbacks, data, methods, modules, networks, remote, teachers
 
 _PUBLIC = (methods, modules, data, networks, teachers, remote, callbacks)
+_PLACES: dict[str, tuple[Any, ...]] = {  # where an option stands that was given without its place
+    "trainer": (L.Trainer,),
+    "data": tuple(vars(data).values()),
+    "model": (*vars(methods).values(), *vars(modules).values()),
+    "model.teacher": (*vars(teachers).values(), *vars(remote).values()),
+    "model.optimizer": (torch.optim.Adam, torch.optim.SGD),
+}
 _HELP_WITHOUT_CLASS = re.compile(
     r'Parser key "(model|data)":\s+- Problem with given class_path \'lightning\.Lightning\w+\':\s+'
     r"unrecognized arguments: --([\w.]+)\.help[= ](\S+)"
@@ -77,7 +85,13 @@ def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # no
         return _nearest(option.removesuffix(".help"), _parameters(owner), "argument")
     inner = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
     actions = [action for one in (parser, *chain(*inner)) for action in one._actions]
-    return _nearest(option, {name.lstrip("-") for action in actions for name in action.option_strings}, "option")
+    names = {name.lstrip("-") for action in actions for name in action.option_strings}
+    if longer := [name for name in names if name.startswith(option)]:
+        return _nearest(option, longer, "option")
+    for place, kinds in _PLACES.items():
+        if option.split(".")[0] in chain(*(_parameters(kind) for kind in kinds if inspect.isclass(kind))):
+            return f"there is no option '{option}'; did you mean '{place}.{option}'?"
+    return _nearest(option, names, "option")
 
 
 def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one

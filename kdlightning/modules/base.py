@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.modules.finite import check_losses, check_weights
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -92,6 +93,7 @@ class TaughtModule(L.LightningModule, ABC):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._steps = 0
+        self.watched: dict[str, Tensor] = {}  # of the last batch: losses() fills it with what is logged, not minimised
 
     @property
     def teacher_identity(self) -> dict[str, str] | None:
@@ -132,8 +134,9 @@ class TaughtModule(L.LightningModule, ABC):
         torch.manual_seed(run_seed(self.current_epoch, self.global_rank))
 
     def on_train_epoch_end(self) -> None:
-        """Log what is left of the running means."""
+        """Log what is left of the running means; a NotFiniteError, before anything is saved, for weights of NaN."""
         self._flush()
+        check_weights(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the teacher's count."""
@@ -163,6 +166,7 @@ class TaughtModule(L.LightningModule, ABC):
 
     def _flush(self) -> None:
         if self._steps:
+            check_losses(self, {name: total for name, total in self._sums.items() if name not in self.watched})
             self.log_dict({f"train/{name}": total / self._counts[name] for name, total in self._sums.items()})
         self._sums, self._counts, self._steps = {}, {}, 0
 
@@ -179,6 +183,8 @@ class DistillationModule(TaughtModule):
         lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
     """
 
+    lr: float | None = None  #: takes the place of the optimiser's own; Lightning's ``LearningRateFinder`` sets it
+
     def __init__(
         self,
         student: nn.Module,
@@ -190,7 +196,6 @@ class DistillationModule(TaughtModule):
         self.student = student
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._correct: dict[str, MulticlassAccuracy] = {}
-        self.watched: dict[str, Tensor] = {}  # of the last batch: losses() fills it with what is logged, not minimised
 
     @property
     def student_name(self) -> str:
@@ -243,6 +248,8 @@ class DistillationModule(TaughtModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """One optimiser of :meth:`trained`, and its schedule."""
         optimizer = self._optimizer(self.trained())
+        for group in optimizer.param_groups if self.lr else ():
+            group["lr"] = self.lr
         return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
 
     def on_validation_epoch_end(self) -> None:

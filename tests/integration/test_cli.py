@@ -80,6 +80,65 @@ def test_a_run_is_not_overwritten_silently(tmp_path, capsys):
     assert json.loads((tmp_path / "run/result.json").read_text())["seed"] == 3
 
 
+def test_no_checkpoints_are_kept_where_none_are_wanted_and_a_rerun_from_its_file_replaces_nothing(tmp_path, capsys):
+    start = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "run")
+    fit(*start, "--trainer.enable_checkpointing", "false", "--overwrite", "true")
+    assert not (tmp_path / "run/checkpoints").exists()
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (config["overwrite"], config["restart"], config["ckpt_path"]) == (False, False, None)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "run/config.yaml"])
+    assert "run already holds a run" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_ends_with_a_sentence_and_no_record(tmp_path, capsys):
+    rate = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e30")
+    with pytest.raises(SystemExit) as stopped:
+        fit("--model", "Supervised", *STUDENT, *rate, "--trainer.default_root_dir", "run")
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "kdlightning: error: ce is nan, loss is nan, in epoch 1 after 2 steps: the training has failed" in err
+    assert "Try a lower learning rate (it is 1e+30)" in err
+    assert not list(tmp_path.rglob("result.json")) + list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--seed", "1"], "there is no option 'seed'; did you mean 'seed_everything'?"),
+        (["--trainer.limit_train_batches", "-1"], "limit_train_batches"),
+        (["--ckpt_path", "http://127.0.0.1:9/last.ckpt"], "expected a checkpoint's file on this machine, got http://"),
+        (["--ckpt_path", "s3://bucket/last.ckpt"], "download it first: an address is not opened"),
+        (["--ckpt_path", "registry:someone/model"], "download it first: an address is not opened"),
+        (["--ckpt_path", "nowhere.ckpt"], "got nowhere.ckpt; there is none"),
+        (["--weights_only", "false"], "unrecognized arguments: --weights_only"),
+        (["--optimizer", "Adam"], "there is no option 'optimizer'; did you mean 'model.optimizer'?"),
+        (["--lr", "1"], "there is no option 'lr'; did you mean 'model.optimizer.lr'?"),
+        (["--batch_size", "1"], "there is no option 'batch_size'; did you mean 'data.batch_size'?"),
+        (["--max_epochs", "1"], "there is no option 'max_epochs'; did you mean 'trainer.max_epochs'?"),
+        (["--budget", "1"], "there is no option 'budget'; did you mean 'model.teacher.budget'?"),
+    ],
+)
+def test_what_a_trainer_is_not_given_is_one_sentence(arguments, text, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--model", "Supervised", *STUDENT, *SMALL, *arguments])
+    err = capsys.readouterr().err
+    assert (stopped.value.code, text in err, "Traceback" in err) == (2, True, False)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_a_network_of_random_weights_is_not_measured(command, tmp_path, teacher, capsys):
+    where = ["--trainer.default_root_dir", "run", *SMALL[:6], "--trainer.logger", "false"]
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--model", "Supervised", *STUDENT, *where])
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert f"{command} measures a trained network, but the weights of LeNet5Fifth are random (body.0.weight)" in err
+    saved = ["--model.student", "kdlightning.networks.load_network", "--model.student.source", teacher]
+    assert main([command, "--model", "Supervised", *saved, *where]) == 0
+
+
 def test_what_is_refused_while_data_are_read_comes_without_a_traceback(tmp_path, capsys, teacher):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as stopped:

@@ -1,14 +1,18 @@
 import copy
+import json
 
 import pytest
 import torch
 from helpers import Linear, TinyNet, ToyDataModule, trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import nn
 from torch.nn import functional as F
 
 from kdlightning.accounting import QueryBudgetExceededError
-from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger
+from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunResult
 from kdlightning.methods import AL, DB3KD, DKD, KD, AnsweredKD, Supervised
+from kdlightning.modules.finite import NotFiniteError
+from kdlightning.networks import LeNet5Fifth
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 from kdlightning.types import Batch
 
@@ -223,3 +227,70 @@ def test_dkd_learns_at_a_small_temperature():
     sum(module.losses(data).values()).backward()
     assert module.student[1].weight.grad.isfinite().all()
     assert module.student[1].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("broken", ["loss", "weight", "statistic"])
+def test_what_is_not_finite_stops_the_run_and_is_no_result(tmp_path, broken):
+    class Broken(Supervised):
+        def losses(self, batch):
+            terms = super().losses(batch)
+            self.watched = {"extent": torch.tensor(-torch.inf)}  # what is only looked at may be anything
+            return {**terms, "odd": terms["ce"] * float("nan")} if broken == "loss" and self.global_step == 3 else terms
+
+        def on_train_batch_end(self, *_):
+            if broken == "weight" and self.global_step == 8:
+                self.student.classifier.bias.data[1] = torch.inf
+            if broken == "statistic" and self.global_step == 8:
+                self.student.body[1].running_var[0] = torch.nan
+
+    module = Broken(TinyNet(), optimizer=lambda parameters: torch.optim.SGD(parameters, 0.25))
+    run = trainer(tmp_path, max_epochs=3, log_every_n_steps=2, enable_checkpointing=True, callbacks=[RunResult()])
+    with pytest.raises(NotFiniteError) as stopped:
+        run.fit(module, datamodule=ToyDataModule())
+    what, place = {
+        "loss": ("loss is nan, odd is nan", "in epoch 1 after 3 steps"),
+        "weight": ("student.classifier.bias has values that are not finite", "in epoch 2 after 8 steps"),
+        "statistic": ("student.body.1.running_var has values that are not finite", "in epoch 2 after 8 steps"),
+    }[broken]
+    for text in (what, place, "is no result", "lower learning rate (it is 0.25)", "--trainer.gradient_clip_val 1"):
+        assert text in str(stopped.value)
+    assert not list(tmp_path.rglob("result.json")) + list(tmp_path.rglob("network"))
+    kept = [torch.load(file, weights_only=True)["epoch"] for file in tmp_path.rglob("*.ckpt")]
+    assert kept == ([] if broken == "loss" else [0])
+
+
+def test_a_search_for_a_learning_rate_may_fail_at_high_ones(tmp_path):
+    search = LearningRateFinder(min_lr=1e-3, max_lr=1e38, num_training_steps=40, early_stop_threshold=None)
+    module = Supervised(student())
+    trainer(tmp_path, max_epochs=20, callbacks=[search], log_every_n_steps=1).fit(module, datamodule=ToyDataModule())
+    assert module.lr > 0
+    (group,) = module.optimizers().param_groups
+    assert group["lr"] == module.lr
+
+
+def small():
+    return LeNet5Fifth(num_classes=3, image_size=28)
+
+
+def test_the_clock_and_the_best_accuracy_go_on_and_a_search_does_not_count(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 100))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    first, second, data = RunResult(), RunResult(), ToyDataModule(image_size=28)
+    trainer(tmp_path, callbacks=[first], enable_checkpointing=True).fit(Supervised(small()), data)
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    before = torch.load(checkpoint, weights_only=True)["callbacks"]["RunResult"]
+    assert before["seconds"] > 0
+    trainer(tmp_path, max_epochs=2, callbacks=[second]).fit(Supervised(small()), data, ckpt_path=str(checkpoint))
+    assert second._seconds > before["seconds"]
+    assert second._best >= before["best"]
+
+
+def test_a_search_for_a_batch_size_leaves_epochs_and_steps(tmp_path):
+    data = ToyDataModule(number=64, image_size=28)
+    run = trainer(tmp_path, max_epochs=2, callbacks=[BatchSizeFinder(init_val=4, max_trials=2), RunResult()])
+    module = Supervised(small())
+    run.fit(module, datamodule=data)
+    run.test(module, datamodule=data, verbose=False)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (data.batch_size, record["epochs"], record["steps"]) == (8, 2, 16)
+    assert record["seconds"] < 100

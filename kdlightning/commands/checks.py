@@ -1,0 +1,45 @@
+"""What is looked at before a run begins: its checkpoint, and whether there is anything to measure."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from kdlightning.modules import DistillationModule
+
+ONE_START = {"overwrite": False, "restart": False, "ckpt_path": None}  # what belongs to one start, not to the run
+_KNOWN = ("best", "last", "hpc")  # Lightning finds these itself
+
+
+def check_checkpoint(path: Any) -> None:  # noqa: ANN401 - a setting
+    """Refuse, with a ValueError, a checkpoint that is no file here: Lightning unpickles what an address answers."""
+    if path is None or str(path) in _KNOWN or Path(path).exists():
+        return
+    remote = "://" in str(path) or str(path).startswith("registry")
+    what = "download it first: an address is not opened" if remote else "there is none"
+    raise ValueError(f"ckpt_path: expected a checkpoint's file on this machine, got {path}; {what}")
+
+
+def check_trained(model: Any, config: Namespace, command: str) -> None:  # noqa: ANN401 - any LightningModule
+    """Refuse, with a ValueError, to measure a student whose weights are drawn at random, wholly or in part.
+
+    It is built once more with another seed: what is drawn then differs, what is loaded from a file does not.
+    """
+    if config.get("ckpt_path") is not None or not isinstance(model, DistillationModule):
+        return
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--student", type=nn.Module)
+    given = parser.parse_object({"student": config.model.init_args.student.as_dict()})
+    with torch.random.fork_rng([]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = parser.instantiate_classes(given).student.state_dict()
+    drawn = [name for name, value in model.student.state_dict().items() if not torch.equal(value.cpu(), again[name])]
+    if drawn:
+        name = type(model.student).__name__
+        raise ValueError(
+            f"{command} measures a trained network, but the weights of {name} are random ({drawn[0]}). Give "
+            "--ckpt_path runs/NAME/checkpoints/last.ckpt, or what a run has saved as the student: --model.student "
+            "kdlightning.networks.load_network --model.student.source runs/NAME/network"
+        )
