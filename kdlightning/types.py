@@ -13,11 +13,12 @@ class Bounds(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch, as every dataloader of the package yields it and every method receives it.
+    """One batch, as every dataloader of the package yields it and every method receives it, whatever a loader yields.
 
     Attributes:
         image: pixels ``(N, C, H, W)``, float32 in [0, 1] once on the device (uint8 before the transfer).
-        index: position ``(N,)`` of each image in its source dataset, int64.
+        index: position ``(N,)`` of each image in its source dataset, int64; -1 where a loader of the user's own does
+            not say it.
         label: ground-truth class indices ``(N,)``, int64; None where labels are withheld or do not exist.
         answer: what a transfer set holds for each image ``(N, K)``, float32; its column is named by the
             datamodule (for DB3KD the pre-softmax activations of Eq. 7); None without a transfer set.

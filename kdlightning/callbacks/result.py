@@ -114,7 +114,7 @@ class RunResult(Callback):
                 "teacher_accuracy": metrics.get("test/teacher_accuracy"),
                 "teacher_parameters": judges[0].parameters if judges else None,
                 "parameters": count_parameters(module.student),
-                "macs": count_macs(module.student, (data.channels, data.image_size, data.image_size)),
+                "macs": count_macs(module.student, _shape(module, data)),
                 "labelling_seconds": manifest.get("seconds", 0.0),
                 "checkpoint": "last",
                 "steps": self._trained["steps"],
@@ -136,7 +136,7 @@ class RunResult(Callback):
             "method": type(module).__name__,
             "variant": self.variant,
             "role": self.role if student else "generator",
-            "dataset": data.name,
+            "dataset": _name(trainer),
             "teacher": teacher.get("name"),
             "teacher_fingerprint": teacher.get("fingerprint"),
             "access": module.access,
@@ -151,6 +151,19 @@ class RunResult(Callback):
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
             "config": str(Path(trainer.default_root_dir) / "config.yaml"),
         }
+
+
+def _shape(module: DistillationModule, data: Any) -> tuple[int, ...]:  # noqa: ANN401 - any datamodule, or None
+    """Of an image: that of what was seen, or what the data say where nothing was tested."""
+    return module.image_shape or (data.channels, data.image_size, data.image_size)
+
+
+def _name(trainer: L.Trainer) -> str:
+    """The data set's, or where it has none that of the class that it is of."""
+    data = getattr(trainer, "datamodule", None)
+    loader = trainer.test_dataloaders or trainer.train_dataloader
+    source = getattr(loader, "dataset", loader) if data is None else data
+    return str(getattr(source, "name", None) or type(source).__name__)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

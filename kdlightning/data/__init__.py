@@ -2,6 +2,7 @@
 
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.collected import CollectedDataModule, UnionDataModule
+from kdlightning.data.datasets import DatasetDataModule
 from kdlightning.data.folders import (
     CINIC10DataModule,
     ImageFolderDataModule,
@@ -28,7 +29,8 @@ from kdlightning.data.transferset import TransferSet, TransferSetDataModule, Tra
 from kdlightning.data.web import WebDataModule
 
 __all__ = [
-    "CIFAR10DataModule", "CIFAR100DataModule", "CINIC10DataModule", "CollectedDataModule", "DigitsDataModule",
+    "CIFAR10DataModule", "CIFAR100DataModule", "CINIC10DataModule", "CollectedDataModule", "DatasetDataModule",
+    "DigitsDataModule",
     "FashionMNISTDataModule", "Flowers102DataModule", "GeneratedDataModule", "ImageDataModule", "ImageFileDataset",
     "ImageFolderDataModule", "ImageNetDataModule", "ImageTensorDataset", "MNISTDataModule", "MNISTMDataModule",
     "NoImagesDataModule", "NoiseDataModule", "PoolDataModule", "RenderedCharactersDataModule",

@@ -247,7 +247,7 @@ def check_generator(generator: Generator, data: Any) -> None:  # noqa: ANN401 - 
 
 def check_latent(generator: Generator, data: Any) -> None:  # noqa: ANN401
     """Refuse, with a ValueError, a generator of other classes than a datamodule's."""
-    latent, classes = generator.latent_dim, data.num_classes
+    latent, classes = generator.latent_dim, getattr(data, "num_classes", generator.latent_dim)
     if latent != classes:
         made, task = f"has {latent} latent dimensions, one per class", f"{data.name} has {classes} classes"
         raise ValueError(f"the generator {made}, but {task}")
@@ -255,6 +255,8 @@ def check_latent(generator: Generator, data: Any) -> None:  # noqa: ANN401
 
 def check_size(network: Generator | Critic, data: Any) -> None:  # noqa: ANN401
     """Refuse, with a ValueError, a generator or critic of images of other channels or size than a datamodule's."""
+    if not hasattr(data, "image_size"):  # a datamodule of the user's own
+        return
     does = "generator makes" if isinstance(network, Generator) else "critic sees"
     made, task = (f"{each.channels} channels and {each.image_size} pixels" for each in (network, data))
     if made != task:

@@ -33,7 +33,7 @@ from kdlightning.functional import boundary
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.labelling import LabellingModule, Predict
-from kdlightning.teachers import HardLabelTeacher
+from kdlightning.teachers import HardLabelTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -88,7 +88,7 @@ class DB3KDLabels(LabellingModule):
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher, output)
+        super().__init__(as_teacher(teacher, HardLabelTeacher), output)
         self.num_classes, self.robustness, self.candidates = num_classes, robustness, candidates
         self.candidate_pool, self.tolerance, self.num_probes, self.step = candidate_pool, tolerance, num_probes, step
         self.probe_radius, self.query_limit, self.subspace, self.rank = probe_radius, query_limit, subspace, rank
@@ -254,7 +254,10 @@ class DB3KD(DistillationModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_CE(P_s, y) + λ L_KD(P_t^τ, P_s^τ), Eq. 1 of [Wang2021]_."""
         if batch.answer is None:
-            raise ValueError("DB3KD trains on a TransferSetDataModule, whose batches carry the soft labels of phase 1")
+            raise ValueError(
+                "DB3KD trains on a TransferSetDataModule, whose batches carry the soft labels of phase 1; a loader of "
+                "your own has to yield {'image': ..., 'answer': ...}"
+            )
         logits = self(batch.image)
         target = softened(batch.answer, self.temperature)
         divergence = kd_divergence(logits, target, self.temperature)

@@ -34,7 +34,7 @@ from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional.inversion import InversionWeights, Norm, invert, normalised_layers
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.networks.pretrained import fingerprint
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -90,7 +90,7 @@ class DeepInversion(LabellingModule):
         flip: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher, output)
+        super().__init__(as_teacher(teacher, WhiteBoxTeacher), output)
         if iterations < 1 or learning_rate <= 0 or jitter < 0:
             raise ValueError(
                 "expected at least 1 iteration, a learning rate above 0 and a jitter of at least 0 pixels, got "
@@ -101,7 +101,8 @@ class DeepInversion(LabellingModule):
                 f"competition needs a student and a weight above 0, got competition_weight={competition_weight} and "
                 f"{'no student' if student is None else 'a student'}"
             )
-        self.student, self.seed = student, seed
+        self.student = None if student is None else as_teacher(student, WhiteBoxTeacher)
+        self.seed = seed
         weights = (batch_norm_weight, first_layer, variation_weight, norm_weight, competition_weight)
         self.weights = InversionWeights(*weights)
         self.options: dict[str, Any] = {"iterations": iterations, "learning_rate": learning_rate}

@@ -27,7 +27,7 @@ from kdlightning.functional.neighbours import LEVEL, compare
 from kdlightning.methods.deepinversion import DeepInversion
 from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import fingerprint
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -58,8 +58,9 @@ class InversionStudy(DeepInversion):
     ) -> None:
         if not networks:
             raise ValueError("networks: expected at least one network to invert, with a name")
-        super().__init__(next(iter(networks.values())), output, **options)
-        self.networks, self.judge = nn.ModuleDict(networks), judge
+        opened = {name: as_teacher(network, WhiteBoxTeacher) for name, network in networks.items()}
+        super().__init__(next(iter(opened.values())), output, **options)
+        self.networks, self.judge = nn.ModuleDict(opened), as_teacher(judge, WhiteBoxTeacher)
 
     def inverted(self) -> list[WhiteBoxTeacher]:
         """All of them."""

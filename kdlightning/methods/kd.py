@@ -24,7 +24,7 @@ from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.schedule import schedule
-from kdlightning.teachers import SoftLabelTeacher
+from kdlightning.teachers import SoftLabelTeacher, as_teacher
 from kdlightning.types import Batch, Estimate
 
 
@@ -55,7 +55,7 @@ class KD(DistillationModule):
     ) -> None:
         super().__init__(student, **options)
         above_zero(temperature=temperature)
-        self.teacher = teacher
+        self.teacher: SoftLabelTeacher = as_teacher(teacher, SoftLabelTeacher)
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.query_once = query_once
         self._answers: dict[int, Tensor] = {}
@@ -71,10 +71,16 @@ class KD(DistillationModule):
         return terms
 
     def answers(self, batch: Batch) -> Tensor:
-        """The teacher's probabilities ``(N, K)``, asked for, or remembered with ``query_once``."""
+        """The teacher's probabilities ``(N, K)``, asked for, or remembered with ``query_once``.
+
+        A ValueError where answers are to be remembered of images whose index the loader does not give.
+        """
         if not self.query_once:
             return self.teacher.query(batch.image)
         index = batch.index.tolist()
+        if min(index) < 0:
+            told = "remembers an answer by its image's index, which this loader does not give"
+            raise ValueError(f"query_once {told}: yield dicts with 'index', or give query_once=False")
         new = [position for position, image in enumerate(index) if image not in self._answers]
         if new:
             for position, answer in zip(new, self.teacher.query(batch.image[new]), strict=True):

@@ -49,10 +49,11 @@ from kdlightning.functional.selection import (
     select,
     student_share,
 )
+from kdlightning.modules.arguments import check_networks
 from kdlightning.modules.base import run_seed
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.networks.shared import Features, SharedClassifierNetwork
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -108,6 +109,8 @@ class KD3(SelectingModule):
         embedding: int = 128,
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
+        check_networks(student=student)
+        teacher = as_teacher(teacher, WhiteBoxTeacher)
         shared = SharedClassifierNetwork.of(student, teacher, features, connect)
         super().__init__(shared, **options)
         above_zero(temperature=temperature)

@@ -43,7 +43,7 @@ from kdlightning.modules.generator import GeneratorModule
 from kdlightning.modules.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
-from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch, Estimate
 
 
@@ -74,7 +74,8 @@ class MEKDGenerator(GeneratorModule):
         **options: Any,  # noqa: ANN401 - GeneratorModule's
     ) -> None:
         super().__init__(generator, critic, **options)
-        self.teacher = teacher if alpha else None
+        kinds = (SoftLabelTeacher, BlackBoxTeacher)
+        self.teacher: BlackBoxTeacher | None = as_teacher(teacher, *kinds) if teacher is not None and alpha else None
         self.access = None if self.teacher is None else self.teacher.access
         if queries is not None and queries < 0:
             raise ValueError(f"queries: expected 0 or more images, or None for every generated one, got {queries}")
@@ -218,7 +219,7 @@ class MEKD(AnsweredModule):
         # in a dictionary: neither the checkpoint nor the optimiser nor .train() should know them
         self._frozen: dict[str, Any] = {"generator": made.requires_grad_(False).eval()}
         if logits_teacher is not None:
-            self._frozen["teacher"] = logits_teacher
+            self._frozen["teacher"] = as_teacher(logits_teacher, WhiteBoxTeacher)
         self.distance, self.mapping_weight, self.beta = distance, mapping_weight, beta
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.response = response

@@ -33,7 +33,7 @@ from kdlightning.functional.adversarial import border_attack, deeper_attack
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.functional.selection import assign_targets
 from kdlightning.modules.selecting import SelectingModule
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 Part = Literal["post", "pre", "deeper", "mixed", "normal"]
@@ -124,7 +124,8 @@ class ShaderKD(SelectingModule):
         above_zero(temperature=temperature)
         if not parts:
             raise ValueError("parts: expected at least one of post, pre, deeper, mixed and normal")
-        self.teacher, self.per_class, self.parts, self.mixup = teacher, per_class, tuple(parts), mixup
+        self.teacher: WhiteBoxTeacher = as_teacher(teacher, WhiteBoxTeacher)
+        self.per_class, self.parts, self.mixup = per_class, tuple(parts), mixup
         self.attack_normal, self.filtered, self.temperature = attack_normal, filtered, temperature
         self.attack: dict[str, Any] = {"epsilon": epsilon / 255, "step": step / 255, "iterations": iterations}
         self.attack |= {"threshold": threshold, "random_start": random_start / 255}

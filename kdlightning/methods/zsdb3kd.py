@@ -30,7 +30,7 @@ from kdlightning.data.base import at_least
 from kdlightning.data.generated import NoiseDataModule
 from kdlightning.functional import boundary
 from kdlightning.modules.labelling import LabellingModule, Predict
-from kdlightning.teachers import HardLabelTeacher
+from kdlightning.teachers import HardLabelTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -91,7 +91,7 @@ class ZSDB3KDImages(LabellingModule):
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher, output)
+        super().__init__(as_teacher(teacher, HardLabelTeacher), output)
         at_least(1, iterations=iterations, directions=directions, num_probes=num_probes, pool=pool, patience=patience)
         if step <= 0:
             raise ValueError(f"step: expected a length above 0, got {step}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kdlightning.modules.answered import AnsweredModule
+from kdlightning.modules.arguments import check_makers
 from kdlightning.modules.base import DistillationModule, prepare_for_two_optimizers
 from kdlightning.types import Batch
 
@@ -105,6 +106,7 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
         **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
         super().__init__(student, **options)
+        check_makers(discriminator_optimizer=discriminator_optimizer)
         self.automatic_optimization = False
         self.discriminator = self.discriminator_class(known_classes(student, num_classes), width)
         self._other_optimizer = discriminator_optimizer

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdlightning.data.base import Options
+from kdlightning.data.base import ImageDataModule, Options
+from kdlightning.data.transferset import SourcedDataModule
 from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
@@ -12,6 +13,8 @@ from kdlightning.types import Batch
 
 class AnsweredModule(DistillationModule):
     """Trains on images whose answers lie in a transfer set (``TransferSetDataModule``, ``GeneratedDataModule``).
+
+    A loader of your own may yield dicts with ``image`` and ``answer``, the probabilities ``(N, K)``.
 
     A subclass overrides :meth:`losses`, and narrows ``accepts`` if it cannot use both kinds of answers: ``"soft"``
     probabilities and ``"hard"`` labels (which arrive as one-hot rows). Asking nothing, it takes the access of the set
@@ -36,8 +39,8 @@ class AnsweredModule(DistillationModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         manifest = getattr(getattr(data, "transfer_set", None), "manifest", None)
         if manifest is None:
-            if stage != "fit":
-                return
+            if stage != "fit" or not isinstance(data, (ImageDataModule, SourcedDataModule)):
+                return  # batches of a user's own loader bring probabilities along, or are refused
             raise TypeError(
                 f"{type(self).__name__} trains on given answers: use a TransferSetDataModule or a GeneratedDataModule "
                 f"with a path, got {type(data).__name__}"
@@ -58,7 +61,8 @@ class AnsweredModule(DistillationModule):
         """The teacher's probabilities ``(N, K)``, one-hot rows for labels; a ValueError where the batch has none."""
         if batch.answer is None:
             name = type(self).__name__
-            raise ValueError(f"{name} trains on a transfer set, whose batches carry the teacher's answers")
+            own = "a loader of your own has to yield {'image': ..., 'answer': ...}"
+            raise ValueError(f"{name} trains on a transfer set, whose batches carry the teacher's answers; {own}")
         return batch.answer
 
     def probabilities(self, given: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data.base import ImageDataModule
 from kdlightning.modules.labelling import LabellingModule, Predict
-from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
 from kdlightning.types import Answers, Batch
 
 
@@ -35,7 +35,7 @@ class TeacherAnswers(LabellingModule):
     teacher: BlackBoxTeacher
 
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
-        super().__init__(teacher, output)
+        super().__init__(as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher), output)
         self.at_budget = at_budget
 
     def settings(self) -> dict[str, Any]:

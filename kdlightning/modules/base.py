@@ -1,49 +1,24 @@
 """What every method that trains shares: one training step, one set of metrics, honest checkpoints."""
 
 import hashlib
-import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.batches import as_batch
+from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_weights
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
-
-
-def _plain(value: Any) -> bool:  # noqa: ANN401 - hyper-parameters are anything
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_plain(item) for item in value)
-    return isinstance(value, (bool, int, float, str, type(None)))
-
-
-def keep_plain_hyperparameters(module: L.LightningModule) -> None:
-    """Store the arguments of a module's ``__init__`` as configuration, never as objects.
-
-    From the CLI they are ``class_path`` dictionaries and a checkpoint can be rebuilt from them; from Python, networks
-    and teachers are left out and have to be given to ``load_from_checkpoint``. Either way checkpoints load with
-    ``weights_only=True``. Called by the base classes, whose frame leads to the subclasses' arguments.
-    """
-    frame = cast(FrameType, inspect.currentframe()).f_back
-    arguments = collect_init_args(cast(FrameType, frame), [], classes=(HyperparametersMixin,))
-    objects = [name for given in arguments for name, value in given.items() if not _plain(value)]
-    module.save_hyperparameters(frame=frame, ignore=objects)  # it copies what it keeps
-    if "_instantiator" in module.hparams:  # the command line has put dictionaries in the objects' place
-        module.save_hyperparameters(frame=frame)
 
 
 def run_seed(*parts: int) -> int:
@@ -94,6 +69,7 @@ class TaughtModule(L.LightningModule, ABC):
         self._counts: dict[str, int] = {}
         self._steps = 0
         self.watched: dict[str, Tensor] = {}  # of the last batch: losses() fills it with what is logged, not minimised
+        self.image_shape: tuple[int, ...] = ()  #: (C, H, W) of the images seen last
 
     @property
     def teacher_identity(self) -> dict[str, str] | None:
@@ -128,6 +104,12 @@ class TaughtModule(L.LightningModule, ABC):
                 f"{self.trainer.world_size} processes would each count their own queries: add the callback "
                 "kdlightning.callbacks.QueryLogger, which lets them share one count and one budget"
             )
+
+    def _apply_batch_transfer_handler(self, batch: Any, *place: Any, **told: Any) -> Batch:  # noqa: ANN401
+        # every loader's batches come through here; there is no public hook after those of a user's own datamodule
+        made = as_batch(super()._apply_batch_transfer_handler(batch, *place, **told))
+        self.image_shape = tuple(made.image.shape[1:])
+        return made
 
     def on_train_epoch_start(self) -> None:
         """Draws of an epoch depend on (seed, epoch, rank) alone."""
@@ -192,6 +174,8 @@ class DistillationModule(TaughtModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        check_networks(student=student)
+        check_makers(optimizer=optimizer, lr_scheduler=lr_scheduler)
         keep_plain_hyperparameters(self)
         self.student = student
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kdlightning.data.generated import check_generator, check_size
 from kdlightning.functional import gan
-from kdlightning.modules.base import TaughtModule, keep_plain_hyperparameters, prepare_for_two_optimizers
+from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
+from kdlightning.modules.base import TaughtModule, prepare_for_two_optimizers
 from kdlightning.networks.gan import Critic, Generator, InfoGANCritic
 from kdlightning.types import Batch
 
@@ -49,6 +50,8 @@ class GeneratorModule(TaughtModule):
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
     ) -> None:
         super().__init__()
+        check_networks(generator=generator, critic=critic)
+        check_makers(generator_optimizer=generator_optimizer, critic_optimizer=critic_optimizer)
         keep_plain_hyperparameters(self)
         self.automatic_optimization = False
         self.generator, self.critic = generator, critic

@@ -16,7 +16,7 @@ from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
-from kdlightning.modules.base import keep_plain_hyperparameters
+from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -75,14 +75,20 @@ class LabellingModule(L.LightningModule, ABC):
         return {key: value for key, value in self.hparams.items() if key not in ("teacher", "output", "_instantiator")}
 
     def setup(self, stage: str) -> None:
-        """Refuse, with a ValueError, a teacher or a setting of other classes than the data set's."""
-        data = getattr(self.trainer, "datamodule", None)
+        """Refuse, with a TypeError, data that cannot be labelled; with a ValueError, other classes than the data's."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "predict_indices"):
+            got = "a loader" if data is None else f"a {type(data).__name__}"
+            raise TypeError(
+                f"{type(self).__name__} labels a datamodule of kdlightning.data, and of a data set of your own "
+                f"DatasetDataModule(dataset) makes one; got {got}: trainer.predict(module, datamodule=...)"
+            )
         said = {
             "the teacher has {} classes": getattr(self.teacher, "num_classes", None),
             "num_classes is {}": self.hparams.get("num_classes"),
         }
         for clause, known in said.items():
-            if data is not None and known is not None and known != data.num_classes:
+            if known is not None and known != data.num_classes:
                 raise ValueError(f"{clause.format(known)}, but the data set {data.name} has {data.num_classes}")
 
     def on_predict_start(self) -> None:
@@ -90,11 +96,8 @@ class LabellingModule(L.LightningModule, ABC):
 
         Raises:
             FileExistsError: it is finished already, or was begun with other settings.
-            RuntimeError: no datamodule is attached.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            raise RuntimeError("labelling needs a datamodule: trainer.predict(module, datamodule=...)")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         identity = self.teacher.identity
         begun = {
             "method": type(self).__name__,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import read_shard
+from kdlightning.modules.arguments import check_makers
 from kdlightning.modules.asking import TeacherAnswers
 from kdlightning.modules.labelling import Predict
 from kdlightning.teachers import BlackBoxTeacher
@@ -65,6 +66,7 @@ class RoundsModule(TeacherAnswers):
         **options: Any,  # noqa: ANN401 - TeacherAnswers's
     ) -> None:
         super().__init__(teacher, output, **options)
+        check_makers(optimizer=optimizer)
         at_least(1, queries=queries, epochs=epochs, batch_size=batch_size)
         self.queries, self.student, self._optimizer = queries, student, optimizer
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed

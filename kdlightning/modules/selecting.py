@@ -63,8 +63,8 @@ class SelectingModule(DistillationModule):
             return
         if data is None or not hasattr(data, "shared_loader"):
             raise ValueError(
-                f"{type(self).__name__} chooses from a pool: give it a datamodule such as WebDataModule or "
-                "UnionDataModule"
+                f"{type(self).__name__} chooses from a pool: give it a datamodule such as WebDataModule, "
+                "UnionDataModule, or DatasetDataModule(dataset) of a data set of your own"
             )
         self._chosen: Tensor | None = None
         self.facts = {}

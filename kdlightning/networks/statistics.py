@@ -1,6 +1,7 @@
 """How large and how costly a network is."""
 
 import inspect
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     """Multiply-accumulates per image, as papers print under "FLOPs".
 
     Those of convolutions, matrix products and attention in eval mode, without biases, normalisation and pooling; half

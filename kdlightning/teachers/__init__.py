@@ -2,6 +2,7 @@
 
 from kdlightning.moved import names_of
 from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.given import as_teacher
 from kdlightning.teachers.whitebox import WhiteBoxTeacher
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "HardLabelTeacher",
     "SoftLabelTeacher",
     "WhiteBoxTeacher",
+    "as_teacher",
 ]
 __getattr__ = names_of(__name__)

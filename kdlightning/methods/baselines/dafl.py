@@ -30,8 +30,9 @@ from kdlightning.data.base import above_zero
 from kdlightning.data.generated import check_size
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.alternating import TwoPlayerModule
+from kdlightning.modules.arguments import check_makers, check_networks
 from kdlightning.networks.gan import Generator
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 
@@ -73,8 +74,11 @@ class DAFL(TwoPlayerModule):
         above_zero(temperature=temperature)
         if images_per_step < 2:
             raise ValueError(f"images_per_step: batch normalisation needs at least 2, got {images_per_step}")
+        check_networks(generator=generator)
+        check_makers(generator_optimizer=generator_optimizer)
         self.automatic_optimization = False
-        self.teacher, self.generator, self.images_per_step = teacher, generator, images_per_step
+        self.teacher: WhiteBoxTeacher = as_teacher(teacher, WhiteBoxTeacher)
+        self.generator, self.images_per_step = generator, images_per_step
         self.one_hot_weight, self.activation_weight = one_hot_weight, activation_weight
         self.information_weight, self.temperature = information_weight, temperature
         self._other_optimizer = generator_optimizer

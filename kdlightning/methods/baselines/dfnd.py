@@ -31,7 +31,7 @@ from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.selecting import SelectingModule
-from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
+from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch, Estimate
 
 
@@ -78,7 +78,8 @@ class DFND(SelectingModule):
         at_least(1, number=number)
         if not 0 < teacher_accuracy < 1:
             raise ValueError(f"teacher_accuracy: expected a share between 0 and 1, got {teacher_accuracy}")
-        self.teacher, self.access, self.adaptation_weight = teacher, teacher.access, adaptation_weight
+        self.teacher = as_teacher(teacher, SoftLabelTeacher, WhiteBoxTeacher)
+        self.access, self.adaptation_weight = self.teacher.access, adaptation_weight
         self.share, self.number, self.temperature, self.teacher_accuracy = share, number, temperature, teacher_accuracy
         self.mistakes = nn.Parameter(torch.zeros(2 * (known_classes(student, num_classes),)))
 

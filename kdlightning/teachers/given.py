@@ -1,0 +1,34 @@
+"""What is given as a teacher, as the teacher that a method can use."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from kdlightning.teachers.blackbox import BlackBoxTeacher
+from kdlightning.teachers.whitebox import WhiteBoxTeacher
+
+Kind = TypeVar("Kind", BlackBoxTeacher, WhiteBoxTeacher)
+
+
+def as_teacher(given: Any, *kinds: type[Any]) -> Any:  # noqa: ANN401 - a teacher, or what one is made of
+    """A teacher of one of the kinds: the given one, or one of the first kind that is made of a network.
+
+    Args:
+        given: a teacher; a network, or the directory of a saved one. A white box is a network as well.
+        kinds: classes of teachers; the first one is made, without a budget.
+
+    Raises:
+        TypeError: none of these, or a teacher that discloses less than, or something else than, is needed.
+    """
+    if isinstance(given, kinds):
+        return given
+    network = given.network if isinstance(given, WhiteBoxTeacher) else given
+    if isinstance(network, (nn.Module, str, Path)):
+        return kinds[0](network)
+    wanted, got = " or ".join(kind.__name__ for kind in kinds), type(given).__name__
+    if isinstance(given, BlackBoxTeacher):
+        needs = {"soft": "probabilities", "hard": "labels", "white": "to open it"}
+        why = f"this method needs {' or '.join(needs[kind.access] for kind in kinds)}, and it answers "
+        raise TypeError(f"teacher: expected a {wanted}, got a {got}: {why}{needs[given.access]}")
+    raise TypeError(f"teacher: expected a {wanted}, or a network to make one of, got a {got}")

@@ -1,0 +1,211 @@
+"""The package from Python, with loaders, datamodules, networks and optimisers as people have them."""
+
+import json
+from functools import partial
+
+import lightning.pytorch as L
+import pytest
+import torch
+from helpers import ToyDataModule, trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdlightning import methods
+from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunResult
+from kdlightning.data import DatasetDataModule, TransferSet, TransferSetDataModule
+from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator
+from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
+from kdlightning.types import Batch
+
+
+def net(classes=3, width=0.25):
+    torch.manual_seed(0)
+    return CIFARResNet(8, num_classes=classes, in_channels=1, image_size=8, width=width)
+
+
+def generator():
+    return DCGANGenerator(3, 1, 8, width=8)
+
+
+def toy(number=24):
+    data = ToyDataModule(number, num_val=0)
+    data.setup()
+    return TensorDataset(data.train_set.images, data.train_set.labels)
+
+
+def loader(collate=None, number=24):
+    return DataLoader(toy(number), batch_size=8, collate_fn=collate)
+
+
+def stacked(items):
+    return torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
+
+
+COLLATED = {
+    "pairs": None,
+    "hugging face": lambda items: dict(zip(("pixel_values", "labels"), stacked(items), strict=True)),
+    "batches": lambda items: Batch(stacked(items)[0], torch.arange(len(items)), stacked(items)[1]),
+}
+
+
+class Own(L.LightningDataModule):
+    """A datamodule that knows nothing of this package, with the hook that people augment images in."""
+
+    def train_dataloader(self):
+        return loader()
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        image, label = batch
+        return image.flip(3), label
+
+
+@pytest.mark.parametrize("collate", COLLATED)
+def test_a_plain_loader_is_trained_tested_and_predicted_on(collate, tmp_path):
+    images = loader(COLLATED[collate])
+    run = trainer(tmp_path, callbacks=[RunResult(), ConfusionMatrix(), QueryLogger(), Agreement()])
+    module = methods.KD(student=net(), teacher=net(width=0.5))
+    run.fit(module, images, images)
+    run.test(module, images, verbose=False)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (record["dataset"], record["queries"], record["access"]) == ("TensorDataset", 24, "soft")
+    assert record["macs"] > 0
+    assert 0 <= record["agreement"] <= 1
+    expected = (module.eval()(toy().tensors[0] / 255).argmax(1) == toy().tensors[1]).float().mean()
+    assert record["accuracy"] == pytest.approx(float(expected))
+    predicted = torch.cat([part["probabilities"] for part in run.predict(module, images)])
+    torch.testing.assert_close(predicted, module(toy().tensors[0] / 255).softmax(1))
+
+
+def test_an_own_datamodule_keeps_its_own_hooks(tmp_path):
+    seen = []
+
+    class Watched(methods.KD):
+        def losses(self, batch):
+            seen.append(batch.image)
+            return super().losses(batch)
+
+    run = trainer(tmp_path, callbacks=[RunResult()])
+    module = Watched(net(), net())
+    run.fit(module, datamodule=Own())
+    run.test(module, datamodule=Own(), verbose=False)
+    torch.testing.assert_close(torch.cat(seen), toy().tensors[0].flip(3) / 255)
+    assert json.loads((tmp_path / "result.json").read_text())["dataset"] == "Own"
+
+
+TRAINED = {
+    "Supervised": lambda: methods.Supervised(net()),
+    "DAFL": lambda: methods.DAFL(net(width=0.5), net(), generator(), images_per_step=8),
+    "MEKDGenerator": lambda: methods.MEKDGenerator(generator(), DCGANCritic(1, 8, width=4), net()),
+}
+ANSWERED = {
+    "AnsweredKD": lambda: methods.AnsweredKD(net()),
+    "AL": lambda: methods.AL(net()),
+    "DB3KD": lambda: methods.DB3KD(net()),
+    "DKD": lambda: methods.DKD(net()),
+    "MEKD": lambda: methods.MEKD(net(), generator()),
+}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("given", [{"train_dataloaders": None}, {"datamodule": None}], ids=["loader", "datamodule"])
+def test_methods_that_train_on_batches_take_any(method, given, tmp_path):
+    (place,) = given
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(TRAINED[method](), **{place: Own() if place == "datamodule" else loader()})
+    assert run.callback_metrics
+
+
+def answers(items):
+    image, label = stacked(items)
+    return {"image": image, "answer": torch.nn.functional.one_hot(label, 3).float() * 0.7 + 0.1}
+
+
+@pytest.mark.parametrize("method", ANSWERED)
+def test_answers_that_one_has_already_are_learnt_from(method, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(ANSWERED[method](), loader(answers))
+    assert all(value.isfinite() for value in run.callback_metrics.values())
+    with pytest.raises(ValueError, match=r"trains on a .*[Tt]ransfer.?[Ss]et.* {'image': ..., 'answer': ...}"):
+        trainer(tmp_path).fit(ANSWERED[method](), loader())
+
+
+@pytest.mark.parametrize(("method", "settings"), [("KD3", {"selection": "all"}), ("ShaderKD", {}), ("DFND", {})])
+def test_methods_that_choose_want_a_datamodule_and_one_is_made_of_a_data_set(method, settings, tmp_path):
+    def module():
+        return getattr(methods, method)(net(width=0.5), net(), **settings)
+
+    with pytest.raises(ValueError, match=rf"{method} chooses from a pool: .* DatasetDataModule\(dataset\)"):
+        trainer(tmp_path).fit(module(), loader())
+    run = trainer(tmp_path)
+    run.fit(module(), datamodule=DatasetDataModule(toy(), batch_size=8))
+    assert run.global_step
+
+
+def test_labelling_wants_a_datamodule_and_one_is_made_of_a_data_set(tmp_path):
+    for data in ({"dataloaders": loader()}, {"datamodule": Own()}):
+        with pytest.raises(
+            TypeError, match=r"TeacherAnswers labels a datamodule .* DatasetDataModule\(dataset\) .* got"
+        ):
+            trainer(tmp_path).predict(methods.TeacherAnswers(net(), "answers"), **data)
+    data = DatasetDataModule(toy(), num_val=4, num_classes=3)
+    trainer(tmp_path).predict(methods.TeacherAnswers(net(), "answers"), datamodule=data)
+    assert TransferSet("answers").manifest["queries"] == 20
+    run = trainer(tmp_path)
+    run.fit(methods.AnsweredKD(net()), datamodule=TransferSetDataModule(data, "answers"))
+    assert run.callback_metrics["train/kd"].isfinite()
+
+
+def test_a_loader_without_indices_is_not_remembered(tmp_path):
+    module = methods.KD(net(), net(), query_once=True)
+    with pytest.raises(ValueError, match=r"query_once remembers .* yield dicts with 'index', or give query_once=False"):
+        trainer(tmp_path).fit(module, loader())
+    assert module.teacher.paid.queries == 0
+
+
+def test_a_network_becomes_the_teacher_that_the_method_needs(tmp_path):
+    network = net(width=0.5)
+    assert type(methods.KD(network, net()).teacher) is SoftLabelTeacher
+    assert type(methods.DB3KDLabels(network, "set", 3).teacher) is HardLabelTeacher
+    assert type(methods.TeacherAnswers(network, "set").teacher) is SoftLabelTeacher
+    assert type(methods.DFND(network, net()).teacher) is SoftLabelTeacher
+    assert methods.KD3(network, net()).teacher.network is network
+    # a white box has nothing to hide, so it can be asked as well
+    assert methods.KD(WhiteBoxTeacher(network), net()).teacher.identity["name"] == "CIFARResNet"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: methods.KD(HardLabelTeacher(net()), net()), TypeError,
+         "expected a SoftLabelTeacher, got a HardLabelTeacher: this method needs probabilities, and it answers labels"),
+        (lambda: methods.DB3KDLabels(SoftLabelTeacher(net()), "set", 3), TypeError, "needs labels, and it answers pro"),
+        (lambda: methods.ShaderKD(SoftLabelTeacher(net()), net()), TypeError, "expected a WhiteBoxTeacher, got a Soft"),
+        (lambda: methods.KD(None, net()), TypeError, "or a network to make one of, got a NoneType"),
+        (lambda: methods.KD("nowhere", net()), FileNotFoundError, "there is no saved network at nowhere"),
+        (lambda: methods.KD(net(), SoftLabelTeacher(net())), TypeError, "student: expected a torch.nn.Module, got a S"),
+        (lambda: methods.KD3(net(), "ResNet8"), TypeError, "student: expected a torch.nn.Module, got 'ResNet8'"),
+        (lambda: methods.KD(net(), net(), optimizer=torch.optim.Adam(net().parameters())), TypeError,
+         r"optimizer: expected what makes an optimiser .* functools.partial\(torch.optim.SGD, lr=0.1\), got a\w* Adam"),
+        (lambda: methods.KD(net(), net(), optimizer="adam"), TypeError, "optimizer: expected what makes .* got 'adam'"),
+        (lambda: methods.KD(net(), net(), lr_scheduler=0.1), TypeError, "lr_scheduler: expected what makes a schedule"),
+        (lambda: methods.DAFL(net(), net(), generator(), generator_optimizer=1), TypeError, "generator_optimizer: exp"),
+        (lambda: methods.AL(net(), discriminator_optimizer=1), TypeError, "discriminator_optimizer: expected"),
+        (lambda: methods.MEKDGenerator(generator(), DCGANCritic(1, 8), critic_optimizer=1), TypeError, "critic_opti"),
+        (lambda: methods.MEKDGenerator(generator(), "critic"), TypeError, "critic: expected a torch.nn.Module, got"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_before_training(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [torch.optim.SGD, partial(torch.optim.SGD, lr=0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)],
+    ids=["class", "partial", "function"],
+)
+def test_an_optimiser_is_whatever_makes_one(optimizer, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(methods.Supervised(net(), optimizer), loader())
+    assert type(run.optimizers[0]) is torch.optim.SGD
