@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import nn
 
 from kdlightning import networks
 from kdlightning.data import ImageFolderDataModule
-from kdlightning.data.web import members
+from kdlightning.data.archives import read_file
+from kdlightning.data.decoding import opened
+from kdlightning.data.web import list_pool
 from kdlightning.networks import load_network
 from kdlightning.networks.statistics import NAMED
 from kdlightning.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError
@@ -192,11 +193,11 @@ def _own(root: str, *, labels: bool) -> _Images:
 
 def _pool(root: str) -> _Images:
     """Anything that WebDataModule reads; what is in archives is counted, not looked at."""
-    listed = list(members(Path(root).expanduser()))
+    listed = list_pool(Path(root).expanduser()).names
     if not listed:
         raise CaseError(f"--images: {root} has no files")
     plain = [file for file, member in listed if not member]
-    channels, side = _sample(lambda file: Path(file).read_bytes(), plain)
+    channels, side = _sample(lambda file: read_file(Path(file)), plain)
     return _Images(len(listed), channels, side)
 
 
@@ -204,7 +205,7 @@ def _sample(read: Callable[[str], bytes], listed: Sequence[str]) -> tuple[int, i
     """Channels, and the median short side, of images that are taken evenly; colour and 0 if none can be read."""
     grey, sides = True, []
     for name in listed[:: max(1, len(listed) // _SAMPLE)]:
-        with suppress(OSError, SyntaxError, ValueError), Image.open(BytesIO(read(name))) as image:
+        with suppress(OSError, SyntaxError, ValueError), opened(BytesIO(read(name))) as image:
             sides.append(min(image.size))
             if grey and image.mode not in ("1", "L", "LA"):
                 pixels = np.asarray(image.convert("RGB")).astype(int)

@@ -1,9 +1,10 @@
 """What every set of images shares: fixed splits, batches without a loop over images, pixels in [0, 1] on the device."""
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms.v2 import functional as tvf
 
-from kdlightning.data.sets import ImageSet, ImageTensorDataset, whole_batch
+from kdlightning.data.cached import passed_once
+from kdlightning.data.sets import ImageFileDataset, ImageSet, ImageTensorDataset, Tried, refuse, whole_batch
 from kdlightning.types import Batch
 
 Transform = torch.nn.Module | Callable[[Tensor], Tensor]
@@ -118,9 +120,15 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split, once; a ValueError where more images are asked for than there are."""
-        if self._ready:
-            return
+        """Load and split, once; look at all images that a ``stage`` will use.
+
+        A ValueError where more images are asked for than there are, or some cannot be used.
+        """
+        if not self._ready:
+            self._split_up()
+        self._look_before(stage)
+
+    def _split_up(self) -> None:
         train, val, test = self.load()
         self.source_length = len(train)
         order = torch.randperm(len(train), generator=self._generator())
@@ -248,10 +256,35 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if not (math.prod(size) <= _MEMORY if self.in_memory is None else self.in_memory):
             return images
         pixels = torch.empty(size, dtype=torch.uint8)
-        loader = self._loader(images, batch_size=_CHUNK)
-        for batch, target in zip(loader, pixels.split(_CHUNK), strict=False):  # no image at all: one empty chunk
-            target.copy_(batch.image)
+        self._look_at(images, pixels)
         return ImageTensorDataset(pixels, images.index, images.labels)
+
+    def _look_at(self, images: ImageSet, pixels: Tensor | None = None) -> None:
+        """Decode all images, into ``pixels`` if they are kept; a ValueError names all that cannot be used."""
+        faults, position = [], 0
+        tried: Any = Tried(images)
+        for chunk in self._loader(tried, batch_size=_CHUNK):
+            for found in chunk:
+                if isinstance(found, str):
+                    faults.append(found)
+                elif pixels is not None:
+                    pixels[position].copy_(found)
+                position += 1
+        refuse(faults, len(images))
+
+    def _look_before(self, stage: str | None) -> None:
+        """Find what cannot be used before anything is trained or paid for, not when it is reached."""
+        if self.trainer is not None and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        parts = {"fit": ("train_set", "val_set", "test_set"), "predict": ("train_set",)}.get(stage or "", ())
+        for images in (getattr(self, part) for part in parts):
+            if not isinstance(images, ImageFileDataset):  # others were looked at when they were made
+                continue
+            if images.stamp is None:
+                self._look_at(images)
+            else:
+                rows = hashlib.sha256(images.index.numpy().tobytes()).hexdigest()[:16]
+                passed_once(f"{images.stamp()}-{rows}", partial(self._look_at, images))
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""

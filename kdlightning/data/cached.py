@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,13 @@ def kept(array: Path, facts: Path, make: Callable[[], tuple[np.ndarray, Any]]) -
         temporary.replace(array)
         write_json(facts, about)
     return np.load(array, mmap_mode="c"), json.loads(facts.read_text())
+
+
+def passed_once(key: str, check: Callable[[], None], cache: str = "cache") -> None:
+    """Run a check, which raises, unless it has passed before under this key."""
+    place = Path(cache) / f"checked-{key}"
+    if not place.exists():
+        check()
+        with suppress(OSError):  # then the next start looks again
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()

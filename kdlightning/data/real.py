@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torchvision import datasets
 
+from kdlightning.data.archives import read_lines
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.decoding import read_path
 from kdlightning.data.sets import ImageFileDataset, ImageSet, tensor_set
@@ -230,7 +231,7 @@ class MNISTMDataModule(ImageDataModule):
         for needed in (listing, folder):
             if not needed.exists():
                 raise FileNotFoundError(f"{self.name} lacks '{needed}': unpack mnist_m into '{self.root}'")
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        rows = [line.split() for line in read_lines(listing.read_bytes())]
         wrong = next((row for row in rows if len(row) != 2 or row[1] not in set("0123456789")), None)
         if wrong or not rows:
             raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")

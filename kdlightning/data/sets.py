@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 
 from kdlightning.types import Batch
 
+_NAMED = 20  # images that cannot be used, in one message
+
 
 class ImageSet(Dataset[Batch], ABC):
     """Images of one size, served a batch at a time.
@@ -81,24 +83,61 @@ class ImageTensorDataset(ImageSet):
 class ImageFileDataset(ImageSet):
     """Images that are decoded when they are asked for, in the loader's workers, which ``read`` travels to.
 
-    It makes a uint8 image ``(C, H, W)``, all of one size, of a source index; the rest as :class:`ImageSet` has it.
+    It makes a uint8 image ``(C, H, W)``, all of one size, of a source index, or raises a ValueError; the rest as
+    :class:`ImageSet` has it.
+
+    Args:
+        stamp: tells states of the files apart, so that a check of all of them is done once; None: at every start.
     """
 
-    def __init__(self, read: Callable[[int], Tensor], index: Tensor, labels: Tensor | None) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], Tensor],
+        index: Tensor,
+        labels: Tensor | None,
+        stamp: Callable[[], str] | None = None,
+    ) -> None:
         super().__init__(index, labels)
-        self.read = read
+        self.read, self.stamp = read, stamp
+
+    def tried(self, rows: Tensor) -> list[Tensor | str]:
+        """What is at these positions ``(M,)``: each an image, or what is wrong with it."""
+        tried: list[Tensor | str] = []
+        for index in self.index[rows].tolist():
+            try:
+                tried.append(self.read(index))
+            except ValueError as error:
+                tried.append(str(error))
+        return tried
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Decoded, image by image; a ValueError names all of the batch that cannot be."""
-        images, broken = [], []
-        for index in self.index[rows].tolist():
-            try:
-                images.append(self.read(index))
-            except ValueError as error:
-                broken.append(str(error))
-        if broken:
-            raise ValueError("\n".join(broken))
-        return torch.stack(images)
+        tried = self.tried(rows)
+        refuse([one for one in tried if isinstance(one, str)], len(tried))
+        return torch.stack([one for one in tried if isinstance(one, Tensor)])
+
+
+class Tried(Dataset[list[Tensor | str]]):
+    """Images of files, a chunk at a time, among them what cannot be used."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, positions: list[int]) -> list[Tensor | str]:
+        rows = torch.as_tensor(positions)
+        return self.images.tried(rows) if isinstance(self.images, ImageFileDataset) else list(self.images.pixels(rows))
+
+
+def refuse(faults: Sequence[str], total: int) -> None:
+    """Refuse, with a ValueError that names them, images that cannot be used, if there are any."""
+    if faults:
+        more = len(faults) - _NAMED
+        said = [*faults[:_NAMED], *([f"... and {more} more"] if more > 0 else [])]
+        head = [f"{len(faults)} of {total} images cannot be used:"] if len(faults) > 1 else []
+        raise ValueError("\n".join([*head, *said]))
 
 
 def whole_batch(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that it collates a list

@@ -273,7 +273,9 @@ class TransferSetDataModule(SourcedDataModule):
         self.transfer_set = TransferSet(self.path)
         made_from = self.transfer_set.manifest["source"]
         here = self.source.identity()
-        different = [key for key in ("name", "length", "image_size", "images") if made_from.get(key) != here.get(key)]
+        known = {"channels", "files"} & made_from.keys()  # older sets do not tell them
+        compared = ("name", "length", "image_size", "images", *sorted(known))
+        different = [key for key in compared if made_from.get(key) != here.get(key)]
         if different:
             differ = f"{', '.join(different)} differ"
             raise ValueError(f"{self.path} was made from {made_from} but the source is {here}: {differ}")

@@ -1,9 +1,9 @@
 """Images from the web: any folder, list, zip or tar shards, of any size and quality, unlabelled, decoded once."""
 
 import hashlib
-import tarfile
-import zipfile
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +13,31 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from kdlightning.data.archives import (
+    ARCHIVES,
+    Archive,
+    UnreadableError,
+    printable,
+    read_file,
+    read_lines,
+    size_and_time,
+)
 from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.cached import kept
 from kdlightning.data.collected import CollectedDataModule
-from kdlightning.data.decoding import TARS, Archive, decode
+from kdlightning.data.content import counted, digest, sort_out, walk
+from kdlightning.data.decoding import decode
 
-_BESIDE = (".json", ".txt", ".cls")  # labels and captions beside the images of a WebDataset shard
 _CHUNK = 64
+_DECODER = 2  # the decoded pools of other versions have other images
+
+_log = logging.getLogger(__name__)
 
 
 class Unusable(NamedTuple):
     """A file that is no image to train on: its name, with its archive, and why not.
 
-    Reasons are ``not an image``, ``broken``, ``animated``, ``CMYK``, ``16-bit``, ``huge`` and ``duplicate``.
+    Reasons are ``duplicate``, those of :func:`kdlightning.data.decoding.decode`, and what is wrong with an archive.
     """
 
     name: str
@@ -37,7 +49,8 @@ class WebDataModule(CollectedDataModule):
 
     Files are decoded once, in the loader's workers, to a uint8 array on disk, so that the next start is immediate; the
     array belongs to the files' names, sizes and times. What cannot be used is skipped and listed in ``unusable.json``
-    beside it: files that are no image, broken or cut off, animated, CMYK, of 16 bits, or larger than ``max_pixels``.
+    beside it: files that are no image, broken or cut off, animated, encrypted, or larger than ``max_pixels``. Captions,
+    labels and features beside the images, and names that begin with a dot, are no files of the pool.
 
     Args:
         source: the task's data set: classes, size of the images, batch size, augmentation, validation and test images.
@@ -84,17 +97,17 @@ class WebDataModule(CollectedDataModule):
         return torch.from_numpy(pixels)
 
     def identity(self) -> dict[str, Any]:
-        """Adds which pool."""
-        return {**super().identity(), "pool": self._key()[:16]}
+        """Adds which pool, by names, sizes and some bytes of its files, wherever they lie."""
+        named = _files(self.root)
+        sizes = {name: size_and_time(path)[0] for name, path in named.items()}
+        files = digest(sizes, lambda name, number: _head(named[name], number))
+        return {**super().identity(), "channels": self.channels, "files": files}
 
     def _key(self) -> str:
         """SHA-256 of the files' names, sizes and times, and of what decoding depends on."""
-        settings = (self.image_size, self.channels, self.max_pixels, self.unique)
-        digest = hashlib.sha256(repr(settings).encode())
-        for file in _files(self.root):
-            status = file.stat()
-            digest.update(f"{file}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        settings = (_DECODER, self.image_size, self.channels, self.max_pixels, self.unique)
+        told = (settings, [(str(file), size_and_time(file)) for file in _files(self.root).values()])
+        return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def _decoded(self) -> tuple[np.ndarray, list[Unusable]]:
         """The array of the pool, memory-mapped, and what is not in it."""
@@ -109,11 +122,13 @@ class WebDataModule(CollectedDataModule):
         return pixels, told
 
     def _decode(self) -> tuple[np.ndarray, list[Unusable]]:
-        names = list(members(self.root))
-        if not names:
+        names, beside, faults = list_pool(self.root)
+        if beside:
+            _log.info("%s: passed over, no images: %s", self.root, counted(beside))
+        if not names and not faults:
             raise FileNotFoundError(f"{self.root} has no files")
         files: Any = _Decoding(names, self.image_size, self.channels, self.max_pixels)
-        images, unusable, seen = [], [], set()
+        images, unusable, seen = [], [Unusable(printable(name), fault) for name, fault in faults.items()], set()
         for name, found in chain.from_iterable(self._loader(files, batch_size=_CHUNK)):
             reason = found if isinstance(found, str) else ""
             if self.unique and not reason:
@@ -143,12 +158,11 @@ class _Decoding:
         if member and self._archive.path != file:
             self._archive = Archive(file)
         try:
-            content = self._archive.read(member) if member else Path(file).read_bytes()
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError):
-            found: Tensor | str = "broken"
-        else:
-            found = decode(content, *self.settings)
-        return f"{file}/{member}" if member else file, found
+            content = self._archive.read(member) if member else read_file(Path(file))
+            found: Tensor | str = decode(content, *self.settings)
+        except UnreadableError as error:
+            found = str(error)
+        return printable(f"{file}/{member}" if member else file), found
 
 
 def difference_hash(image: Tensor) -> int:
@@ -158,25 +172,48 @@ def difference_hash(image: Tensor) -> int:
     return sum(1 << place for place, bit in enumerate(bits) if bit)
 
 
-def _files(root: Path) -> list[Path]:
-    """Every file that the pool consists of, archives as one, sorted."""
+def _files(root: Path) -> dict[str, Path]:
+    """Every file that the pool may consist of, archives as one, in order, by its name as seen from the root."""
     if root.is_dir():
-        return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if root.suffix.lower() == ".txt":
-        listed = [line.strip() for line in root.read_text().splitlines() if line.strip()]
-        paths = [path if path.is_absolute() else root.parent / path for path in map(Path, listed)]
-        absent = [str(path) for path in paths if not path.is_file()]
-        if absent:
-            raise FileNotFoundError(f"{root} lists {len(absent)} files that do not exist, first {absent[0]}")
-        return paths
-    return [root]
+        return {name: root / name for name in walk(root)}
+    if root.suffix.lower() != ".txt":
+        return {root.name: root}
+    paths = {line: root.parent / line for line in read_lines(read_file(root))}
+    absent = [printable(line) for line, path in paths.items() if not path.is_file()]
+    if absent:
+        hint = "; nothing is fetched from the web here" if ":/" in absent[0] else ""
+        raise FileNotFoundError(f"{root} lists {len(absent)} files that do not exist, first {absent[0]}{hint}")
+    return paths
 
 
-def members(root: Path) -> Iterator[tuple[str, str]]:
-    """(file, member) of every image file; the member is empty outside archives."""
-    for name in map(str, _files(root)):
-        if not name.lower().endswith((".zip", *TARS)):
-            yield name, ""
-            continue
-        beside = _BESIDE if name.lower().endswith(TARS) else ()
-        yield from ((name, member) for member in Archive(name).members() if not member.endswith(("/", *beside)))
+class Pool(NamedTuple):
+    """What a pool consists of."""
+
+    names: list[tuple[str, str]]  #: (file, member) of what should be images; the member is empty outside archives
+    beside: list[str]  #: what is passed over
+    faults: dict[str, str]  #: archives that are not whole, and why
+
+
+def list_pool(root: Path) -> Pool:
+    """List a pool's files and the members of its archives, and decode nothing."""
+    pool = Pool([], [], {})
+    for name, path in _files(root).items():
+        file = str(path)
+        if not name.lower().endswith(ARCHIVES):
+            found = sort_out([path.name if Path(name).is_absolute() else name])
+            pool.names.extend((file, "") for _ in (*found.images, *found.unknown))
+        else:
+            archive = Archive(file)
+            found = sort_out(member for member in archive.sizes() if not member.endswith("/"))
+            images = {*found.images, *found.unknown}
+            pool.names.extend((file, member) for member in archive.sizes() if member in images)  # in its order
+            if archive.fault:
+                pool.faults[file] = archive.fault
+        pool.beside.extend(found.beside)
+    return pool
+
+
+def _head(path: Path, number: int) -> bytes:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(number)
+    return b""

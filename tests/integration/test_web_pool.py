@@ -17,7 +17,7 @@ from kdlightning.teachers import WhiteBoxTeacher
 
 BROKEN = {
     "page.html": "not an image", "cut.jpg": "broken", "cut.png": "broken", "moving.gif": "animated",
-    "print.jpg": "CMYK", "deep.png": "16-bit", "poster.png": "huge",
+    "script.jpg": "not an image", "scan.tif": "several pages", "poster.png": "huge",
 }  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def make_web(folder):
     (folder / "cut.jpg").write_bytes(picture(rng, "JPEG", "RGB", (200, 200))[:900])
     (folder / "cut.png").write_bytes(picture(rng, size=(200, 200))[:300])
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    (folder / "print.jpg").write_bytes(picture(rng, "JPEG", "CMYK"))
-    Image.new("I;16", (9, 9), 40_000).save(folder / "deep.png")
+    (folder / "script.jpg").write_bytes(picture(rng, "EPS"))
+    frames[0].save(folder / "scan.tif", save_all=True, append_images=frames[1:])
     (folder / "poster.png").write_bytes(picture(rng, size=(300, 300)))
 
 

@@ -388,15 +388,33 @@ def test_the_name_is_the_users_or_the_files(tmp_path, monkeypatch):
     assert ImageFolderDataModule(".", 8).name == "pets.v2"
 
 
-def test_all_broken_images_of_a_chunk_are_named(tmp_path):
+def test_all_broken_images_are_counted_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdlightning.data.base._CHUNK", 2)
     broken = dict.fromkeys(("train/cat/0001.png", "train/dog/0003.png"), b"no image")
     data = ImageFolderDataModule(str(write(tmp_path, "folder", members() | broken)), 8, num_val=0)
-    with pytest.raises(ValueError, match="repair or remove it") as error:
+    with pytest.raises(ValueError, match=r"^2 of 10 images cannot be used:\n") as error:
         data.setup()
-    assert [line.split(" cannot")[0].rpartition("train/")[2] for line in str(error.value).splitlines()] == [
-        "cat/0001.png",
-        "dog/0003.png",
-    ]
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split(" cannot")[0].rpartition("train/")[2] for line in lines] == ["cat/0001.png", "dog/0003.png"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+def test_a_broken_test_image_is_named_before_training_and_not_before_labelling(tmp_path, in_memory, stage, monkeypatch):
+    root = write(tmp_path, "folder", members() | {"test/cat/0001.png": b"no image"})
+    data = ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory)
+    if stage == "predict":
+        data.setup(stage)
+        return
+    with pytest.raises(ValueError, match=r"test/cat/0001.png cannot be decoded as an image \(not an image\)"):
+        data.setup(stage)
+    (root / "test/cat/0001.png").write_bytes((root / "test/cat/0000.png").read_bytes())
+    ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory).setup(stage)
+    read = []
+    original = folders._Files.read
+    monkeypatch.setattr(folders._Files, "read", lambda self, name: (read.append(name), original(self, name))[1])
+    ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory).setup(stage)
+    assert len(read) == (14 if in_memory else 0)  # what is not held is looked at once
 
 
 @pytest.mark.parametrize(
@@ -419,7 +437,7 @@ def test_a_damaged_zip_member_is_named(tmp_path):
     content = bytearray(root.read_bytes())
     content[start + 50] ^= 255
     root.write_bytes(content)
-    with pytest.raises(ValueError, match=r"pets.zip/train/cat/0002.png is damaged \(Bad CRC"):
+    with pytest.raises(ValueError, match=r"pets.zip/train/cat/0002.png cannot .*damaged in its archive: Bad CRC"):
         ImageFolderDataModule(str(root), 8, num_val=0).setup()
 
 

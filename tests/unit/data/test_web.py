@@ -22,10 +22,10 @@ def picture(color=(200, 30, 30), size=(20, 12), mode="RGB", form="PNG", **option
     return stream.getvalue()
 
 
-def animated():
+def animated(form="GIF"):
     stream = io.BytesIO()
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "green", "blue")]
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(stream, form, save_all=True, append_images=frames[1:])
     return stream.getvalue()
 
 
@@ -36,13 +36,13 @@ def sixteen():
 
 
 BAD = {
-    "note.txt": (b"no image at all", "not an image"),
+    "page.html": (b"<html>404</html>", "not an image"),
     "empty.jpg": (b"", "not an image"),
     "cut.jpg": (picture(size=(300, 300), form="JPEG")[:900], "broken"),
     "cut.png": (picture(size=(300, 300))[:200], "broken"),
     "moving.gif": (animated(), "animated"),
-    "print.jpg": (picture(mode="CMYK", form="JPEG"), "CMYK"),
-    "deep.png": (sixteen(), "16-bit"),
+    "scan.tif": (animated("TIFF"), "several pages"),
+    "script.jpg": (picture(form="EPS"), "not an image"),
     "large.png": (picture(size=(400, 400)), "huge"),
 }
 GOOD = {
@@ -52,7 +52,16 @@ GOOD = {
     "grey.png": picture((90, 90, 90), mode="L"),
     "bits.png": picture((255, 255, 255), mode="1"),
     "palette.gif": picture((250, 250, 0), mode="P", form="GIF"),
+    "print.jpg": picture(mode="CMYK", form="JPEG"),
+    "deep.png": sixteen(),
+    "new.avif": picture((90, 90, 10), form="AVIF"),
+    "without suffix": picture((90, 190, 10)),
 }
+BESIDE = {
+    "a.txt": b"a caption", "a.json": b"{}", "a.caption": b"too", "a.npy": b"features", "a.xml": b"<box/>",
+    ".git/config": b"x", "__MACOSX/._a.png": b"x", "deep/Thumbs.db": b"x", "._a.png": b"x",
+    ".ipynb_checkpoints/a-checkpoint.png": picture(),
+}  # fmt: skip
 
 
 def task(**options):
@@ -78,7 +87,7 @@ def test_what_cannot_be_used_is_skipped_counted_and_listed(tmp_path):
     found = {Path(one.name).name: one.reason for one in data.unusable}
     assert found == {name: reason for name, (_, reason) in BAD.items()}
     reasons = Counter(one.reason for one in data.unusable)
-    assert reasons == {"not an image": 2, "broken": 2, "animated": 1, "CMYK": 1, "16-bit": 1, "huge": 1}
+    assert reasons == {"not an image": 3, "broken": 2, "animated": 1, "several pages": 1, "huge": 1}
     (listed,) = (tmp_path / "cache").glob("*/unusable.json")
     assert len(json.loads(listed.read_text())) == len(BAD)
 
@@ -86,19 +95,16 @@ def test_what_cannot_be_used_is_skipped_counted_and_listed(tmp_path):
 def test_too_many_unusable_files_are_an_error_that_names_them(tmp_path):
     bad = {name: content for name, (content, _) in BAD.items()}
     data = pool(folder(tmp_path / "web", {**GOOD, **bad}), tmp_path, max_unusable=0.2, max_pixels=100_000)
-    with pytest.raises(ValueError, match=r"8 of 14 files cannot be used, and max_unusable is 0\.2: .*cut\.jpg"):
+    with pytest.raises(ValueError, match=r"8 of 18 files cannot be used, and max_unusable is 0\.2: .*cut\.jpg"):
         data.setup()
 
 
 def test_pixels_are_cropped_to_the_middle_and_keep_their_colour():
-    red = decode(picture((200, 30, 30), (40, 20)), 8, 3, 10_000)
+    red = decode(picture((200, 30, 30), (40, 20)), 8, 3)
     assert red.shape == (3, 8, 8)
     assert red[:, -1, -1].tolist() == [200, 30, 30]
-    grey = decode(picture((200, 30, 30), (40, 20)), 8, 1, 10_000)
+    grey = decode(picture((200, 30, 30), (40, 20)), 8, 1)
     assert abs(int(grey[0, -1, -1]) - (0.299 * 200 + 0.587 * 30 + 0.114 * 30)) < 1.5
-    clear = io.BytesIO()
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear, "PNG")
-    assert decode(clear.getvalue(), 8, 3, 10_000).min() == 255  # transparent is white
 
 
 def test_the_second_start_decodes_nothing(tmp_path, monkeypatch):
@@ -113,6 +119,38 @@ def test_the_second_start_decodes_nothing(tmp_path, monkeypatch):
     (tmp_path / "web/new.png").write_bytes(picture((1, 2, 3)))
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         pool(root, tmp_path).setup()
+
+
+def packed(kind, files, root):
+    """The files as a pool of another kind."""
+    if kind == "list":
+        root.with_suffix(".txt").write_text("".join(f"{root.name}/{name}\n" for name in files), encoding="utf-8-sig")
+        return root.with_suffix(".txt")
+    if kind == "zip":
+        with zipfile.ZipFile(root.with_suffix(".zip"), "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return root.with_suffix(".zip")
+    path = Path(f"{root}.{kind}")
+    with tarfile.open(path, f"w:{kind.partition('.')[2]}") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "list"])
+def test_what_lies_beside_images_is_no_file_of_any_pool(tmp_path, kind, caplog):
+    caplog.set_level("INFO", "kdlightning")
+    plain = pool(folder(tmp_path / "web", {**GOOD, **BESIDE}), tmp_path, max_unusable=0)
+    plain.setup()
+    assert (len(plain.train_set), plain.files) == (len(GOOD), len(GOOD))
+    assert caplog.text.count("passed over, no images: 1 .caption, 1 .json, 1 .npy, 1 .txt, 1 .xml") == 1
+    files = dict(sorted({**GOOD, **BESIDE}.items(), key=lambda each: each[0]))
+    other = pool(str(packed(kind, files, tmp_path / "web")), tmp_path, max_unusable=0)
+    other.setup()
+    assert torch.equal(other.train_set.images, plain.train_set.images)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "list", "folder of shards"])
