@@ -117,6 +117,7 @@ FAULTS = (
     "429", "503 with Retry-After", "503", "500 before", "502 after", "hang up before", "hang up after",
     "hang up in the body", "time-out", "HTML", "wrong shape", "NaN", "no probabilities", "no JSON",
 )  # fmt: skip
+FALSE = ("wrong shape", "NaN", "no probabilities")  # said in a whole message: nobody asks again
 
 
 class Spoiler:

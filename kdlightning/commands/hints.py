@@ -73,6 +73,8 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
             yield _wanted(owner, key, next(filter(None, found.groups())))
         if found := re.search(r"No module named '([\w.]+)'", line):
             yield f"modules are looked for in {Path.cwd()} and among the installed packages"
+        if found := re.search(r"Expected a <class 'str'>\. Got value: (True|False|None|[\d.e+-]+)$", line):
+            yield f"YAML takes a bare word for {found[1]} that was no, on, 1 or the like: write it in quotes"
         if found := re.search(r"[Uu]nrecognized arguments?: (.*)", line):
             yield from (_unrecognized(option, owner, parser) for option in re.findall(r"--([\w.]+)", found[1]))
         if found := re.search(r"[Kk]ey ['\"]*([\w.]+)['\"]* is not (?:accepted|expected)|for key \"(\S+)\"", line):

@@ -97,8 +97,13 @@ class TaughtModule(L.LightningModule, ABC):
         return None if isinstance(getattr(self, "teacher", None), BlackBoxTeacher) else Estimate(0, 0)
 
     def setup(self, stage: str) -> None:
-        """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share."""
-        teacher = getattr(self, "teacher", None)
+        """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share.
+
+        A ValueError, if the teacher is known to answer other classes than the data set's; else its first answer tells.
+        """
+        teacher, data = getattr(self, "teacher", None), getattr(self.trainer, "datamodule", None)
+        if isinstance(teacher, BlackBoxTeacher) and isinstance(data, ImageDataModule):
+            teacher.expect(data.num_classes, f"the data set {data.name}")
         if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
             raise RuntimeError(
                 f"{self.trainer.world_size} processes would each count their own queries: add the callback "

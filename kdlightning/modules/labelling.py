@@ -83,13 +83,11 @@ class LabellingModule(L.LightningModule, ABC):
                 f"{type(self).__name__} labels a datamodule of kdlightning.data, and of a data set of your own "
                 f"DatasetDataModule(dataset) makes one; got {got}: trainer.predict(module, datamodule=...)"
             )
-        said = {
-            "the teacher has {} classes": getattr(self.teacher, "num_classes", None),
-            "num_classes is {}": self.hparams.get("num_classes"),
-        }
-        for clause, known in said.items():
-            if known is not None and known != data.num_classes:
-                raise ValueError(f"{clause.format(known)}, but the data set {data.name} has {data.num_classes}")
+        if isinstance(self.teacher, BlackBoxTeacher):
+            self.teacher.expect(data.num_classes, f"the data set {data.name}")
+        known = self.hparams.get("num_classes")
+        if known not in (None, data.num_classes):
+            raise ValueError(f"num_classes is {known}, but the data set {data.name} has {data.num_classes}")
 
     def on_predict_start(self) -> None:
         """Open or resume the transfer set.

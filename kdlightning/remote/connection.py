@@ -7,21 +7,23 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from kdlightning.remote.credentials import bare
-from kdlightning.remote.protocol import ProtocolError, shorten
+from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.protocol import UnreadableError, shorten
+from kdlightning.teachers.answers import AnswerError
 
 if TYPE_CHECKING:
-    import httpx2
     import tenacity
 
+    from kdlightning.remote.wire import Received
+
 _log = logging.getLogger(__name__)
-_LONGEST = 256 * 2**20  # bytes of an answer; no answer to images is longer, but an endless body is
 _REFUSED = (408, 425, 429)  # before the work: such an attempt is not paid, and worth another
+_LIBRARIES = ("connection", "http11", "proxy", "socks")  # their debug messages show headers
 _T = TypeVar("_T")
 
 
@@ -32,7 +34,7 @@ class RemoteTeacherError(RuntimeError):
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
-        super().__init__(text)
+        super().__init__(blacken(text))
         self.status = status
 
 
@@ -48,8 +50,8 @@ class Patience:
         backoff: seconds before the second attempt; doubled before every further one.
         longest_backoff: seconds that it grows to.
         jitter: up to so many seconds are added to every wait, drawn at random.
-        garbled: the most times a request is sent whose answers are not what was agreed: no JSON, a wrong shape, NaN.
-            An intermediary may be at fault, but such answers are paid.
+        garbled: the most times a request is sent whose answers cannot be read: HTML, half a body. An intermediary may
+            be at fault, but such answers are paid. A message that says something else than was agreed ends it at once.
 
     Raises:
         ValueError: a number that is not positive.
@@ -71,20 +73,25 @@ class Patience:
 
 
 class Request(NamedTuple):
-    """What is sent."""
+    """What is sent; ``number``: by which its answer is told from others', where there is one."""
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes | None = None
+    number: str = ""
 
 
 class Reply(NamedTuple):
-    """What came back, status 2xx. ``size``: bytes of the body as it was transferred."""
+    """What came back, status 2xx, and the number of what was asked.
+
+    Names of headers are lower case; ``size``: bytes of the body as it was transferred.
+    """
 
     headers: Mapping[str, str]
     body: bytes
     size: int
+    number: str = ""
 
 
 class AttemptError(Exception):
@@ -93,37 +100,40 @@ class AttemptError(Exception):
     def __init__(
         self, text: str, *, paid: bool, again: bool = True, wait: float | None = None, status: int | None = None
     ) -> None:
-        super().__init__(text)
+        super().__init__(blacken(text))
         self.paid, self.again, self.wait, self.status = paid, again, wait, status
 
 
 class Connection:
     """Sends requests to one server, from several threads if need be; keeps ``at_once`` connections open.
 
-    The headers of every request may hold secrets and never leave this object otherwise; the ``secrets`` are blacked out
-    of what the server says. Raises an `ImportError` where the extra ``remote`` is not installed.
+    The headers of every request may hold secrets and never leave this object otherwise. Raises an `ImportError` where
+    the extra ``remote`` is not installed, and a `ValueError` for a proxy of a kind that cannot be used.
     """
 
-    def __init__(self, headers: dict[str, str], secrets: Sequence[str], patience: Patience, at_once: int) -> None:
+    def __init__(self, url: str, headers: dict[str, str], patience: Patience, at_once: int) -> None:
         try:
-            import httpx2
-            import tenacity  # noqa: F401 - used later; its absence is told now
+            import httpcore2  # noqa: F401 - used later; its absence is told now
+            import tenacity  # noqa: F401
         except ImportError as error:
             text = f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
             raise ImportError(text) from error
+        from kdlightning.remote.wire import Wire, proxy_for
+
+        for name in _LIBRARIES:
+            logging.getLogger(f"httpcore2.{name}").addFilter(_without_secrets)
         self.patience = patience
         self.stopped = threading.Event()  # set: no attempt is begun any more
-        self._secrets = sorted(secrets, key=len, reverse=True)
-        timeout = httpx2.Timeout(patience.read_timeout, connect=patience.connect_timeout)
-        limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-        self._open = partial(httpx2.Client, headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
-        self._client, self._owner = self._open(), os.getpid()
+        self.listener: Callable[[Request, dict[str, str], Received], None] | None = None  # of what goes out and in
+        self._headers, self._proxy = headers, proxy_for(url)
+        self._open = partial(Wire, headers, at_once, self._proxy)
+        self._wire, self._owner = self._open(), os.getpid()
 
     def send(self, request: Request, attempt: Callable[[Callable[[], Reply]], _T], attempts: int | None = None) -> _T:
         """Send a request until it is answered; ``attempts``: fewer than patience has.
 
         ``attempt`` calls what it is given, which sends the request once and may raise an `AttemptError`, and makes the
-        answer of the reply; it raises `ProtocolError` where that is not what was agreed, and `RemoteTeacherError` where
+        answer of the reply; it raises `AnswerError` where that is not what was agreed, and `RemoteTeacherError` where
         asking again would not help.
 
         Raises:
@@ -140,10 +150,11 @@ class Connection:
                 raise last or AttemptError("stopped", paid=False, again=False)
             try:
                 return attempt(lambda: self._exchange(request))
-            except ProtocolError as error:
+            except AnswerError as error:
                 garbled += 1
-                last = AttemptError(self._hide(str(error)), paid=True, again=garbled < self.patience.garbled)
-                raise last from error
+                again = isinstance(error, UnreadableError) and garbled < self.patience.garbled
+                last = AttemptError(str(error), paid=True, again=again)
+                raise last from None
             except AttemptError as fault:
                 last = fault
                 raise
@@ -161,65 +172,67 @@ class Connection:
         try:
             return retrying(once)
         except AttemptError as fault:
+            where = bare(blacken(request.url))
             tries = retrying.statistics.get("attempt_number", 1)
             asked = f" (asked {tries} times in {retrying.statistics.get('delay_since_first_attempt', 0):.0f} s)"
             waiting = "" if fault.wait is None else f" It asks to be left alone for {fault.wait:.0f} s."
             raise RemoteTeacherError(
-                f"{bare(request.url)}: {fault}{asked if tries > 1 else ''}.{waiting} What it has answered is kept: "
+                f"{where}: {fault}{asked if tries > 1 else ''}.{waiting} What it has answered is kept: "
                 "once this is mended, run the same command to go on",
                 fault.status,
             ) from fault
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
-
-    def betrays(self, body: bytes) -> bool:
-        """Whether a secret stands in a reply."""
-        return any(secret.encode() in body for secret in self._secrets)
+        self._wire.close()
 
     def _exchange(self, request: Request) -> Reply:
         """Send once and take the whole reply; no other status than 2xx comes back."""
-        import httpx2
+        import httpcore2
+
+        from kdlightning.remote.wire import TooLongError
 
         if self._owner != os.getpid():  # a fork inherited the sockets of its parent
-            self._client, self._owner = self._open(), os.getpid()
-        (method, url, headers, content), body = request, bytearray()
-        ends = time.monotonic() + self.patience.connect_timeout + 2 * self.patience.read_timeout
+            self._wire, self._owner = self._open(), os.getpid()
+        # what the libraries say may quote the reply, so that no error of theirs is kept as a cause
         try:
-            with self._client.stream(method, url, headers=headers, content=content) as response:
-                for part in response.iter_bytes():
-                    body += part
-                    if len(body) > _LONGEST or time.monotonic() > ends:
-                        raise AttemptError(f"the answer did not end after {len(body):,} bytes", paid=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
-            text, again = f"no connection ({error or type(error).__name__})", "CERTIFICATE_VERIFY" not in str(error)
-            if not again:
-                text = f"its certificate cannot be verified ({error}); certificates are always verified: name the "
-                text += "authority's certificate in the environment variable SSL_CERT_FILE"
-            raise AttemptError(text, paid=False, again=again) from error
-        except httpx2.TimeoutException as error:
-            raise AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from error
-        except httpx2.DecodingError as error:
-            raise ProtocolError(f"expected a body in its announced encoding ({error})") from error
-        except httpx2.TransportError as error:
-            raise AttemptError(f"the connection broke ({error or type(error).__name__})", paid=True) from error
-        self._check_status(response, body)
-        return Reply(response.headers, bytes(body), response.num_bytes_downloaded)
+            got = self._wire.exchange(*request[:4], self.patience.connect_timeout, self.patience.read_timeout)
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout, httpcore2.ProxyError) as error:
+            raise self._unconnected(error) from None
+        except httpcore2.TimeoutException:
+            raise AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from None
+        except TooLongError as error:
+            raise AttemptError(str(error), paid=True) from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
+            raise AttemptError(f"the connection broke ({_words(error)})", paid=True) from None
+        if self.listener is not None:
+            self.listener(request, self._headers, got)
+        self._check_status(got)
+        return Reply(got.headers, got.body, got.size, request.number)
 
-    def _check_status(self, response: "httpx2.Response", body: bytes | bytearray) -> None:
-        status = response.status_code
+    def _unconnected(self, error: Exception) -> AttemptError:
+        if "CERTIFICATE_VERIFY" in str(error):
+            text = f"its certificate cannot be verified ({_words(error)}); certificates are always verified: name the "
+            text += "authority's certificate in the environment variable SSL_CERT_FILE"
+            return AttemptError(text, paid=False, again=False)
+        through = ""
+        if self._proxy is not None:
+            through = f" through the proxy {bare(self._proxy)}, which the environment names (except hosts by NO_PROXY)"
+        return AttemptError(f"no connection{through} ({_words(error)})", paid=False)
+
+    def _check_status(self, got: "Received") -> None:
+        status = got.status
         if 200 <= status < 300:
             return
-        said = self._hide(_said(bytes(body)))
-        wait = _retry_after(response.headers.get("retry-after"))
+        said = _said(got.body)
+        wait = _retry_after(got.headers.get("retry-after"))
         if status >= 500 or status in _REFUSED:
             # a gateway's 502, 503 or 504 may follow an answer that it lost; who says when to come back has refused
             refused = status in _REFUSED or (status == 503 and wait is not None)
             raise AttemptError(f"status {status}, {said}", paid=not refused, wait=wait, status=status)
         advice = _ADVICE.get(status, "the request is not what this server takes; compare the configuration with it")
         if 300 <= status < 400:
-            said = f"redirected to {bare(response.headers.get('location', ''))}"
+            said = f"redirected to {bare(blacken(got.headers.get('location', '')))[:300]}"
             advice = "redirects are not followed, because a key would travel with them; give the final address"
         raise AttemptError(f"status {status}, {said}: {advice}", paid=False, again=False, status=status)
 
@@ -237,10 +250,14 @@ class Connection:
         fault = state.outcome.exception() if state.outcome else None
         _log.warning("teacher: %s; attempt %d in %.1f s", fault, state.attempt_number + 1, state.upcoming_sleep)
 
-    def _hide(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    record.msg, record.args = blacken(record.getMessage()), None
+    return True
+
+
+def _words(error: Exception) -> str:
+    return blacken(str(error))[:300] or type(error).__name__
 
 
 _ADVICE = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from kdlightning.remote.connection import Connection, Reply, Request
-from kdlightning.remote.credentials import bare, check_url, fill_in
+from kdlightning.remote.credentials import bare, check_url, fill_in, fill_in_address, fill_in_request
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
 from kdlightning.remote.protocol import Array, ProtocolError, parse_value
 from kdlightning.remote.template import Form, Layout, RequestTemplate, at, encode, labels_of, scores_of
@@ -43,7 +43,8 @@ class HTTPTeacher(NetworkedTeacher):
         label_key: name of the label in objects with label and score.
         score_key: name of the score in them.
         method: of the requests.
-        headers: more headers. ``env:NAME`` and ``file:PATH`` in a value stand for the secret there.
+        headers: more headers. ``env:NAME`` and ``file:PATH`` in a value stand for the secret there; so they do at the
+            end of a text in ``request``, and as a parameter of ``url``.
         image: ``png`` (8 bits per channel, so pixels are rounded) or ``jpeg`` (lossy), both in base64; or ``list``.
         layout: of the lists.
         scale: what a pixel of 1.0 is in the lists.
@@ -81,14 +82,17 @@ class HTTPTeacher(NetworkedTeacher):
         if max_batch > 1 and results is None:
             raise ValueError("several images in a request need `results`, the path of the list with their answers")
         filled, secrets = fill_in(headers or {}, read=not self._offline)
-        check_url(url, secret=bool(secrets))
-        self._address, self._method = url, method
-        self._template = RequestTemplate(request, image, batch=max_batch > 1)
+        body, more = fill_in_request(request, read=not self._offline)
+        check_url(url, secret=False)
+        address, most = (url, []) if self._offline else fill_in_address(url)
+        check_url(url, secret=bool(secrets + more + most))
+        self._address, self._target, self._method = url, address, method
+        self._template = RequestTemplate(body, image, batch=max_batch > 1)
         self._form = image, layout, scale, quality
         self._keys, self._entry, self._results = (label_key, score_key), answer, results
         self._version_path = version_path
         if not self._offline:
-            self._connection = Connection(filled, secrets, self._patience, self._concurrency)
+            self._connection = Connection(url, filled, self._patience, self._concurrency)
         self._identify(
             network=self._known_as or url,
             name=bare(url),
@@ -103,7 +107,7 @@ class HTTPTeacher(NetworkedTeacher):
 
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        return Request(self._method, self._address, headers, self._template.fill(images))
+        return Request(self._method, self._target, headers, self._template.fill(images))
 
     def _read(self, reply: Reply, number: int) -> Array:
         value = parse_value(reply.body)

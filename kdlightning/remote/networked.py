@@ -4,6 +4,7 @@ import hashlib
 import logging
 import threading
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -21,12 +22,17 @@ from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
-from kdlightning.remote.credentials import bare
-from kdlightning.remote.protocol import HEADER_LENGTH, Array, ProtocolError, parse_value
+from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableError, parse_value, shorten
+from kdlightning.teachers.answers import AnswerError, looks_like_probabilities
 from kdlightning.teachers.blackbox import BlackBoxTeacher
 
 _log = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities", "index", "text"]
+_FLATTENED = (
+    "the teacher's answers are declared to be logits, but each row is non-negative and sums to 1, as probabilities do: "
+    "a softmax would flatten them; declare outputs=probabilities if that is what they are"
+)
 _OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
 
 
@@ -103,6 +109,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
         self._meter, self._price, self._ledger_path = QueryMeter(budget), price, ledger
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
+        self._understood = False  # whether an answer has been what was agreed
 
     def _identify(self, classes: int | None = None, /, **identity: str) -> dict[str, str]:
         """Settle who answers, and open the ledger; K as the server tells.
@@ -239,13 +246,16 @@ class NetworkedTeacher(BlackBoxTeacher):
     def _look_up(self, ledger: QueryLedger, images: list[bytes]) -> list[Array | None]:
         try:
             return ledger.lookup(self._identity, images, self._read_again)
-        except ProtocolError as error:
+        except AnswerError as error:
             kept = f"this is a reply that was paid for, kept in {ledger.path}"
             mended = "once its reading is mended (outputs, labels, answer), the same command reads it for free"
             raise RemoteTeacherError(f"{bare(self._address)}: {error}: {kept}; {mended}, else it asks anew") from error
 
     def _ask_all(self, images: list[bytes], shape: tuple[int, ...]) -> list[Array]:
-        """The answers of images, batch by batch. If one fails, those under way are still waited for and kept."""
+        """The answers of images, batch by batch: the first one alone, until one has been what was agreed.
+
+        If one fails, those under way are still waited for and kept.
+        """
         if not images:
             return []
         if self._connection is None:
@@ -257,6 +267,12 @@ class NetworkedTeacher(BlackBoxTeacher):
         batches = [images[at : at + self._max_batch] for at in range(0, len(images), self._max_batch)]
         if len(batches) == 1 or self._concurrency == 1:
             return [self._ask_batch(batch, shape) for batch in batches]
+        if not self._understood:
+            return [self._ask_batch(batches[0], shape), *self._ask_together(batches[1:], shape)]
+        return self._ask_together(batches, shape)
+
+    def _ask_together(self, batches: list[list[bytes]], shape: tuple[int, ...]) -> list[Array]:
+        assert self._connection is not None
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="teacher") as pool:
             futures = [pool.submit(self._ask_batch, batch, shape) for batch in batches]
             try:
@@ -303,28 +319,40 @@ class NetworkedTeacher(BlackBoxTeacher):
         return answer
 
     def _decode(self, reply: Reply, number: int) -> Array:
-        """The answers in a reply to this number of images, checked; a `ProtocolError` where it has none."""
-        answer = self._read(reply, number)
-        if self.access == "soft":
-            return check_scores(answer, self._outputs, number, self.num_classes)
-        return check_labels(answer, self._labels if self._outputs == "text" else None, number, self.num_classes)
+        """The answers in a reply, as they were agreed; an `AnswerError`, with the reply, if they are not."""
+        try:
+            answer = self._read(reply, number)
+            if self.access == "hard":
+                labels = self._labels if self._outputs == "text" else None
+                checked = check_labels(answer, labels, number, self.num_classes)
+            else:
+                checked = check_scores(answer, self._outputs, number, self.num_classes)  # type: ignore[arg-type]
+        except UnreadableError:
+            raise
+        except AnswerError as error:
+            text = reply.body.split(b"\0", 1)[0]  # binary tensors come after their JSON
+            raise AnswerError(f"{error}. The reply: {shorten(text, 300)}") from None
+        if not self._understood and self._outputs == "logits" and looks_like_probabilities(torch.tensor(answer)):
+            warnings.warn(_FLATTENED, stacklevel=2)
+        self._understood = True
+        return checked
 
     def _to_keep(self, reply: Reply, *, read: bool) -> bytes | None:
         """A reply for the ledger; None for one that is better asked again (no JSON), or that repeats a secret."""
-        length = reply.headers.get(HEADER_LENGTH) or ""
+        length = reply.headers.get(HEADER_LENGTH.lower(), "")
         if not read and not length:
             try:
                 parse_value(reply.body)
-            except ProtocolError:
+            except UnreadableError:
                 return None
-        if self._connection is None or self._connection.betrays(reply.body):
+        if blacken(text := reply.body.decode(errors="replace")) != text:
             return None
         return f"{length}\n".encode() + reply.body
 
     def _read_again(self, kept: bytes, number: int) -> Array:
         """The answers in a reply from the ledger."""
         length, _, body = kept.partition(b"\n")
-        return self._decode(Reply({HEADER_LENGTH: length.decode()} if length else {}, body, 0), number)
+        return self._decode(Reply({HEADER_LENGTH.lower(): length.decode()} if length else {}, body, 0), number)
 
     def _check_version(self, version: str) -> None:
         """The same model from the first answer to the last."""

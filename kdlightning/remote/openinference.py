@@ -13,7 +13,16 @@ from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, read_secret
 from kdlightning.remote.description import Description, Tensors, describe
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
-from kdlightning.remote.protocol import DATATYPES, HEADER_LENGTH, Array, ProtocolError, read, write
+from kdlightning.remote.protocol import (
+    DATATYPES,
+    HEADER_LENGTH,
+    Array,
+    ProtocolError,
+    header_length,
+    read,
+    shorten,
+    write,
+)
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
 
 
@@ -65,8 +74,8 @@ class RemoteTeacher(NetworkedTeacher):
             known = self._identify(**identity, **({} if version is None else {"version": version}))
             self._agreed = Description(known["version"], "", None, known["datatype"], None, None, False, None)
         else:
-            headers, secrets = ({}, []) if key is None else ({"Authorization": f"Bearer {key}"}, [key])
-            self._connection = Connection(headers, secrets, self._patience, self._concurrency)
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            self._connection = Connection(base, headers, self._patience, self._concurrency)
             agreed = self._agreed = describe(self._connection, base, path, self._tensors, outputs, version)
             self._identify(agreed.classes, **identity, version=agreed.version, datatype=agreed.datatype)
             self._max_batch = min(max_batch, agreed.max_batch or max_batch)
@@ -109,11 +118,12 @@ class RemoteTeacher(NetworkedTeacher):
         headers = {"Content-Type": "application/json"}
         if length is not None:
             headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
-        return Request("POST", self._address, headers, body)
+        return Request("POST", self._address, headers, body, number)
 
     def _read(self, reply: Reply, number: int) -> Array:
-        text = reply.headers.get(HEADER_LENGTH)
-        message, tensors = read(reply.body, int(text) if text is not None and text.isdigit() else None, "outputs")
+        message, tensors = read(reply.body, header_length(reply.headers.get(HEADER_LENGTH.lower())), "outputs")
+        if reply.number and str(message.get("id") or reply.number) != reply.number:
+            raise ProtocolError(f"expected the answer to request {reply.number}, got that to {shorten(message['id'])}")
         if version := str(message.get("model_version") or ""):
             self._check_version(version)
         name = self._agreed.output

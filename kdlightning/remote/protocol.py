@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kdlightning.remote.credentials import blacken
+from kdlightning.teachers.answers import AnswerError
+
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"  # as Triton announces it among a server's extensions
 DATATYPES = {
@@ -25,12 +28,18 @@ TEXT = "BYTES"
 _NAMES = {np.dtype(code): name for name, code in DATATYPES.items()}
 _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}  # JSON numbers that a datatype of this kind takes
 
+_RANK = 16  # dimensions of a tensor; numpy has 64
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Part = Literal["inputs", "outputs"]
 
 
-class ProtocolError(ValueError):
+class ProtocolError(AnswerError):
     """A message is not what the protocol says. The text tells what was expected and what came."""
+
+
+class UnreadableError(ProtocolError):
+    """Not even a message: an intermediary may be at fault, and asking again may help."""
 
 
 def write(
@@ -82,6 +91,15 @@ def read(body: bytes, header_length: int | None, part: Part) -> tuple[dict[str, 
     return message, tensors
 
 
+def header_length(text: str | None) -> int | None:
+    """What the header says of a message: the length of its JSON; None without it. A `ProtocolError` for no number."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ProtocolError(f"expected a number of bytes in the header {HEADER_LENGTH}, got {shorten(text, 40)}")
+    return int(text)
+
+
 def parse_json(text: bytes) -> dict[str, Any]:
     """A JSON object; a `ProtocolError` if it is none."""
     value = parse_value(text)
@@ -95,12 +113,12 @@ def parse_value(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"expected JSON, got {shorten(text)} ({error})") from error
+        raise UnreadableError(f"expected JSON, got {shorten(text)} ({error})") from None
 
 
 def shorten(value: object, length: int = 120) -> str:
-    """A value as it is shown in a message."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    """A value as it is shown in a message: no secret, on one line, not longer than this."""
+    text = blacken(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
     text = " ".join(text[: 2 * length].split())
     return repr(text if len(text) <= length else text[:length] + "…") if text else "nothing"
 
@@ -110,8 +128,12 @@ def _description(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int | Non
     name, shape, datatype = entry.get("name"), entry.get("shape"), entry.get("datatype")
     if not isinstance(name, str):
         raise ProtocolError(f"expected a tensor with a 'name', got {shorten(name)}")
-    if not isinstance(shape, list) or not all(type(side) is int and 0 <= side < 2**31 for side in shape):
-        raise ProtocolError(f"tensor '{name}': expected a shape of whole numbers >= 0, got {shorten(shape)}")
+    if (
+        not isinstance(shape, list) or len(shape) > _RANK
+        or not all(type(side) is int and 0 <= side < 2**31 for side in shape)
+    ):  # fmt: skip
+        wanted = f"a shape of at most {_RANK} whole numbers >= 0"
+        raise ProtocolError(f"tensor '{name}': expected {wanted}, got {shorten(shape)}")
     if datatype not in DATATYPES and datatype != TEXT:
         raise ProtocolError(f"tensor '{name}': expected a datatype among {[*DATATYPES, TEXT]}, got {shorten(datatype)}")
     parameters = entry.get("parameters") or {}

@@ -15,6 +15,7 @@ from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
 from kdlightning.networks.pretrained import fingerprint, load_network
 from kdlightning.networks.statistics import count_parameters
+from kdlightning.teachers.answers import check_logits
 from kdlightning.types import Answers, Bounds
 
 
@@ -49,6 +50,16 @@ class BlackBoxTeacher(ABC):
         """K, as far as it is known without asking."""
         return self._classes or None
 
+    def expect(self, classes: int, of: str) -> None:
+        """Hold the answers to the number of classes ``of`` something, from the first answer on.
+
+        Raises:
+            ValueError: the teacher is known to have another number.
+        """
+        if self._classes not in (0, classes):
+            raise ValueError(f"the teacher has {self._classes} classes, but {of} has {classes}")
+        self._classes = classes
+
     @property
     def budget(self) -> int | None:
         """The most images it may answer; None for no limit."""
@@ -77,6 +88,7 @@ class BlackBoxTeacher(ABC):
         Raises:
             ValueError: pixels outside [0, 1] or not finite, or not a batch of images. Nothing is charged.
             QueryBudgetExceededError: before the answer that the budget does not allow. Nothing is charged.
+            AnswerError: an answer that is none: of another number of classes, NaN. It was charged.
         """
         if images.ndim != 4 or not images.is_floating_point():
             got = f"{images.dtype} {tuple(images.shape)}; convert uint8 images by dividing by 255"
@@ -95,7 +107,7 @@ class BlackBoxTeacher(ABC):
         self._meter.charge(len(images), images.numel() * images.element_size(), len(images) * self._answer_bytes())
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():
-            logits = self._ask(images.detach())
+            logits = check_logits(self._ask(images.detach()), len(images), self._classes)
             answer = self._disclose(logits)
         if not self._classes:  # the first answer says how long answers are
             announced, self._classes = self._answer_bytes(), logits.shape[1]
