@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 _REFERENCE = re.compile(r"\b(env|file):(\S+)")
 _IN_ADDRESS = re.compile(r"(?<=[=/])(env|file):([^&/\s]+)")
 _IN_REQUEST = re.compile(r"(?<!\S)(env|file):(\S+)$")
-_NAMED = re.compile(r"auth(?!ors?\b|ored)|key|token(?!iz)|secret|passw|pwd|cookie|credential|signature|apim|bearer|jwt", re.I)
-_DOUBTFUL = re.compile(r"(?:^|[-_.])(?:pass|code|sig|sas|k|pw)(?:$|[-_.])", re.I)  # ?k=5 is no secret
+_NAMED = re.compile(
+    r"auth(?!ors?\b|ored)|key|token(?!iz)|secret|passw|pwd|cookie|credential|signature|apim|bearer|jwt", re.I
+)
+_DOUBTFUL = re.compile(r"(?:^|[-_.])(?:pass|code|sig|sas|k|pw)(?:$|[-_.])", re.IGNORECASE)  # ?k=5 is no secret
 _MADE = re.compile(  # as keys and tokens look, whatever they are called
     r"(?:sk|pk|rk|hf|gh[opsu]|xox[abp])[-_][-\w]{12,}|AKIA\w{12,}|AIza[-\w]{20,}|eyJ[-\w]{10,}\.[-\w.]+"
     r"|(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9+/_]{28,}={0,2}"
