@@ -21,6 +21,15 @@ _MADE = re.compile(  # as keys and tokens look, whatever they are called
 _seen: set[str] = set()  # every form of every secret that this process has read
 
 
+class Concealed(str):
+    """A text with a secret in it; what is shown of an object that has it does not tell."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def remember(secret: str) -> None:
     """Keep a secret out of everything that :func:`blacken` is shown from now on, in each form that texts give it."""
     if secret:
@@ -97,7 +106,8 @@ def fill_in_address(url: str) -> tuple[str, list[str]]:
     def fill(text: str) -> str:
         return _IN_ADDRESS.sub(lambda match: quote(_secret_at(match, secrets), safe=""), text)
 
-    return parts._replace(path=fill(parts.path), query=fill(f"={parts.query}")[1:]).geturl(), secrets
+    filled = parts._replace(path=fill(parts.path), query=fill(f"={parts.query}")[1:]).geturl()
+    return Concealed(filled), secrets
 
 
 def bare(url: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in, fill_in_address, fill_in_request
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
+from kdlightning.remote.pixels import Numbers, Pixels
 from kdlightning.remote.protocol import Array, ProtocolError, parse_value
 from kdlightning.remote.template import Form, Layout, RequestTemplate, at, encode, labels_of, scores_of
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
@@ -47,7 +48,10 @@ class HTTPTeacher(NetworkedTeacher):
             end of a text in ``request``, and as a parameter of ``url``.
         image: ``png`` (8 bits per channel, so pixels are rounded) or ``jpeg`` (lossy), both in base64; or ``list``.
         layout: of the lists.
-        scale: what a pixel of 1.0 is in the lists.
+        scale: what a pixel of 1.0 is in the lists; a pixel p is (scale * p - mean) / std there.
+        mean: of each channel, in the order in which they are sent, or one number for all.
+        std: likewise.
+        channels: the order of the colours in the lists.
         quality: of the JPEG.
         version_path: path of the model's version in an answer. It must not change, and be ``version`` if that is given.
         max_batch: the most images in a request.
@@ -73,6 +77,9 @@ class HTTPTeacher(NetworkedTeacher):
         image: Form = "png",
         layout: Layout = "HWC",
         scale: float = 1.0,
+        mean: Numbers = None,
+        std: Numbers = None,
+        channels: Literal["RGB", "BGR"] = "RGB",
         quality: int = 95,
         version_path: str | None = None,
         max_batch: int = 1,
@@ -88,7 +95,10 @@ class HTTPTeacher(NetworkedTeacher):
         check_url(url, secret=bool(secrets + more + most))
         self._address, self._target, self._method = url, address, method
         self._template = RequestTemplate(body, image, batch=max_batch > 1)
-        self._form = image, layout, scale, quality
+        pixels = Pixels(scale, mean, std, channels)
+        if image != "list" and pixels != Pixels():
+            raise ValueError(f"scale, mean, std and channels are of images as lists (image: list), got image={image}")
+        self._form = image, layout, pixels, quality
         self._keys, self._entry, self._results = (label_key, score_key), answer, results
         self._version_path = version_path
         if not self._offline:
@@ -97,6 +107,7 @@ class HTTPTeacher(NetworkedTeacher):
             network=self._known_as or url,
             name=bare(url),
             version=self._version or "",
+            **({"pixels": pixels.text} if pixels.text else {}),
             answer=f"{results or ''}:{answer}",
             request=hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16],
             **({} if self._keys == _KEYS else {"keys": ":".join(self._keys)}),

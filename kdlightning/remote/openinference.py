@@ -70,13 +70,18 @@ class RemoteTeacher(NetworkedTeacher):
         self._tensors, self._ids = tensors or Tensors(), itertools.count(1)
         self._address = f"{path if version is None else f'{path}/versions/{quote(version)}'}/infer"
         identity = {"network": f"{self._known_as or base}/models/{model}", "name": model}
+        if self._tensors.pixels.text:
+            identity["pixels"] = self._tensors.pixels.text
         if self._offline:
             known = self._identify(**identity, **({} if version is None else {"version": version}))
-            self._agreed = Description(known["version"], "", None, known["datatype"], None, None, False, None)
+            layout = self._tensors.layout or known.get("layout", "NCHW")
+            self._agreed = Description(known["version"], "", None, known["datatype"], None, None, False, None, layout)
         else:
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             self._connection = Connection(base, headers, self._patience, self._concurrency)
             agreed = self._agreed = describe(self._connection, base, path, self._tensors, outputs, version)
+            if self._tensors.layout is None and agreed.layout != "NCHW":
+                identity["layout"] = agreed.layout
             self._identify(agreed.classes, **identity, version=agreed.version, datatype=agreed.datatype)
             self._max_batch = min(max_batch, agreed.max_batch or max_batch)
         self._version = self._agreed.version
@@ -85,29 +90,34 @@ class RemoteTeacher(NetworkedTeacher):
     def image_shape(self) -> tuple[int, int, int] | None:
         """``(C, H, W)`` of the images that the server announces; None where it leaves that open."""
         shape = tuple(self._agreed.shape or ())
-        if len(shape) != 3 or min(shape) < 1 or self._tensors.layout == "flat":
+        if len(shape) != 3 or min(shape) < 1 or self._agreed.layout == "flat":
             return None
-        return shape if self._tensors.layout == "NCHW" else (shape[2], shape[0], shape[1])
+        return shape if self._agreed.layout == "NCHW" else (shape[2], shape[0], shape[1])
 
     def _encode(self, images: Tensor) -> list[bytes]:
         wanted, shape = self._agreed.shape, self._shape(tuple(images.shape[1:]))
         if wanted is not None and any(side not in (-1, own) for side, own in zip(wanted, shape, strict=True)):
             advice = "let the datamodule make that size, or serve the network for yours (serve --shape C H W)"
             raise ValueError(f"{bare(self._address)}: expected images as {list(wanted)}, got {list(shape)}: {advice}")
-        pixels = images.to(torch.float64 if self._agreed.datatype == "FP64" else torch.float32)
-        if self._tensors.scale != 1:
-            pixels = pixels * self._tensors.scale
-        if self._agreed.datatype == "UINT8":
+        datatype = self._agreed.datatype
+        pixels = self._tensors.pixels.of(images.to(torch.float64 if datatype == "FP64" else torch.float32))
+        if datatype == "UINT8":
             pixels = pixels.round()
-        if self._tensors.layout == "NHWC":
+        if self._agreed.layout == "NHWC":
             pixels = pixels.movedim(1, -1)
-        array = pixels.contiguous().numpy().astype(DATATYPES[self._agreed.datatype], copy=False)
+        if datatype == "BF16":
+            array = pixels.bfloat16().contiguous().view(torch.int16).numpy()
+        else:
+            array = pixels.contiguous().numpy().astype(DATATYPES[datatype], copy=False)
         return [image.tobytes() for image in array]
 
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         agreed, number = self._agreed, str(next(self._ids))
-        dtype = np.dtype(DATATYPES[agreed.datatype])
-        pixels = np.frombuffer(b"".join(images), dtype).reshape(len(images), *self._shape(shape))
+        sides = self._shape(shape)
+        if agreed.batch is not None:
+            images = [*images, *[images[-1]] * (agreed.batch - len(images))]
+        sides = sides if agreed.batch == 0 else (len(images), *sides)
+        pixels = np.frombuffer(b"".join(images), np.dtype(DATATYPES[agreed.datatype])).reshape(sides)
         message: dict[str, Any] = {"id": number}
         if agreed.output is not None:
             parameters = {"parameters": {"binary_data": True}} if agreed.binary else {}
@@ -131,13 +141,16 @@ class RemoteTeacher(NetworkedTeacher):
             (name,) = tensors
         if name not in tensors:
             raise ProtocolError(f"expected the output {name or 'tensor alone'}, got {sorted(tensors)}")
-        return tensors[name]
+        answer = tensors[name]
+        if self._agreed.batch == 0 and (answer.ndim < 2 or len(answer) != 1):
+            answer = answer[None]
+        return answer[:number] if len(answer) == self._agreed.batch else answer
 
     def _shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """The shape ``(C, H, W)`` of an image as the server wants it."""
         channels, height, width = image
         shapes = {"NCHW": image, "NHWC": (height, width, channels), "flat": (channels * height * width,)}
-        return shapes[self._tensors.layout]
+        return shapes[self._agreed.layout]
 
 
 class RemoteSoftLabelTeacher(RemoteTeacher, SoftLabelTeacher):

@@ -18,11 +18,13 @@ from kdlightning.teachers.answers import AnswerError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"  # as Triton announces it among a server's extensions
-DATATYPES = {
+BF16 = np.dtype([("bf16", "<u2")])  # numpy has no such numbers; they are read as float32
+DATATYPES: dict[str, Any] = {
     "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "|i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+    "BF16": BF16,
 }  # fmt: skip
-FLOATS = ("FP16", "FP32", "FP64")
+FLOATS = ("BF16", "FP16", "FP32", "FP64")
 INTEGERS = tuple(name for name in DATATYPES if "INT" in name)
 TEXT = "BYTES"
 _NAMES = {np.dtype(code): name for name, code in DATATYPES.items()}
@@ -57,7 +59,7 @@ def write(
             blobs.append(_to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            entry["data"] = tensor.reshape(-1).tolist()
+            entry["data"] = widened(tensor).reshape(-1).tolist()
         described.append(entry)
     header = json.dumps({**message, part: described}, separators=(",", ":"), allow_nan=False).encode()
     return (b"".join([header, *blobs]), len(header)) if binary else (header, None)
@@ -89,6 +91,11 @@ def read(body: bytes, header_length: int | None, part: Part) -> tuple[dict[str, 
     if at != len(body):
         raise ProtocolError(f"expected no bytes after the last tensor, got {len(body) - at}")
     return message, tensors
+
+
+def widened(tensor: Array) -> Array:
+    """The same numbers in a kind that numpy has."""
+    return (tensor["bf16"].astype(np.uint32) << 16).view(np.float32) if tensor.dtype == BF16 else tensor
 
 
 def header_length(text: str | None) -> int | None:
@@ -134,7 +141,7 @@ def _description(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int | Non
     ):  # fmt: skip
         wanted = f"a shape of at most {_RANK} whole numbers >= 0"
         raise ProtocolError(f"tensor '{name}': expected {wanted}, got {shorten(shape)}")
-    if datatype not in DATATYPES and datatype != TEXT:
+    if not isinstance(datatype, str) or (datatype not in DATATYPES and datatype != TEXT):
         raise ProtocolError(f"tensor '{name}': expected a datatype among {[*DATATYPES, TEXT]}, got {shorten(datatype)}")
     parameters = entry.get("parameters") or {}
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
@@ -158,7 +165,7 @@ def _from_json(name: str, entry: dict[str, Any], shape: tuple[int, ...]) -> Arra
         if not all(isinstance(value, str) for value in values.flat):
             raise ProtocolError(f"tensor '{name}': expected text, got {shorten(entry['data'])}")
         return values.reshape(shape)
-    dtype = np.dtype(DATATYPES[datatype])
+    dtype = np.dtype(DATATYPES["FP32" if datatype == "BF16" else datatype])
     if values.size and values.dtype.kind not in _KINDS[dtype.kind]:
         raise ProtocolError(f"tensor '{name}': expected {datatype} numbers, got {shorten(entry['data'])}")
     if dtype.kind in "iu" and values.size:
@@ -186,7 +193,7 @@ def _from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -
     if len(data) != count * dtype.itemsize:
         wanted = f"{count * dtype.itemsize} bytes for {datatype} of shape {list(shape)}"
         raise ProtocolError(f"tensor '{name}': expected {wanted}, got {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return widened(np.frombuffer(data, dtype)).reshape(shape)
 
 
 def _to_bytes(tensor: Array) -> bytes:

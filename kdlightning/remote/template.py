@@ -4,12 +4,14 @@ import base64
 import copy
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from kdlightning.remote.pixels import Pixels
 from kdlightning.remote.protocol import Array, ProtocolError, shorten
 
 Form = Literal["png", "jpeg", "list"]
@@ -68,17 +70,17 @@ def at(path: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
-def encode(images: Tensor, form: Form, layout: Layout, scale: float, quality: int) -> list[bytes]:
+def encode(images: Tensor, form: Form, layout: Layout, pixels: Pixels, quality: int) -> list[bytes]:
     """Images ``(N, C, H, W)`` in [0, 1], on the CPU, each as JSON; the rest is as `HTTPTeacher` has it.
 
     Raises:
         ValueError: a number of channels that no such file has.
     """
     if form == "list":
-        pixels = images if scale == 1 else images.double() * scale
+        values = images if pixels == Pixels() else pixels.of(images.double())
         if layout != "CHW":
-            pixels = pixels.movedim(1, -1) if layout == "HWC" else pixels.flatten(1)
-        return [json.dumps(image, separators=(",", ":")).encode() for image in pixels.tolist()]
+            values = values.movedim(1, -1) if layout == "HWC" else values.flatten(1)
+        return [json.dumps(image, separators=(",", ":")).encode() for image in values.tolist()]
     from PIL import Image
 
     channels = images.shape[1]
@@ -124,7 +126,7 @@ def _row(value: Any, labels: dict[str, int] | None, keys: tuple[str, str]) -> li
         value = [by_class[number] for number in sorted(by_class)]
     if not isinstance(value, list) or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value):
         raise ProtocolError(f"expected a list of scores, got {shorten(value)}")
-    return [float(score) for score in value]
+    return [float(score) if abs(score) < 1e300 else math.inf for score in value]
 
 
 def labels_of(values: list[Any], *, text: bool) -> Array:

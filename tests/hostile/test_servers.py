@@ -115,10 +115,11 @@ def test_a_reply_that_never_ends_ends_in_time(pieces):
 def test_a_server_that_does_not_read_ends_in_time():
     listening = socket.create_server(("127.0.0.1", 0), backlog=4)
     with listening:
-        remote = soft(f"http://127.0.0.1:{listening.getsockname()[1]}", image="list")
+        long = {"image": "{image}", "prompt": " " * 2**24}  # more than the sockets' buffers take
+        remote = soft(f"http://127.0.0.1:{listening.getsockname()[1]}", long)
         began = time.monotonic()
         with pytest.raises(RemoteTeacherError, match=r"no answer within 0\.4 s"):
-            remote.query(torch.rand(1, 3, 600, 600))  # 20 MB, more than the sockets' buffers take
+            remote.query(images(1))
         assert time.monotonic() - began < 4
 
 
@@ -127,7 +128,8 @@ def test_a_bomb_is_cut_at_the_limit_without_its_memory(monkeypatch, encoding):
     monkeypatch.setattr("kdlightning.remote.wire.LONGEST", 2**22)
     content = b" " * 2**27
     body = gzip.compress(content, 1) if encoding == "gzip" else content
-    with raw(lambda connection, _: connection.sendall(reply(body, headers=[f"Content-Encoding: {encoding}"]))) as port:
+    whole = reply(body, headers=[f"Content-Encoding: {encoding}"])
+    with raw(lambda connection, _: connection.sendall(whole)) as port:
         remote = soft(f"http://127.0.0.1:{port}", patience=Patience(attempts=1))
         tracemalloc.start()
         with pytest.raises(RemoteTeacherError, match="did not end after 4,194,304 bytes"):
@@ -239,7 +241,7 @@ def test_an_odd_length_of_the_header_is_told(length):
         RemoteSoftLabelTeacher(url, "m", "probabilities", ledger=None).query(images(1))
 
 
-@pytest.mark.parametrize("score", [10**400, None, "1", True, [1], {}])
+@pytest.mark.parametrize("score", [int("9" * 401), None, "1", True, [1], {}], ids=lambda score: str(score)[:5])
 def test_odd_scores_are_told_and_paid_once(score):
     with answering(lambda handler, body: handler.reply(200, json.dumps([score, 0.0]).encode())) as url:
         remote = soft(url, patience=Patience())
@@ -260,9 +262,11 @@ def test_odd_scores_are_told_and_paid_once(score):
     ],
 )  # fmt: skip
 def test_odd_metadata_is_told(metadata):
-    with answering(lambda handler, body: handler.reply(200, json.dumps(metadata).encode())) as url:
-        with pytest.raises((RemoteTeacherError, ValueError), match="expected|does not describe|set tensors"):
-            RemoteSoftLabelTeacher(url, "m", "probabilities", ledger=None, patience=ONCE).query(images(1))
+    with (
+        answering(lambda handler, body: handler.reply(200, json.dumps(metadata).encode())) as url,
+        pytest.raises((RemoteTeacherError, ValueError), match=r"expected|does not describe|set tensors"),
+    ):
+        RemoteSoftLabelTeacher(url, "m", "probabilities", ledger=None, patience=ONCE).query(images(1))
 
 
 def test_mutated_messages_raise_nothing_else():
@@ -302,7 +306,7 @@ class TestSecrets:
             tensor = {"name": KEY, "datatype": KEY, "shape": [-1, 1, 4, 4]}
             handler.reply(200, {"versions": [KEY], "inputs": [tensor], "outputs": [tensor, tensor]})
 
-        with answering(answer) as url, pytest.raises(ValueError, match="expected|several") as error:
+        with answering(answer) as url, pytest.raises(ValueError, match=r"expected|several") as error:
             RemoteSoftLabelTeacher(url, "m", "probabilities", api_key_env="KDL_LONG", ledger=None)
         assert KEY[:6] not in str(error.value)
 
@@ -391,9 +395,7 @@ class TestProxies:
 
     def test_one_that_is_dead_is_named(self, monkeypatch):
         monkeypatch.setenv("https_proxy", "http://me:pr0xy-word@127.0.0.1:9")
-        text = (
-            r"no connection through the proxy http://127\.0\.0\.1:9, which the environment names \(except hosts by NO_P"
-        )
+        text = r"no connection through the proxy http://127\.0\.0\.1:9, which the environment names"
         with pytest.raises(RemoteTeacherError, match=text) as error:
             soft("https://teacher.invalid").query(images(1))
         assert "pr0xy-word" not in str(error.value)
@@ -440,6 +442,6 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     seen = []
     with raw(lambda connection, body: seen.append(body), context) as port:
         remote = soft(f"https://localhost:{port}")
-        with pytest.raises(RemoteTeacherError, match="its certificate cannot be verified .*SSL_CERT_FILE"):
+        with pytest.raises(RemoteTeacherError, match=r"its certificate cannot be verified .*SSL_CERT_FILE"):
             remote.query(images(1))
     assert (seen, remote.paid.queries) == ([], 0)
