@@ -168,7 +168,7 @@ def _image_shape(
         is_not = f"layout {tensors.layout or 'NCHW'} has {one + 1} dimensions, the input's shape is {shape}"
         raise ValueError(f"{where}: {is_not}; set tensors.layout")
     batch, image = (0, shape) if len(shape) == one else (shape[0] if shape[0] > 0 else None, shape[1:])
-    colours = [len(image) == 3 and image[place] in (1, 3, 4) for place in (0, -1)]
+    colours = [len(image) == 3 and image[place] in (1, 3) for place in (0, -1)]
     layout = tensors.layout or ("NHWC" if colours == [False, True] else "NCHW")
     return batch, tuple(side if side > 0 else -1 for side in image), layout
 
@@ -179,11 +179,10 @@ def _classes(tensor: dict[str, Any], outputs: str, where: str) -> int | None:
     last = shape[-1] if isinstance(shape, list) and shape else None
     scores = outputs == "index" and datatype in FLOATS and type(last) is int and last > 1
     if datatype not in _KINDS[outputs] or scores:
-        told = (
-            f"needs a tensor of {' or '.join(_KINDS[outputs])}, the server's '{tensor['name']}' is {shorten(datatype)}"
-        )
+        wanted = "one number for an image" if scores else f"a tensor of {' or '.join(_KINDS[outputs])}"
+        told = f"the server's '{tensor['name']}' is {_short(datatype)} of shape {shorten(shape)}"
         advice = "correct `outputs`, or take the teacher class of the other access"
-        raise ValueError(f"{where}: outputs={outputs} {told}; {advice}")
+        raise ValueError(f"{where}: outputs={outputs} needs {wanted}, {told}; {advice}")
     if outputs in ("logits", "probabilities") and type(last) is int and last > 0:
         return last
     return _told(tensor, "num_classes")

@@ -70,8 +70,8 @@ class RemoteTeacher(NetworkedTeacher):
         self._tensors, self._ids = tensors or Tensors(), itertools.count(1)
         self._address = f"{path if version is None else f'{path}/versions/{quote(version)}'}/infer"
         identity = {"network": f"{self._known_as or base}/models/{model}", "name": model}
-        if self._tensors.pixels.text:
-            identity["pixels"] = self._tensors.pixels.text
+        asked = {"output": self._tensors.output, "pixels": self._tensors.pixels.text}
+        identity |= {key: value for key, value in asked.items() if value}
         if self._offline:
             known = self._identify(**identity, **({} if version is None else {"version": version}))
             layout = self._tensors.layout or known.get("layout", "NCHW")

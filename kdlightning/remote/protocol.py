@@ -139,7 +139,7 @@ def _description(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int | Non
         not isinstance(shape, list) or len(shape) > _RANK
         or not all(type(side) is int and 0 <= side < 2**31 for side in shape)
     ):  # fmt: skip
-        wanted = f"a shape of at most {_RANK} whole numbers >= 0"
+        wanted = f"a shape of whole numbers >= 0, not more than {_RANK}"
         raise ProtocolError(f"tensor '{name}': expected {wanted}, got {shorten(shape)}")
     if not isinstance(datatype, str) or (datatype not in DATATYPES and datatype != TEXT):
         raise ProtocolError(f"tensor '{name}': expected a datatype among {[*DATATYPES, TEXT]}, got {shorten(datatype)}")

@@ -161,9 +161,15 @@ def test_a_surplus_answer_goes_to_no_other_question(pause):
 
     def speak(connection, body):
         image = json.loads(body)["image"]
-        connection.sendall(reply({"of": image, "scores": ROW}))
-        time.sleep(pause)
-        connection.sendall(reply({"of": "nobody", "scores": [0.0, 0.0, 1.0]}))
+        answer, surplus = (
+            reply({"of": who, "scores": row}) for who, row in ((image, ROW), ("nobody", [0.0, 0.0, 1.0]))
+        )
+        if pause:
+            connection.sendall(answer)
+            time.sleep(pause)
+            connection.sendall(surplus)
+        else:
+            connection.sendall(answer + surplus)
 
     with raw(speak) as port:
         remote = soft(f"http://127.0.0.1:{port}", answer="scores", patience=Patience(attempts=1))
