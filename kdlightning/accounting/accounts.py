@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
 
@@ -54,6 +58,36 @@ class Totals(NamedTuple):
     def paid(self) -> int:
         """Images that count as paid for."""
         return self.unique + self.twice + self.in_flight + self.lost
+
+
+def account_of(count: Path, ledger: Connection, *, create: bool) -> str:
+    """The account of the run whose meter is the file ``count``, by the name that stands beside it: it moves with it.
+
+    Where none stands there, a run whose meter does goes on with the account of its place; another one begins a new
+    account (``create``: its name is written down). Within no transaction.
+    """
+    file, place = count.with_name("queries.account"), str(count.resolve())
+    with suppress(FileNotFoundError):
+        return file.read_text()
+    if count.exists():  # the name was lost, or the run is older than such names: accounts were places
+        row = ledger.execute(
+            "SELECT account FROM tallies WHERE account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '#'", (place,)
+        ).fetchone()
+        name = place if row is None else str(row[0])
+    else:
+        name = f"{place}#{uuid.uuid4().hex[:8]}"
+    if not create:
+        return name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(name)
+        os.link(temporary, file)  # whole, and by the first of a run's processes alone
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file.read_text()
 
 
 def identity_text(teacher: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from kdlightning.accounting import accounts, rows
 from kdlightning.accounting.accounts import Cost, Limits, Totals
 from kdlightning.accounting.claims import Claims
 from kdlightning.accounting.rows import UNREAD, Answer, checksum_of, pack, unpack
-from kdlightning.accounting.spool import Settlement, Spool
+from kdlightning.accounting.spool import DAMAGED, Settlement, Spool
 from kdlightning.accounting.store import LedgerError, LedgerFile, owner
 
 __all__ = ["Answer", "Cost", "Entry", "LedgerError", "Limits", "QueryLedger", "Request", "Totals"]
@@ -24,7 +24,7 @@ __all__ = ["Answer", "Cost", "Entry", "LedgerError", "Limits", "QueryLedger", "R
 Read = Callable[[bytes, int], Sequence[Answer] | Answer]  # of a reply to so many images; ValueError: it does not fit
 _log = logging.getLogger(__name__)
 _PAGE = 1000  # rows read at a time, so that no reader holds up a checkpoint
-_PAUSES = (1, 2, 5, 10, 30)  # seconds between attempts to write down what was paid for
+_PAUSES = (1, 2, 5, 10)  # seconds between attempts to write down what was paid for
 
 
 class Request(NamedTuple):
@@ -254,6 +254,11 @@ class QueryLedger:
         """
         self._settle(request, "released", cost or Cost(0), [], None)
 
+    def pay_for(self, count: str | Path) -> None:
+        """Pay as the run whose meter is this file, from now on; its account stands beside it, and moves with it."""
+        with self._file.transaction(write=False) as connection:
+            self.account = accounts.account_of(Path(count), connection, create=not self._file.readonly)
+
     @property
     def spent(self) -> Totals:
         """What the limits hold for: the account's totals, over all teachers."""
@@ -302,7 +307,7 @@ class QueryLedger:
         return [f"request {number}: images {queries:,}, sent by {by} at {at} UTC" for number, queries, by, at in rows]
 
     def verify(self) -> list[str]:
-        """What is wrong with the file's structure, the answers' checksums and the totals' rows, one line each."""
+        """What is wrong with the file's structure, its checksums and totals, and with the spool, one line each."""
         try:
             with self._file.transaction(write=False) as connection:
                 structure = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
@@ -317,7 +322,8 @@ class QueryLedger:
                     wrong.append(f"reply to request {number}: is not what was recorded")
         except LedgerError as error:
             return [str(error)]
-        return wrong
+        damaged = sorted(self._spool.directory.glob(f"*{DAMAGED}"))
+        return wrong + [f"spool: {file.stem} is damaged; its request counts as paid" for file in damaged]
 
     def _pages(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """The rows of a query with parameters: number of the row before, values, most rows; no lock between pages."""
@@ -367,6 +373,7 @@ class QueryLedger:
         for file in [] if self._file.readonly else self._spool.files():
             if (settlement := self._spool.read(file)) is None:
                 _log.warning("%s is damaged; its request counts as paid", file)
+                file.rename(file.with_suffix(DAMAGED))
                 continue
             try:
                 self._apply(settlement)

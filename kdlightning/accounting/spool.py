@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+DAMAGED = ".damaged"  # suffix of a file that a disk has spoilt
+
 
 class Settlement(NamedTuple):
     """What became of a request, as the ledger's file has it."""

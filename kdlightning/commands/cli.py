@@ -20,11 +20,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
 from kdlightning.commands.checks import ONE_START, check_checkpoint, check_trained
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
+from kdlightning.commands.disk import told
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
@@ -155,7 +157,7 @@ class KDLightningCLI(LightningCLI):
         """Train. Where the teacher's answers end, or the user stops it, say how to go on."""
         try:
             self.trainer.fit(**kwargs)
-        except (QueryBudgetExceededError, RemoteTeacherError) as error:
+        except (QueryBudgetExceededError, RemoteTeacherError, LedgerError) as error:
             self._say_how_to_go_on(f"stopped: {error}")
             raise SystemExit(2) from error
         except SystemExit as stop:
@@ -243,7 +245,7 @@ class KDLightningCLI(LightningCLI):
             choice = f"Give {resume}another --trainer.default_root_dir to start a new one, or --overwrite true"
             self.parser.error(f"{root} already holds a run. {choice} to replace it.")
         if config.overwrite and not resuming and rank() == 0:  # the others come when the first has begun
-            for leftover in ("result.json", "queries.meter", LOG):
+            for leftover in ("result.json", "queries.meter", "queries.account", LOG):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)
 
@@ -283,9 +285,9 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
         try:
             build(_StageCLI if brief else KDLightningCLI, list(sys.argv[1:] if args is None else args))
         except (OSError, RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
-            if not _ours(error):
+            if (disk := told(error)) is None and not _ours(error):
                 raise
-            sys.stderr.write(f"kdlightning: error: {error}\n")
+            sys.stderr.write(f"kdlightning: error: {disk or error}\n")
             raise SystemExit(2) from error
         finally:
             if "wandb" in sys.modules:

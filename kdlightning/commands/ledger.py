@@ -15,9 +15,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from kdlightning.accounting.ledger import LedgerError, QueryLedger, Totals
+from kdlightning.accounting.spool import Spool
 from kdlightning.remote.replay import replay
 
 _DESCRIPTION = """\
@@ -104,20 +104,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(ledger: QueryLedger) -> int:
-    console = Console(width=max(100, Console().width))  # narrower, numbers would be broken up
+    teachers, waiting = ledger.teachers(), len(Spool(ledger.path).files())
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("Teacher", overflow="fold")
-    for heading in ("Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price"):
+    for heading in ("Teacher", "Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for teacher in ledger.teachers():
-        name = ", ".join(f"{key} {value}" for key, value in teacher.items())
-        table.add_row(Text(name), *_cells(ledger.totals(teacher)))
+    for number, teacher in enumerate(teachers, start=1):
+        table.add_row(str(number), *_cells(ledger.totals(teacher)))
     table.add_section()
     table.add_row("all", *_cells(ledger.totals()), style="bold")
-    console.print(table)
+    Console(width=max(100, Console().width)).print(table)  # narrower, numbers would be broken up
+    sys.stdout.write("\n")
+    for number, teacher in enumerate(teachers, start=1):
+        facts = ", ".join(f"{key} {value}" for key, value in teacher.items() if value)
+        sys.stdout.write(f"{number}: {facts}\n")
     totals = ledger.totals()
     sys.stdout.write(f"\n{totals.paid:,} images paid for, {totals.repeated:,} answered for free; ")
     sys.stdout.write(f"{ledger.path.stat().st_size:,} bytes of file\n")
+    if waiting:
+        sys.stdout.write(f"{waiting:,} requests wait in {ledger.path.name}-spool; the next run reads them in\n")
     return 0
 
 

@@ -140,7 +140,7 @@ class NetworkedTeacher(BlackBoxTeacher):
     def share(self, path: str | Path) -> None:
         """Count in this file from now on; what the ledger limits holds for all that count there."""
         if self._ledger is not None and not self.shared:
-            self._ledger.account = str(Path(path).resolve())
+            self._ledger.pay_for(path)
         super().share(path)
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
@@ -158,8 +158,8 @@ class NetworkedTeacher(BlackBoxTeacher):
             terms = terms._replace(bytes_up=(float(more), float(long)))
         if self._ledger is None:
             return terms
-        account = str(Path(count).resolve())
-        with QueryLedger(self._ledger.path, account=account, readonly=True) as book:
+        with QueryLedger(self._ledger.path, readonly=True) as book:
+            book.pay_for(count)
             spent, told = book.spent, book.totals(self._identity)
             known = book.known(self._identity)
         answered = told.unique + told.twice

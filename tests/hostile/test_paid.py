@@ -1,19 +1,29 @@
 """The query ledger among kills, other runs, locks, full disks, changed files: nothing lost, nothing paid twice."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
+import resource
+import signal
+import sqlite3
+import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from servers import answering
 
-from kdlightning.accounting.ledger import QueryLedger
+from kdlightning.__main__ import main
+from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger
+from kdlightning.commands.disk import told
 from kdlightning.remote import HTTPHardLabelTeacher
 
+TEACHER = {"network": "http://localhost", "access": "soft"}
 FORK = multiprocessing.get_context("fork")
 
 
@@ -99,3 +109,133 @@ def test_who_waits_takes_over_from_the_dead():
         assert (totals.unique, totals.paid) == (600, 600 + totals.in_flight)
         assert len(asked) <= totals.paid <= 600 + 2 * 10
         assert ledger.verify() == []
+
+
+def run(function, *arguments):
+    """In a forked process; its exit code."""
+    process = FORK.Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def batch(first, number):
+    return [b"image %d" % index for index in range(first, first + number)]
+
+
+def rows(first, number):
+    return np.arange(first, first + number, dtype=np.float32)
+
+
+def known(ledger, first, number):
+    return [None if answer is None else float(answer) for answer in ledger.lookup(TEACHER, batch(first, number))]
+
+
+@pytest.mark.tried("the ledger is locked for longer than its timeout", "the answer just paid is kept beside it")
+def test_an_answer_that_finds_the_ledger_locked_is_kept_beside_it(caplog, capsys):
+    ledger = QueryLedger("ledger.sqlite", timeout=0.05)
+    one, two, three, four = (ledger.reserve(TEACHER, batch(3 * at, 3), Cost(10, 0, 1.0)) for at in range(4))
+    other = sqlite3.connect("ledger.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.record(one, rows(0, 3), Cost(10, 5, 1.0), reply=b"[0, 1, 2]")
+    ledger.write_off(two)
+    ledger.release(three)
+    ledger.record(four, rows(9, 3))
+    assert "what was answered is kept in" in caplog.text
+    assert len(list(Path("ledger.sqlite-spool").iterdir())) == 4
+    with pytest.raises(LedgerError, match="locked"):
+        ledger.reserve(TEACHER, batch(20, 1), Cost(1))
+    with pytest.raises(LedgerError, match="locked"):  # nothing is asked that could not be known to be answered
+        ledger.claim(TEACHER, batch(0, 3))
+    other.execute("ROLLBACK")
+    other.close()
+    assert main(["ledger", "show", "ledger.sqlite"]) == 0
+    assert "4 requests wait in ledger.sqlite-spool; the next run reads them in" in capsys.readouterr().out
+    assert ledger.claim(TEACHER, batch(0, 3)) == []
+    assert known(ledger, 0, 3) == [0, 1, 2]
+    assert not Path("ledger.sqlite-spool").exists()
+    totals = ledger.totals()
+    assert (totals.unique, totals.lost, totals.in_flight, totals.paid, totals.price) == (6, 3, 0, 9, 3.0)
+    assert ledger.verify() == []
+
+
+def _locked_and_killed():
+    ledger = QueryLedger("ledger.sqlite", timeout=0.05)
+    request = ledger.reserve(TEACHER, batch(0, 3), Cost(10))
+    other = sqlite3.connect("ledger.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.record(request, rows(0, 3))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.tried("the ledger is locked, then its run is killed", "the next opening has the answer")
+def test_the_next_opening_reads_the_spool_in():
+    assert run(_locked_and_killed) == -signal.SIGKILL
+    spool = Path("ledger.sqlite-spool")
+    (file,) = spool.iterdir()
+    kept = file.read_bytes()
+    (spool / "7-torn").write_bytes(kept[: len(kept) // 2])
+    (spool / "1-again").write_bytes(kept)  # read in twice, it counts once
+    (spool / "9.tmp").write_bytes(b"half")
+    with QueryLedger("ledger.sqlite") as ledger:
+        assert known(ledger, 0, 3) == [0, 1, 2]
+        assert ledger.totals().paid == ledger.totals().unique == 3
+        assert ledger.verify() == ["spool: 7-torn is damaged; its request counts as paid"]
+
+
+def _on_a_full_disk(directory):
+    os.chdir(directory)
+    with QueryLedger("ledger.sqlite", timeout=1) as ledger:
+        requests = [ledger.reserve(TEACHER, batch(3 * at, 3), Cost(10)) for at in range(3)]
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))  # as if the disk were full for all that is written
+        threading.Timer(0.5, resource.setrlimit, (resource.RLIMIT_FSIZE, limit)).start()
+        started = time.monotonic()
+        for at, request in enumerate(requests):
+            ledger.record(request, rows(3 * at, 3))
+        assert time.monotonic() - started > 0.4
+    os._exit(0)
+
+
+@pytest.mark.tried("the disk is full when an answer comes", "it is tried until there is room; nothing is lost")
+def test_an_answer_waits_for_room_on_the_disk(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("kdlightning.accounting.ledger._PAUSES", (0.1,))
+    assert run(_on_a_full_disk, tmp_path) == 0
+    with QueryLedger("ledger.sqlite") as ledger:
+        assert known(ledger, 0, 9) == list(range(9))
+        assert ledger.verify() == []
+        assert ledger.totals().paid == 9
+
+
+@pytest.mark.tried("no file can be made beside the ledger", "one sentence, nothing is asked")
+def test_a_directory_without_room_for_an_owner_is_told(monkeypatch):
+    with QueryLedger("ledger.sqlite") as ledger:
+        Path("ledger.sqlite-owners").write_text("in the way")
+        with pytest.raises(LedgerError, match=r"no file can be made beside it.*File exists"):
+            ledger.claim(TEACHER, batch(0, 3))
+
+
+def _fill(configuration):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))  # the checkpoint is longer
+    with contextlib.suppress(SystemExit), Path("told").open("w") as sys.stderr:
+        main(configuration)
+
+
+@pytest.mark.slow
+@pytest.mark.tried("the disk is full when a run writes its checkpoint", "one sentence")
+def test_a_full_disk_is_one_sentence():
+    options = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    data = ["--data", "DigitsDataModule", "--data.num_samples", "32", "--data.image_size", "28"]
+    assert run(_fill, ["fit", "--model", "Supervised", "--model.student", "LeNet5", *data, *options]) == 0
+    lines = Path("told").read_text().splitlines()
+    assert lines[-1].startswith("kdlightning: error: the disk is full")
+    assert lines[-1].endswith("; free space and run the same command again: what was written whole is kept")
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_disk_that_may_not_be_written_is_one_sentence():
+    closed = PermissionError(errno.EACCES, "Permission denied", "/x/y")
+    assert told(closed) == "Permission denied (/x/y); choose a place that this user may write to"
+    assert told(RuntimeError("PytorchStreamWriter failed writing file data/0")).startswith("the disk is full; free")
+    assert told(OSError(errno.EPIPE, "Broken pipe")) is told(RuntimeError("other")) is None
+    assert told(LedgerError("No space left on device")) is None

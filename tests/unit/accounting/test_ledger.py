@@ -202,6 +202,46 @@ def test_accounts_share_answers_and_not_limits(path):
         assert a.totals().paid == 4
 
 
+def test_an_account_moves_with_its_directory(path, tmp_path):
+    def spent(run, **options):
+        with QueryLedger(path, Limits(queries=5), **options) as ledger:
+            ledger.pay_for(tmp_path / run / "queries.meter")
+            return ledger
+
+    first = spent("a")
+    pay(first, 0, 3)
+    (tmp_path / "a/queries.meter").touch()
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = spent("b")
+    assert moved.account == first.account
+    assert moved.spent.paid == 3
+    with pytest.raises(QueryBudgetExceededError, match="3 queries have been spent"):
+        pay(moved, 3, 3)
+    new = spent("a")  # another run in the old one's place
+    assert new.spent.paid == 0
+    pay(new, 3, 3)
+    assert spent("c", readonly=True).spent.paid == 0
+    assert not (tmp_path / "c").exists()
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["queries.account"]
+    (tmp_path / "a/queries.account").unlink()
+    (tmp_path / "a/queries.meter").touch()
+    assert spent("a").spent.paid == 3  # found by its place
+
+
+def test_an_account_of_an_older_run_is_its_place(path, tmp_path):
+    count = tmp_path / "old/queries.meter"
+    count.parent.mkdir()
+    count.touch()
+    with QueryLedger(path, account=str(count)) as ledger:
+        pay(ledger, 0, 3)
+        ledger.pay_for(count)
+        assert ledger.account == str(count)
+    count.parent.rename(tmp_path / "new")
+    with QueryLedger(path) as ledger:
+        ledger.pay_for(tmp_path / "new/queries.meter")
+        assert ledger.spent.paid == 3
+
+
 def _spend(path, barrier, limits, queue):
     barrier.wait()  # all create the file at once
     with QueryLedger(path, limits, durable=False) as ledger:
@@ -561,11 +601,28 @@ def test_show_prints_totals_by_teacher(path, capsys):
     assert ["1,200", "30", "0", "0", "0", "100", "50", "0.1"] in [row[-8:] for row in rows]
     assert ["7", "0", "0", "2", "0", "110", "50", "0.1"] in [row[-8:] for row in rows]
     assert ["all", "1,207", "30", "0", "2", "0", "210", "100", "0.2"] in rows
+    assert output.splitlines()[-4:-1] == [
+        "1: access soft, url http://localhost, version 3", "2: access soft, url http://localhost, version 4", ""
+    ]  # fmt: skip
     assert "1,209 images paid for, 30 answered for free" in output
     assert main(["ledger", "verify", str(path)]) == 0
     output = capsys.readouterr().out
     assert "in flight: request 3: images 2, sent by" in output
     assert "1,207 answers as recorded, totals right" in output
+
+
+def test_show_keeps_a_long_teacher_on_one_line(path, capsys):
+    teacher = {"network": f"https://{'long' * 20}/v1", "request": "0123456789abcdef", "labels": 64 * "f"}
+    with QueryLedger(path) as ledger:
+        pay(ledger, 0, 3, teacher)
+    path.with_name("ledger.sqlite-spool").mkdir()
+    (path.with_name("ledger.sqlite-spool") / "1-a").touch()
+    assert main(["ledger", "show", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line.split() for line in lines if " 3 " in line) == ["1", "3", *["0"] * 4, "100", "50", "0.1"]
+    assert f"1: labels {teacher['labels']}, network {teacher['network']}, request {teacher['request']}" in lines
+    assert len(lines) == 10
+    assert lines[-1] == "1 requests wait in ledger.sqlite-spool; the next run reads them in"
 
 
 def test_the_command_says_what_is_wrong(path, capsys):
