@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.batches import as_batch
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_weights
+from kdlightning.modules.resuming import Resumption
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -95,6 +97,10 @@ class TaughtModule(L.LightningModule, ABC):
             None where nobody knows.
         """
         return None if isinstance(getattr(self, "teacher", None), BlackBoxTeacher) else Estimate(0, 0)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run watches: that it goes on as it was begun."""
+        return [Resumption()]
 
     def setup(self, stage: str) -> None:
         """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share.

@@ -190,7 +190,7 @@ def test_a_restarted_generator_asks_nothing_twice(tmp_path, teacher, monkeypatch
     assert json.loads((tmp_path / "run/network/config.json").read_text())["notes"]["queries"] == 10
 
 
-def test_a_resume_keeps_the_command_lines_word(tmp_path):
+def test_a_resume_keeps_the_command_lines_word(tmp_path, capsys):
     lr = "--model.optimizer.lr"
     start = (
         "--model",
@@ -206,7 +206,19 @@ def test_a_resume_keeps_the_command_lines_word(tmp_path):
     main(["fit", *start, lr, "0.5", "--ckpt_path", str(last), *SMALL, "--trainer.max_epochs", "2"])
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.5
+    kept = torch.load(last, weights_only=True)
+    assert [group["lr"] for group in kept["optimizer_states"][0]["param_groups"]] == [0.5]
+    assert "warning: the run goes on with lr 0.5, where its checkpoint has 0.1" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/result.json").read_text())["epochs"] == 2
+    again = ["fit", *start, lr, "0.5", "--ckpt_path", str(last), *SMALL, "--trainer.max_epochs", "3"]
+    for option, was in (
+        (["--model.mixup", "0.5"], "model.mixup was 0.0 and is 0.5"),
+        (["--data.num_samples", "63"], "data.num_samples was 64 and is 63"),
+        (["--seed_everything", "1"], "run.seed_everything was 0 and is 1"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*again, *option])
+        assert (stopped.value.code, was in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,34 @@ def test_a_search_for_a_batch_size_leaves_epochs_and_steps(tmp_path):
     record = json.loads((tmp_path / "result.json").read_text())
     assert (data.batch_size, record["epochs"], record["steps"]) == (8, 2, 16)
     assert record["seconds"] < 100
+
+
+def test_what_changed_since_a_checkpoint_is_taken_over_or_refused(tmp_path, caplog):
+    def start(epochs, rate, gamma=None, network=None, ckpt=None, kind=torch.optim.SGD, **options):
+        schedule = None if gamma is None else lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+        teacher = SoftLabelTeacher(network or oracle())
+        module = KD(teacher, student(), optimizer=lambda p: kind(p, lr=rate), lr_scheduler=schedule, **options)
+        run = trainer(tmp_path, max_epochs=epochs)
+        run.fit(module, datamodule=ToyDataModule(), ckpt_path=ckpt)
+        run.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return module
+
+    start(1, 0.1)
+    here = str(tmp_path / "1.ckpt")
+    assert start(2, 0.1, ckpt=here).optimizers().param_groups[0]["lr"] == 0.1
+    assert not caplog.messages or "goes on" not in caplog.text
+    assert start(2, 0.01, ckpt=here).optimizers().param_groups[0]["lr"] == 0.01
+    assert "the run goes on with lr 0.01, where its checkpoint has 0.1" in caplog.text
+    for options, text in (
+        ({"temperature": 2.0}, "model.temperature was 4.0 and is 2.0"),
+        ({"kind": torch.optim.Adam}, "optimizer.0 was SGD and is Adam"),
+        ({"network": Linear(torch.ones(3, 64))}, "teacher.fingerprint was "),
+    ):
+        with pytest.raises(ValueError, match=text):
+            start(2, 0.1, ckpt=here, **options)
+    start(1, 0.1, gamma=0.5)
+    assert start(2, 0.1, gamma=0.5, ckpt=here).optimizers().param_groups[0]["lr"] == 0.025
+    with pytest.raises(ValueError, match=r"schedules\.0\.gamma was 0\.5 and is 0\.9"):
+        start(2, 0.1, gamma=0.9, ckpt=here)
+    with pytest.raises(ValueError, match=r"options.0.0.lr was 0.1 and is 0.2|schedules.0.base_lrs"):
+        start(2, 0.2, gamma=0.5, ckpt=here)
