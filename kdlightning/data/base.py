@@ -3,10 +3,10 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.data.cached import passed_once
-from kdlightning.data.sets import ImageFileDataset, ImageSet, ImageTensorDataset, Tried, refuse, whole_batch
+from kdlightning.data.sets import ImageFileDataset, ImageSet, ImageTensorDataset, Tried, each_once, refuse, whole_batch
 from kdlightning.types import Batch
 
 Transform = torch.nn.Module | Callable[[Tensor], Tensor]
@@ -222,8 +222,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self.ordered_loader(self.tested)
 
     def ordered_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        """Batches in order, without augmentation."""
-        return self._loader(dataset, batch_size=self.eval_batch_size)
+        """Batches in order, without augmentation; processes share the images out, each once."""
+        sampler = each_once(cast(Sized, dataset), self.trainer)
+        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Training images in order, without augmentation."""

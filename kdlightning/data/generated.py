@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, Options
-from kdlightning.data.sets import ImageTensorDataset
+from kdlightning.data.sets import ImageTensorDataset, each_once
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
@@ -105,7 +105,7 @@ class PoolDataModule(SourcedDataModule):
         """
         parts = (rows.split(self.source.eval_batch_size) for rows in (self._seeds(self.size), self.predict_indices()))
         batches: Any = [Batch(*rows) for rows in zip(*parts, strict=True)]
-        return DataLoader(batches, batch_size=None)
+        return DataLoader(batches, batch_size=None, sampler=each_once(batches, self.trainer))
 
     def _seeds(self, number: int) -> Tensor:
         own = (torch.Generator().manual_seed(self.seed * 1_000_003 + block) for block in range(-(-number // _BLOCK)))

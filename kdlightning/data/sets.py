@@ -1,11 +1,13 @@
 """Sets of images that are served a batch at a time, from memory or from files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from copy import copy
 from typing import Any, Self
 
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -148,3 +150,18 @@ def whole_batch(batch: Any) -> Any:  # noqa: ANN401 - DataLoader believes that i
 def tensor_set(images: Tensor, labels: Sequence[int] | Tensor) -> ImageTensorDataset:
     """Images in source order with their labels."""
     return ImageTensorDataset(images, torch.arange(len(images)), torch.as_tensor(labels).long())
+
+
+def each_once(dataset: Sized, trainer: L.Trainer | None) -> UnrepeatedDistributedSampler | None:
+    """Shares items out among a trainer's processes, every item once, none repeated; None for a single process.
+
+    A ValueError where a process would get none: the others would wait for it for ever.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return None
+    if 0 < len(dataset) < trainer.world_size:
+        raise ValueError(
+            f"{trainer.world_size} processes share out {len(dataset)} images, or batches of made ones: take as many "
+            "processes at most (--trainer.devices), or make batches smaller (--data.source.eval_batch_size)"
+        )
+    return UnrepeatedDistributedSampler(dataset, trainer.world_size, trainer.global_rank, shuffle=False)
