@@ -30,6 +30,7 @@ from kdlightning.commands.disk import told
 from kdlightning.commands.hints import explain
 from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
+from kdlightning.modules.base import check_launcher
 from kdlightning.modules.finite import NotFiniteError
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.teachers import BlackBoxTeacher
@@ -124,6 +125,7 @@ class KDLightningCLI(LightningCLI):
         """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
         try:
             super().instantiate_classes()
+            check_launcher(self.trainer)
         except (ValueError, FileNotFoundError, MisconfigurationException) as error:
             self.parser.error(str(error))
         config = self.config[self.subcommand]

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -27,6 +28,15 @@ def run_seed(*parts: int) -> int:
     """A seed that depends on the run's seed (``seed_everything``) and on ``parts``, such as epoch and rank."""
     text = ":".join(str(part) for part in (os.environ.get("PL_GLOBAL_SEED", "0"), *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def check_launcher(trainer: L.Trainer) -> None:
+    """Refuse, with a ValueError, a strategy that runs in copies of this process: what they count is lost with them."""
+    if isinstance(getattr(trainer.strategy, "launcher", None), _MultiProcessingLauncher):
+        raise ValueError(
+            "trainer.strategy ddp_fork, ddp_notebook and ddp_spawn run in copies of this process, from which neither "
+            "queries nor records come back: give strategy='ddp' in a script, or devices=1, which a notebook needs"
+        )
 
 
 def prepare_for_two_optimizers(trainer: L.Trainer) -> None:
@@ -106,7 +116,9 @@ class TaughtModule(L.LightningModule, ABC):
         """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share.
 
         A ValueError, if the teacher is known to answer other classes than the data set's; else its first answer tells.
+        A ValueError for processes that are copies of this one, too: see :func:`check_launcher`.
         """
+        check_launcher(self.trainer)
         teacher, data = getattr(self, "teacher", None), getattr(self.trainer, "datamodule", None)
         if isinstance(teacher, BlackBoxTeacher) and isinstance(data, ImageDataModule):
             teacher.expect(data.num_classes, f"the data set {data.name}")

@@ -17,6 +17,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.modules.arguments import keep_plain_hyperparameters
+from kdlightning.modules.base import check_launcher
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -76,6 +77,7 @@ class LabellingModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse, with a TypeError, data that cannot be labelled; with a ValueError, other classes than the data's."""
+        check_launcher(self.trainer)
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "predict_indices"):
             got = "a loader" if data is None else f"a {type(data).__name__}"

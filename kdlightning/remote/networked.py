@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,8 +44,7 @@ class NetworkedTeacher(BlackBoxTeacher):
     it was read from: where ``outputs``, ``labels`` or an answer's path are mended, that is read again, for free.
     An attempt that may have been answered stays counted. What another run asks at this moment is waited for.
 
-    It cannot be pickled, and a copy is the same teacher: what holds a key is not multiplied. A subclass sets
-    ``_address`` and, unless offline, ``_connection``, and then calls :meth:`_identify`.
+    A subclass sets ``_address`` and, unless offline, ``_connection``, and then calls :meth:`_identify`.
 
     Args:
         outputs: what is answered. Soft labels: ``logits`` or ``probabilities``. Hard labels: ``index`` or ``text``.
@@ -180,12 +179,6 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._connection.close()
         if self._ledger is not None:
             self._ledger.close()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "NetworkedTeacher":
-        return self
-
-    def __reduce__(self) -> str:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: it may hold a key; make one in each process")
 
     @abstractmethod
     def _encode(self, images: Tensor) -> list[bytes]:

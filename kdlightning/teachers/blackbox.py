@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -22,6 +21,7 @@ from kdlightning.types import Answers, Bounds
 class BlackBoxTeacher(ABC):
     """A classifier that only answers. No parameters, no gradients, no logits, no features; not callable.
 
+    A deep copy is the same teacher, and it cannot be pickled: what counts, and may hold a key, is not multiplied.
     This class hides a local network; a teacher behind a connection is a subclass that overrides :meth:`_answer`.
 
     Args:
@@ -118,7 +118,8 @@ class BlackBoxTeacher(ABC):
         """The same teacher with a count of its own, for evaluation; None where its answers may have to be paid."""
         if type(self)._answer is not BlackBoxTeacher._answer:
             return None
-        twin = copy(self)
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
         twin._meter = QueryMeter()
         return twin
 
@@ -144,6 +145,16 @@ class BlackBoxTeacher(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from a checkpoint's count, or from a higher one that is known already."""
         self._meter.raise_to(Answers(**state))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> str:
+        name = type(self).__name__
+        raise TypeError(
+            f"a {name} cannot be pickled: its count, and a key that it may hold, stay in one process; make one in each "
+            "process, as strategy='ddp' does and ddp_spawn does not"
+        )
 
     @abstractmethod
     def _disclose(self, logits: Tensor) -> Tensor:

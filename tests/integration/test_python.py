@@ -1,5 +1,6 @@
 """The package from Python, with loaders, datamodules, networks and optimisers as people have them."""
 
+import copy
 import json
 from functools import partial
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdlightning import methods
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunResult
+from kdlightning.commands import cli
 from kdlightning.data import DatasetDataModule, TransferSet, TransferSetDataModule
 from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
@@ -209,3 +211,33 @@ def test_an_optimiser_is_whatever_makes_one(optimizer, tmp_path):
     run = trainer(tmp_path)
     run.fit(methods.Supervised(net(), optimizer), loader())
     assert type(run.optimizers[0]) is torch.optim.SGD
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_notebook"])
+def test_copies_of_the_process_are_refused_before_anything_is_asked(strategy, tmp_path):
+    module = methods.KD(net(), net())
+    with pytest.raises(Exception, match=r"ValueError: .* neither queries nor records come back: .* devices=1"):
+        trainer(tmp_path, strategy=strategy, callbacks=[QueryLogger()]).fit(module, loader())
+    assert QueryLogger._teacher(module).paid.queries == 0
+    with pytest.raises(Exception, match=r"ValueError: .* run in copies of this process"):
+        trainer(tmp_path, strategy=strategy).predict(
+            methods.TeacherAnswers(net(), "answers"), datamodule=DatasetDataModule(toy())
+        )
+    assert not (tmp_path / "answers").exists()
+
+
+def test_a_teacher_does_not_travel_to_a_spawned_process(tmp_path):
+    with pytest.raises(TypeError, match=r"a SoftLabelTeacher cannot be pickled: .* ddp_spawn does not"):
+        trainer(tmp_path, strategy="ddp_spawn").fit(methods.KD(net(), net()), loader())
+    teacher = SoftLabelTeacher(net())
+    assert copy.deepcopy([teacher]) == [teacher]
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_notebook", "ddp_spawn"])
+def test_the_command_line_refuses_copies_of_the_process(strategy, capsys):
+    arguments = ["fit", "--model", "Supervised", "--model.student", "LeNet5Fifth", "--data", "DigitsDataModule"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*arguments, "--trainer.accelerator=cpu", "--trainer.devices=2", f"--trainer.strategy={strategy}"])
+    error = capsys.readouterr().err
+    assert "kdlightning: error: trainer.strategy ddp_fork, ddp_notebook and ddp_spawn run in copies of this" in error
+    assert "Traceback" not in error
