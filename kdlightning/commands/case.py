@@ -307,5 +307,5 @@ def _find_student(name: str) -> tuple[str, Any]:
             return name, getattr(importlib.import_module(module), attribute)
     near = get_close_matches(name, [*_NAMES, *theirs, *known], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`kdlightning networks` lists those of the package"
-    absent = " (timm's names need timm: pip install 'kdlightning[timm]')" if timm is None else ""
+    absent = " (timm's names need timm: pip install timm)" if timm is None else ""
     raise CaseError(f"--student: there is no network {name!r}{absent}; {hint}")

@@ -28,6 +28,7 @@ from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, R
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.disk import told
 from kdlightning.commands.hints import explain
+from kdlightning.commands.starter import completed
 from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
 from kdlightning.modules.base import check_launcher
@@ -285,7 +286,7 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
     """
     with RunLog():
         try:
-            build(_StageCLI if brief else KDLightningCLI, list(sys.argv[1:] if args is None else args))
+            build(_StageCLI if brief else KDLightningCLI, completed(sys.argv[1:] if args is None else args))
         except (OSError, RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
             if (disk := told(error)) is None and not _ours(error):
                 raise

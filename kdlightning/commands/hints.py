@@ -68,7 +68,7 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r'Parser key "([\w.]+)"', line):
             key = found[1]
         if found := re.search(r"Option '([\w.]+)' is not accepted", line):
-            yield _nearest(found[1], _parameters(owner), "argument")
+            yield _nearest(found[1], parameters(owner), "argument")
         if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
             yield _wanted(owner, key, next(filter(None, found.groups())))
         if found := re.search(r"No module named '([\w.]+)'", line):
@@ -84,14 +84,14 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
 def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # noqa: ANN401 - a class
     """The nearest option, of the program or, if help was asked for, of the class that was chosen."""
     if owner and option.endswith(".help"):
-        return _nearest(option.removesuffix(".help"), _parameters(owner), "argument")
+        return _nearest(option.removesuffix(".help"), parameters(owner), "argument")
     inner = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
     actions = [action for one in (parser, *chain(*inner)) for action in one._actions]
     names = {name.lstrip("-") for action in actions for name in action.option_strings}
     if longer := [name for name in names if name.startswith(option)]:
         return _nearest(option, longer, "option")
     for place, kinds in _PLACES.items():
-        if option.split(".")[0] in chain(*(_parameters(kind) for kind in kinds if inspect.isclass(kind))):
+        if option.split(".")[0] in chain(*(parameters(kind) for kind in kinds if inspect.isclass(kind))):
             return f"there is no option '{option}'; did you mean '{place}.{option}'?"
     return _nearest(option, names, "option")
 
@@ -100,7 +100,7 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
     """What a parameter takes, and the nearest of those names."""
     annotation: Any = L.LightningDataModule if key == "data" else L.LightningModule
     place = f"'{key}'"
-    if parameter := _parameters(owner).get(key or ""):
+    if parameter := parameters(owner).get(key or ""):
         annotation, place = parameter.annotation, f"'{key}' of {owner.__name__}"
     bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
     known = {name: cls for module in _PUBLIC for name, cls in vars(module).items() if inspect.isclass(cls)}
@@ -113,7 +113,7 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
     return f"{place} takes a {kinds}; '{given}' is {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def _parameters(owner: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN401 - a class, a function, or None
+def parameters(owner: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN401 - a class, a function, or None
     """What it takes, with what its base classes take as far as it passes options on to them."""
     found: dict[str, inspect.Parameter] = {}
     for one in getattr(owner, "__mro__", (owner,) if owner else ()):

@@ -164,7 +164,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     try:
         pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise ImportError("Parquet needs pyarrow: pip install 'kdlightning[parquet]', or export to .csv") from error
+        raise ImportError("Parquet needs pyarrow: pip install pyarrow, or export to .csv") from error
     text, real, time = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
     types = (text, text, time, real, real, real, text, pa.list_(pa.int64()), pa.list_(real))
     schema, number = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0

@@ -40,7 +40,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ImportError as error:
-        raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
+        raise ImportError("serving needs starlette and uvicorn: pip install starlette uvicorn") from error
     from kdlightning.networks import load_network
     from kdlightning.remote.credentials import read_secret
     from kdlightning.serving import ServedModel, create_app

@@ -65,7 +65,7 @@ class _Wrapper(_External):
 
 
 class TimmNetwork(_Wrapper):
-    """A classifier of timm with its own normalisation and input size; needs ``pip install 'kdlightning[timm]'``.
+    """A classifier of timm with its own normalisation and input size; needs ``pip install timm``.
 
     Args:
         name: timm's name, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``.
@@ -97,7 +97,7 @@ class TimmNetwork(_Wrapper):
         try:
             import timm
         except ImportError as error:
-            raise ImportError("TimmNetwork needs timm: pip install 'kdlightning[timm]'") from error
+            raise ImportError("TimmNetwork needs timm: pip install timm") from error
         arguments = dict(model_args or {})
         model: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
         own, features = model.pretrained_cfg, model.head_hidden_size

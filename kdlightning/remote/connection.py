@@ -116,7 +116,7 @@ class Connection:
             import httpcore2  # noqa: F401 - used later; its absence is told now
             import tenacity  # noqa: F401
         except ImportError as error:
-            text = f"a teacher behind a connection needs {error.name}: pip install 'kdlightning[remote]'"
+            text = f"a teacher behind a connection needs {error.name}: pip install httpcore2 tenacity"
             raise ImportError(text) from error
         from kdlightning.remote.wire import Wire, proxy_for
 

@@ -35,7 +35,7 @@ def publish_page(project: str, entity: str | None = None, title: str = "Comparis
     try:
         wr = importlib.import_module("wandb_workspaces.reports.v2")
     except ImportError as error:
-        raise ReportError("W&B's package for pages is missing: pip install 'kdlightning[wandb-page]'") from error
+        raise ReportError("W&B's package for pages is missing: pip install wandb-workspaces") from error
     import wandb
 
     try:

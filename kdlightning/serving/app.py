@@ -41,7 +41,7 @@ def create_app(model: ServedModel, *, api_key: str | None = None, max_body: int 
     try:
         import starlette.applications  # noqa: F401
     except ImportError as error:
-        raise ImportError("serving needs starlette and uvicorn: pip install 'kdlightning[serve]'") from error
+        raise ImportError("serving needs starlette and uvicorn: pip install starlette uvicorn") from error
 
     def replies(answer: Callable[[], "Response"]) -> "_Endpoint":
         async def endpoint(request: "Request") -> "Response":

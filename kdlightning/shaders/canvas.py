@@ -61,7 +61,7 @@ def create_context() -> moderngl.Context:
 
         return moderngl.create_context(standalone=True, **options)
     except Exception as error:  # glcontext raises nothing narrower
-        needed = "It needs moderngl, `pip install 'kdlightning[shaders]'`, and EGL with a driver: on Debian or Ubuntu"
+        needed = "It needs moderngl, `pip install moderngl`, and EGL with a driver: on Debian or Ubuntu"
         packages = "`apt-get install --no-install-recommends libegl1 libgl1 libgl1-mesa-dri`"
         other = "The torch back end (Program.render) needs none of them"
         raise OpenGLUnavailableError(f"OpenGL is not available ({error}). {needed} {packages}. {other}") from error

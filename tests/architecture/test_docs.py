@@ -6,6 +6,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_the_readmes_make_targets_exist():
     used = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert used
     assert used <= targets
+
+
+def test_what_a_message_tells_to_install_is_one_of_the_extras_and_can_be_had():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    offered = [{"socksio"}, *({re.split("[<>=]", one)[0] for one in extra} for extra in extras.values())]
+    for file in sorted((ROOT / "kdlightning").rglob("*.py")):
+        for told in re.findall(r"pip install ([\w. -]+)", file.read_text()):
+            assert set(told.split()) in offered, f"{file}: {told}"
 
 
 def test_every_page_is_in_the_sites_table_of_contents():

@@ -522,7 +522,7 @@ def test_threads_share_one_budget(urls):
 
 def test_without_the_extra_its_name_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpcore2", None)
-    with pytest.raises(ImportError, match=r"needs httpcore2: pip install 'kdlightning\[remote\]'"):
+    with pytest.raises(ImportError, match=r"needs httpcore2: pip install httpcore2 tenacity"):
         teacher("http://127.0.0.1:9")
 
 
