@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.sets import tensor_set
+from kdlightning.networks.rehearsal import trial_images
 
 
 class Linear(nn.Module):
@@ -25,6 +26,11 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.weight.T + self.bias
 
 
+def rehearsed(images: Tensor) -> bool:
+    """Whether these are what a network is tried on when it comes in: no question."""
+    return torch.equal(images[:2].cpu(), trial_images(images.shape[1:])[: len(images)])
+
+
 class Dying(nn.Module):
     """Writes down in answered.txt what it answers; kills the process when it is asked once too often."""
 
@@ -33,6 +39,8 @@ class Dying(nn.Module):
         self.inner, self.num_classes, self.calls = inner, inner.num_classes, calls
 
     def forward(self, x: Tensor) -> Tensor:
+        if rehearsed(x):
+            return self.inner(x)
         log = Path("answered.txt")
         if len(log.read_text().split() if log.exists() else []) >= self.calls:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -74,6 +74,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     downloadable: bool = True
     in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
     train_set: ImageSet  #: the drawn training images, after :meth:`setup`
+    least_batch: int = 1  #: fewest images in a training batch: a last one of fewer is left out of its epoch
     #: makes what an epoch trains on, set by methods that select: they have Lightning ask for the loader every epoch
     selector: Callable[[], Dataset[Batch]] | None = None
 
@@ -198,8 +199,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         sampler: DistributedSampler[Batch] = DistributedSampler(dataset, world, rank, seed=self.seed)
         # Lightning starts a resumed run's workers before it sets the epoch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        if min(len(sampler), self.batch_size) < self.least_batch:
+            got = f"{len(sampler)} in all, batch_size {self.batch_size}"
+            raise ValueError(f"{self.name}: the network's batch normalisation needs two images in a batch, got {got}")
+        options = {"drop_last": len(sampler) % self.batch_size == 1 < self.least_batch}
         kept = self.num_workers > 0
-        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, persistent_workers=kept)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, persistent_workers=kept, **options)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training images, or those that the ``selector`` chooses."""

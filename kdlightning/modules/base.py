@@ -15,10 +15,10 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from kdlightning.data.base import ImageDataModule
 from kdlightning.data.batches import as_batch
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_weights
+from kdlightning.modules.rehearsal import check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
@@ -43,26 +43,6 @@ def prepare_for_two_optimizers(trainer: L.Trainer) -> None:
     """Let DDP cope with two optimisers: each backward pass reaches a part of the parameters only."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-
-
-def check_student(student: nn.Module, data: ImageDataModule) -> None:
-    """Refuse, with a ValueError, a student that does not take a data set's images, or answers other classes."""
-    training = student.training
-    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
-    weight = next(student.parameters(), image)
-    try:
-        with torch.no_grad():
-            classes = student.eval()(image.to(weight.device, weight.dtype)).shape[1]
-    except (RuntimeError, ValueError) as error:
-        shape = tuple(image.shape[1:])
-        raise ValueError(f"the student does not take images of {data.name}, {shape}: {error}") from error
-    finally:
-        student.train(training)
-    if classes != data.num_classes:
-        raise ValueError(
-            f"the student {type(student).__name__} answers {classes} classes, {data.name} has {data.num_classes}: "
-            f"set the student's num_classes to {data.num_classes}"
-        )
 
 
 class TaughtModule(L.LightningModule, ABC):
@@ -113,15 +93,14 @@ class TaughtModule(L.LightningModule, ABC):
         return [Resumption()]
 
     def setup(self, stage: str) -> None:
-        """Refuse, with a RuntimeError, several processes with a teacher whose count they would not share.
+        """Refuse what does not fit, before anything is asked.
 
-        A ValueError, if the teacher is known to answer other classes than the data set's; else its first answer tells.
-        A ValueError for processes that are copies of this one, too: see :func:`check_launcher`.
+        A ValueError for a precision, a teacher or processes that cannot be used; a RuntimeError for several counts.
         """
         check_launcher(self.trainer)
-        teacher, data = getattr(self, "teacher", None), getattr(self.trainer, "datamodule", None)
-        if isinstance(teacher, BlackBoxTeacher) and isinstance(data, ImageDataModule):
-            teacher.expect(data.num_classes, f"the data set {data.name}")
+        check_precision(self.trainer)
+        teacher = getattr(self, "teacher", None)
+        check_teacher(teacher, self.trainer)
         if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
             raise RuntimeError(
                 f"{self.trainer.world_size} processes would each count their own queries: add the callback "
@@ -220,9 +199,7 @@ class DistillationModule(TaughtModule):
     def setup(self, stage: str) -> None:
         """Refuse, with a ValueError, a student that does not fit the data, before anything is asked."""
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and isinstance(data, ImageDataModule):
-            check_student(self.student, data)
+        check_student(self.student, self.trainer)
 
     def forward(self, images: Tensor) -> Tensor:
         """The student's logits ``(N, K)``."""

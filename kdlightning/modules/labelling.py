@@ -18,6 +18,7 @@ from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.modules.base import check_launcher
+from kdlightning.modules.rehearsal import check_precision, check_teacher
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -85,10 +86,10 @@ class LabellingModule(L.LightningModule, ABC):
                 f"{type(self).__name__} labels a datamodule of kdlightning.data, and of a data set of your own "
                 f"DatasetDataModule(dataset) makes one; got {got}: trainer.predict(module, datamodule=...)"
             )
-        if isinstance(self.teacher, BlackBoxTeacher):
-            self.teacher.expect(data.num_classes, f"the data set {data.name}")
+        check_precision(self.trainer)
+        check_teacher(self.teacher, self.trainer)
         known = self.hparams.get("num_classes")
-        if known not in (None, data.num_classes):
+        if known is not None and known != data.num_classes:
             raise ValueError(f"num_classes is {known}, but the data set {data.name} has {data.num_classes}")
 
     def on_predict_start(self) -> None:

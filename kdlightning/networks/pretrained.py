@@ -23,6 +23,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kdlightning import __version__
 
@@ -39,6 +40,12 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def name_of(network: nn.Module) -> str:
+    """What tables call a network: its ``architecture`` (timm's and torchvision's own name of it), or its class."""
+    told = getattr(network, "architecture", getattr(network, "original_name", None))  # the latter of TorchScript
+    return told if isinstance(told, str) else type(network).__name__
 
 
 def save_network(
@@ -122,9 +129,9 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
     state = load_state(directory)
     init_args = {key: value for key, value in config.items() if key not in RESERVED}
     network = _build({"class_path": config["class_path"], "init_args": init_args})
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        network.to(dtypes.pop())
+    for name, own in network.state_dict(keep_vars=True).items():
+        if name in state and own.is_floating_point() and own.dtype != state[name].dtype:
+            own.data = own.data.to(state[name].dtype)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -195,12 +202,14 @@ def _spec(
 def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
     """A wrong description is found now, not when the network is needed."""
     with torch.random.fork_rng(devices=[]):
-        rebuilt = {name: tensor.shape for name, tensor in _build(spec).state_dict().items()}
+        built = _build(spec).state_dict()
     actual = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    # a lazy layer takes its shape from the weights
+    rebuilt = {name: actual.get(name) if is_lazy(tensor) else tensor.shape for name, tensor in built.items()}
     if rebuilt != actual:
         different = sorted(name for name in rebuilt.keys() | actual.keys() if rebuilt.get(name) != actual.get(name))
-        built = f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save"
-        raise ValueError(f"{built}: {len(different)} tensors differ, the first is {different[0]}")
+        other = f"{spec['class_path']} with {spec['init_args']} builds another network than the one to save"
+        raise ValueError(f"{other}: {len(different)} tensors differ, the first is {different[0]}")
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:

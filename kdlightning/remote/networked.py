@@ -20,11 +20,12 @@ from kdlightning.accounting.accounts import READING, Cost, Limits, identity_text
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
+from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
 from kdlightning.remote.credentials import bare, blacken
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableError, parse_value, shorten
-from kdlightning.teachers.answers import AnswerError, looks_like_probabilities
+from kdlightning.teachers.answers import AnswerError
 from kdlightning.teachers.blackbox import BlackBoxTeacher
 
 _log = logging.getLogger(__name__)

@@ -63,7 +63,8 @@ class ServedModel:
         self.shape = shape or _own_shape(network)
         self._device = torch.device(device)
         self._teacher = _ACCESS[response](network)
-        self.num_classes = self._rehearse(network)
+        self._teacher.rehearse(self.shape, self._device)
+        self.num_classes = self._teacher.num_classes
         if count_file is not None:
             self._teacher.share(count_file)
 
@@ -127,17 +128,6 @@ class ServedModel:
             if key in parameters:
                 return bool(parameters[key])
         return False
-
-    def _rehearse(self, network: nn.Module) -> int:
-        """Answer one grey image, uncounted: the number of classes, and the proof that the shape fits."""
-        try:
-            with torch.no_grad():
-                logits = network.to(self._device)(torch.full((1, *self.shape), 0.5, device=self._device))
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the network does not take images of shape {self.shape}: {error}") from error
-        if logits.ndim != 2 or len(logits) != 1:
-            raise ValueError(f"expected logits (N, K) of the network, got {tuple(logits.shape)} for one image")
-        return int(logits.shape[1])
 
 
 def _own_shape(network: nn.Module) -> tuple[int, int, int]:

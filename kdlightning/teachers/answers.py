@@ -77,11 +77,6 @@ def hard_answer(values: Tensor, number: int, classes: int | None) -> Tensor:
     return index
 
 
-def looks_like_probabilities(logits: Tensor) -> bool:
-    """Whether all rows ``(N, K)`` are probabilities, which a softmax would flatten."""
-    return logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all())
-
-
 _NEGATIVE = "declare outputs=logits if these are logits or log-probabilities"
 _NO_SHARES = (
     "a score of its own for each class, or those of the best classes alone, are no distribution: have the server "

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
-from kdlightning.networks.pretrained import fingerprint, load_network
+from kdlightning.networks.pretrained import fingerprint, load_network, name_of
+from kdlightning.networks.rehearsal import freeze, rehearse_teacher
 from kdlightning.networks.statistics import count_parameters
 from kdlightning.teachers.answers import check_logits
 from kdlightning.types import Answers, Bounds
@@ -35,12 +36,13 @@ class BlackBoxTeacher(ABC):
     access: ClassVar[str]
     bounds: ClassVar[Bounds] = Bounds(0.0, 1.0)
     size: int | None = None  #: parameters of the network, where it is on this machine
+    _rehearse: Callable[[Sequence[int], torch.device | str], int] | None = None  # of a network in this process
 
     def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
         local = network if isinstance(network, nn.Module) else load_network(network)
         source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
-        self._identity = {"network": source, "name": type(local).__name__, "access": self.access}
-        self._ask, self._fingerprint = _enclose(local)
+        self._identity = {"network": source, "name": name_of(local), "access": self.access}
+        self._ask, self._rehearse, self._fingerprint = _enclose(local)
         self.size = count_parameters(local)
         self._meter = QueryMeter(budget)
         self._classes = int(getattr(local, "num_classes", 0))
@@ -104,15 +106,19 @@ class BlackBoxTeacher(ABC):
 
     def _answer(self, images: Tensor) -> Tensor:
         """Charge checked pixels, then answer them; a teacher elsewhere overrides it: it may have to ask again."""
+        self.rehearse(images.shape[1:], images.device)
         self._meter.charge(len(images), images.numel() * images.element_size(), len(images) * self._answer_bytes())
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():
-            logits = check_logits(self._ask(images.detach()), len(images), self._classes)
-            answer = self._disclose(logits)
-        if not self._classes:  # the first answer says how long answers are
-            announced, self._classes = self._answer_bytes(), logits.shape[1]
-            self._meter.charge(0, 0, len(images) * (self._answer_bytes() - announced))
-        return answer
+            return self._disclose(check_logits(self._ask(images.detach()), len(images), self._classes))
+
+    def rehearse(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """Try a network of this process on two images ``(C, H, W)``, once, uncounted. A teacher elsewhere is not asked.
+
+        A ValueError if it does not take them or does not answer logits: see :mod:`kdlightning.networks.rehearsal`.
+        """
+        if self._rehearse is not None:
+            self._classes, self._rehearse = self._rehearse(shape, device), None
 
     def apart(self) -> Self | None:
         """The same teacher with a count of its own, for evaluation; None where its answers may have to be paid."""
@@ -189,17 +195,23 @@ class HardLabelTeacher(BlackBoxTeacher):
         return 8
 
 
-def _enclose(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], str]]:
-    """Freeze a network and hide it. channels_last is the faster layout for convolutions on CPU and GPU alike."""
-    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+def _enclose(
+    network: nn.Module,
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Sequence[int], torch.device | str], int], Callable[[], str]]:
+    """Freeze a network and hide it: what asks it, what rehearses it, what tells its fingerprint."""
+    stored = freeze(network)
     place: torch.device | None = None
 
-    def forward(images: Tensor) -> Tensor:
+    def ask(images: Tensor) -> Tensor:
         nonlocal place
         if place != images.device:
             network.to(images.device)
             place = images.device
-        logits: Tensor = network(images)
+        logits: Tensor = network(images.float())
         return logits
 
-    return forward, lambda: fingerprint(network)
+    # channels_last is the faster layout for convolutions on CPU and GPU alike
+    def rehearse(shape: Sequence[int], device: torch.device | str) -> int:
+        return rehearse_teacher(network, shape, device, channels_last=True)
+
+    return ask, rehearse, lambda: stored or fingerprint(network)

@@ -1,12 +1,14 @@
 """A teacher whose weights are there: frozen, always in eval mode, but gradients may reach its input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 
-from kdlightning.networks.pretrained import fingerprint, load_network
+from kdlightning.networks.pretrained import fingerprint, load_network, name_of
+from kdlightning.networks.rehearsal import evaluate, freeze, rehearse_teacher
 
 
 class WhiteBoxTeacher(nn.Module):
@@ -28,7 +30,8 @@ class WhiteBoxTeacher(nn.Module):
     def __init__(self, network: str | Path | nn.Module) -> None:
         super().__init__()
         self.network = network if isinstance(network, nn.Module) else load_network(network)
-        self.network.requires_grad_(False).eval()
+        self._stored = freeze(self.network)
+        self.num_classes: int | None = getattr(self.network, "num_classes", None)
         nn.Module.register_state_dict_post_hook(self, _forget)
         nn.Module.register_load_state_dict_pre_hook(self, _remember)
         self._source = type(network).__name__ if isinstance(network, nn.Module) else str(network)
@@ -38,14 +41,23 @@ class WhiteBoxTeacher(nn.Module):
         """Where the network came from, its class, its access and the fingerprint of its weights."""
         return {
             "network": self._source,
-            "name": type(self.network).__name__,
+            "name": name_of(self.network),
             "access": self.access,
-            "fingerprint": fingerprint(self.network),
+            "fingerprint": self._stored or fingerprint(self.network),
         }
+
+    def rehearse(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """Try the network on two images ``(C, H, W)``: K is known then.
+
+        A ValueError if it does not take them or does not answer logits: see :mod:`kdlightning.networks.rehearsal`.
+        """
+        self.num_classes = rehearse_teacher(self.network, shape, device)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, so that no running statistic ever moves."""
-        return super().train(False)
+        self.training = False
+        evaluate(self.network)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of pixels ``(N, C, H, W)`` in [0, 1]."""

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from helpers import Linear, TinyNet, ToyDataModule, trainer
+from helpers import Linear, TinyNet, ToyDataModule, rehearsed, trainer
 
 from kdlightning.data import NoiseDataModule, SyntheticDataModule, TransferSet
 from kdlightning.methods import DKD, AnsweredKD, DeepInversion, InversionStudy
@@ -75,7 +75,7 @@ class Stopping(TinyNet):
     calls = 0
 
     def forward(self, x):
-        self.calls += 1
+        self.calls += not rehearsed(x)
         if self.calls > 8:
             raise KeyboardInterrupt
         return super().forward(x)

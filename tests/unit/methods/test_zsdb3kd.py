@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Linear, ToyDataModule, trainer
+from helpers import Linear, ToyDataModule, rehearsed, trainer
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.commands.recipes import read_recipe
@@ -35,7 +35,7 @@ class Counted(Linear):
         self.seen = 0
 
     def forward(self, x):
-        self.seen += len(x)
+        self.seen += 0 if rehearsed(x) else len(x)
         return super().forward(x)
 
 
@@ -150,12 +150,12 @@ class Memory(torch.nn.Module):
         self.known = []
 
     def forward(self, x):
-        if len(self.known) < 60:
+        if len(self.known) < 60 and not rehearsed(x):
             self.known += [row.tolist() for row in x.flatten(1)]
-        rows = torch.tensor(self.known)
+        rows = torch.tensor(self.known).view(-1, 64)
         same = (x.flatten(1)[:, None] == rows[None]).all(2)
-        label = torch.where(same.any(1), same.int().argmax(1) % 3, 3)
-        return torch.nn.functional.one_hot(label, 4).float()
+        known = same.int().argmax(1) % 3 if len(rows) else torch.zeros(len(x), dtype=torch.long)
+        return 10.0 * torch.nn.functional.one_hot(torch.where(same.any(1), known, 3), 4)
 
 
 @pytest.mark.filterwarnings("ignore:.*mixtures")
@@ -198,9 +198,10 @@ def test_a_teacher_of_one_class_has_no_boundary(tmp_path):
         make(tmp_path, net=network((0.0, 0.0, 1000.0)), tries=1)
 
 
-def test_an_answer_beyond_the_tasks_classes_is_refused(tmp_path):
+def test_an_answer_beyond_the_tasks_classes_is_refused(tmp_path, monkeypatch):
     net = network((0.0, 0.0, 0.0, 100.0))
-    del net.num_classes  # an API that does not say
+    del net.num_classes
+    monkeypatch.setattr(HardLabelTeacher, "rehearse", lambda *_: None)  # as of an API, which does not say
     with pytest.raises(ValueError, match="answered class 3, but toy has 3 classes"):
         make(tmp_path, net=net)
 

@@ -12,7 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from helpers import Linear
+from helpers import Linear, rehearsed
 from servers import running, serving
 
 from kdlightning.__main__ import main
@@ -238,7 +238,7 @@ def test_too_long_a_body_is_refused_without_reading_it(url):
 def test_what_breaks_inside_is_not_told(caplog):
     class Broken(Linear):
         def forward(self, x):
-            if len(x) > 1:
+            if len(x) > 1 and not rehearsed(x):
                 raise RuntimeError("the weights of the secret project")
             return super().forward(x)
 
@@ -252,7 +252,7 @@ def test_what_breaks_inside_is_not_told(caplog):
 def test_a_stop_lets_answers_finish():
     class Slow(Linear):
         def forward(self, x):
-            if len(x) > 1:
+            if len(x) > 1 and not rehearsed(x):
                 began.set()
                 time.sleep(0.7)
             return super().forward(x)

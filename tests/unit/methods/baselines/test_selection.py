@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Linear, TinyNet, ToyDataModule, trainer
+from helpers import Linear, TinyNet, ToyDataModule, rehearsed, trainer
 from torch.nn import functional as F
 
 from kdlightning.accounting import QueryBudgetExceededError
@@ -33,9 +33,10 @@ class Counted(Linear):
         self.seen, self.calls = [], calls
 
     def forward(self, x):
-        if len(self.seen) == self.calls:
-            raise InterruptedError("the power went out")
-        self.seen.append(len(x))
+        if not rehearsed(x):
+            if len(self.seen) == self.calls:
+                raise InterruptedError("the power went out")
+            self.seen.append(len(x))
         # in double precision: rounded to float, an answer does not depend on the images it is asked with
         return (x.flatten(1).double() @ self.weight.T.double()).float()
 
@@ -248,8 +249,9 @@ class Dying(here.Counted):
             logits = super().forward(x)
         except InterruptedError:
             os.kill(os.getpid(), signal.SIGKILL)
-        with open("answered.txt", "a") as file:
-            file.write(f"{{len(x)}}\\n")
+        if not here.rehearsed(x):
+            with open("answered.txt", "a") as file:
+                file.write(f"{{len(x)}}\\n")
         return logits
 Dying.__name__ = "Counted"  # a transfer set knows who answers
 here.predict(here.knockoff("killed", Dying(6)))
