@@ -25,7 +25,9 @@ include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments
 exclude_patterns = [".*", "site", "runs", "data", "cache", "wandb", "build", "dist"]  # not searched, for speed
 
 CONTENTS = {
-    "Guide": [f"docs/{name}" for name in ("start", "guide", "tutorial-method", "tutorial-teacher", "remote", "wandb")],
+    "Guide": [f"docs/{name}" for name in (
+        "start", "guide", "python", "tutorial-method", "tutorial-teacher", "remote", "wandb",
+    )],
     "Methods": [f"docs/{name}" for name in (
         "methods", "method-db3kd", "method-zsdb3kd", "method-mekd", "method-kd3", "method-shaderkd",
     )],

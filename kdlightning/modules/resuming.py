@@ -44,7 +44,7 @@ class Resumption(Callback):
         schedules = [_plain(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
         self._facts = {
             "teacher": _plain(getattr(pl_module, "teacher_identity", None) or {}),
-            "data": _plain(data.identity()) if hasattr(data, "identity") else {},
+            "data": _plain(_identity(data)),
             "run": {"seed_everything": seed} if (seed := os.environ.get("PL_GLOBAL_SEED")) else {},
             "optimizer": {str(number): type(one).__name__ for number, one in enumerate(trainer.optimizers)},
             "schedules": {str(number): one for number, one in enumerate(schedules)},
@@ -61,6 +61,13 @@ class Resumption(Callback):
             number, group, option = name.split(".")[:3]
             trainer.optimizers[int(number)].param_groups[int(group)][option] = now
             _log.warning("the run goes on with %s %s, where its checkpoint has %s", option, now, was)
+
+
+def _identity(data: Any) -> dict[str, Any]:  # noqa: ANN401 - any datamodule, or None
+    """What the data are; a transfer set says what it was made of, which does not have to be there any more."""
+    manifest = getattr(getattr(data, "transfer_set", None), "manifest", {})
+    told: dict[str, Any] = manifest.get("source") or (data.identity() if hasattr(data, "identity") else {})
+    return told
 
 
 def _ours(settings: Mapping[str, Any]) -> dict[str, Any]:

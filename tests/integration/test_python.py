@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -241,3 +243,15 @@ def test_the_command_line_refuses_copies_of_the_process(strategy, capsys):
     error = capsys.readouterr().err
     assert "kdlightning: error: trainer.strategy ddp_fork, ddp_notebook and ddp_spawn run in copies of this" in error
     assert "Traceback" not in error
+
+
+def test_the_page_is_one_session_that_runs(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "python.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    session = {"__name__": "session"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), session)
+    for method in ("KD", "AnsweredKD", "DB3KD", "MEKD", "ZSDB3KDImages", "KD3", "ShaderKD"):
+        assert method in session
+    assert sum(text.count("assert ") for text in blocks) >= 8
+    assert TransferSet("runs/python/zero").manifest["queries"] > 0
