@@ -96,9 +96,9 @@ class Archive:
             for info in self._handle:
                 if info.isfile():
                     self._members[info.name] = info
-            # tarfile ends at a damaged header as at the two empty ones of a whole archive
+            # tarfile ends at a damaged header as at the empty one that ends a whole archive
             self._handle.fileobj.seek(self._handle.offset)
-            if any(self._handle.fileobj.read(tarfile.BLOCKSIZE)):
+            if self._handle.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 self._fault = "cut off or damaged"
         except _DAMAGE as error:
             self._fault = f"cut off or damaged: {error or type(error).__name__}"
