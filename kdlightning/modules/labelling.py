@@ -1,6 +1,7 @@
 """What every method that labels or synthesises shares: rows into a transfer set, nothing paid for twice."""
 
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -107,6 +108,9 @@ class LabellingModule(L.LightningModule, ABC):
             "source": data.identity(),
             "settings": self.settings(),
         }
+        if self.global_rank == 0:
+            self._read_anew(begun)
+        self.trainer.strategy.barrier("read anew")
         self.writer = TransferSetWriter(self.output, begun)
         # what an earlier phase has paid counts towards the same budget
         self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
@@ -118,6 +122,18 @@ class LabellingModule(L.LightningModule, ABC):
         self.rows_done = len(self._done)
         self.rows_total = int(data.identity()["num_samples"])
         self.prepare(data)
+
+    def _read_anew(self, begun: dict[str, Any]) -> None:
+        """Clear an unfinished set whose replies were read otherwise: the ledger has them, and they are read again."""
+        header = self.output / "header.json"
+        if not header.exists() or (self.output / "manifest.json").exists():
+            return
+        there, same = json.loads(header.read_text()), json.loads(json.dumps(begun))
+        if isinstance(self.teacher, BlackBoxTeacher) and there != {**there, **same}:
+            who = there.get("teacher", {}).get("fingerprint", "")
+            if there == {**there, **same, "teacher": there.get("teacher")} and self.teacher.read_otherwise(who):
+                for file in (*self.output.glob("*.safetensors"), *self.output.glob("journal-*"), header):
+                    file.unlink()
 
     def questions(self, data: Any, rows: int) -> tuple[int, int] | None:  # noqa: ANN401 - a datamodule
         """The fewest and the most images asked for so many rows and :meth:`prepare`; None where nobody knows.

@@ -133,9 +133,14 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
             if self._offline:
                 identity = _known_teacher(self._ledger, identity)
-        digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()
+        digest = _digest(identity)
         self._identity, self._fingerprint = identity, lambda: digest
         return identity
+
+    def read_otherwise(self, fingerprint: str) -> bool:
+        """Whether the ledger has a teacher of this fingerprint who was asked just so; see the base class."""
+        teachers = [] if self._ledger is None else self._ledger.teachers()
+        return fingerprint in {_digest(who) for who in teachers if _asked(who) == _asked(self._identity)}
 
     def share(self, path: str | Path) -> None:
         """Count in this file from now on; what the ledger limits holds for all that count there."""
@@ -365,15 +370,20 @@ class NetworkedTeacher(BlackBoxTeacher):
 
 def _known_teacher(ledger: QueryLedger, wanted: dict[str, str]) -> dict[str, str]:
     """The identity of the one teacher in a ledger of whom this was asked, whoever read the answers before."""
-
-    def asked(who: dict[str, str]) -> dict[str, str]:
-        return {key: value for key, value in who.items() if key not in READING}
-
-    fitting = [who for who in ledger.teachers() if asked(wanted).items() <= who.items()]
+    fitting = [who for who in ledger.teachers() if _asked(wanted).items() <= who.items()]
     same = [who for who in fitting if wanted.items() <= who.items()]
-    found = list({identity_text(asked(who)): asked(who) for who in same or fitting}.values())
+    found = list({identity_text(_asked(who)): _asked(who) for who in same or fitting}.values())
     if len(found) != 1:
         versions = sorted(who.get("version", "") for who in found)
         advice = f"set `version` to one of {versions}" if found else "was it filled under another url or known_as?"
         raise ValueError(f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}; {advice}")
     return {**found[0], **wanted}
+
+
+def _asked(who: dict[str, str]) -> dict[str, str]:
+    """Of an identity what is asked of whom, not how replies are read."""
+    return {key: value for key, value in who.items() if key not in READING}
+
+
+def _digest(who: dict[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(who.items())).encode()).hexdigest()

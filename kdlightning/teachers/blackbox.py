@@ -77,6 +77,10 @@ class BlackBoxTeacher(ABC):
         """Who answers: where the network came from, its class, its access and the fingerprint of its weights."""
         return {**self._identity, "fingerprint": self._fingerprint()}
 
+    def read_otherwise(self, fingerprint: str) -> bool:
+        """Whether the teacher of this fingerprint was asked just so and its replies are kept, to be read again."""
+        return False
+
     @final
     def query(self, images: Tensor) -> Tensor:
         """Answer images.

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import torch
 import yaml
-from servers import serving
+from servers import answering, serving
 
 from kdlightning.__main__ import main
 from kdlightning.accounting.ledger import QueryLedger
-from kdlightning.data import TransferSet
+from kdlightning.data import DigitsDataModule, TransferSet
+from kdlightning.methods import TeacherAnswers
 from kdlightning.networks import LeNet5Fifth, load_network
+from kdlightning.remote import HTTPHardLabelTeacher, RemoteTeacherError
 from kdlightning.remote.replay import offline
 from kdlightning.serving import ServedModel
 
@@ -75,3 +78,32 @@ def test_a_replay_is_the_run_again(online, capsys):
     assert "expected a teacher behind a connection" in capsys.readouterr().err
     assert main(["ledger", "replay", "none.sqlite", *again]) == 2
     assert main(["ledger", "replay", "ledger.sqlite", "--config", "key"]) == 2
+
+
+def test_a_set_is_labelled_anew_from_kept_replies_when_their_reading_is_mended():
+    asked = []
+
+    def answer(handler, body):
+        (image,) = json.loads(body)["image"]
+        asked.append(str(image))
+        number = list(dict.fromkeys(asked)).index(str(image)) % 3
+        handler.reply(200, {"text": ["zero", "one", "Two!"][number if len(set(asked)) > 20 else number % 2]})
+
+    def run(**options):
+        options = {"answer": "text", "image": "list", "concurrency": 1, "num_classes": 10, **options}
+        texts = {"zero": 0, "one": 1, **options.pop("more", {}), **{str(number): number for number in range(2, 10)}}
+        teacher = HTTPHardLabelTeacher(url, {"image": ["{image}"]}, "text", labels=texts, **options)
+        data = DigitsDataModule(num_samples=48, num_val=32, eval_batch_size=16, image_size=32)
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer.predict(TeacherAnswers(teacher, "labels"), data)
+
+    with answering(answer) as url:
+        with pytest.raises(RemoteTeacherError, match=r"expected labels among.*got \['Two!'\]"):
+            run()
+        paid = len(asked)
+        assert len(list(Path("labels").glob("shard-*"))) == 1
+        run(more={"Two!": 2})
+        rows = TransferSet("labels")
+        assert len(rows) == len(set(asked)) == 48
+        assert len(asked) == paid + 48 - len(set(asked[:paid]))
+    assert rows.columns["answer"].tolist().count(2) == sum(number % 3 == 2 for number in range(20, 48))
