@@ -14,6 +14,7 @@ import numpy as np
 import uvicorn
 
 from kdlightning.serving import create_app
+from kdlightning.serving.guard import GuardedProtocol
 
 
 @contextmanager
@@ -28,7 +29,8 @@ def running(app, **options):
     """Any application in a thread; yields its url."""
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5, **options)
+    options = {"lifespan": "off", "timeout_graceful_shutdown": 5, "http": GuardedProtocol, "ws": "none", **options}
+    config = uvicorn.Config(app, log_level="critical", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -44,6 +44,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from kdlightning.networks import load_network
     from kdlightning.remote.credentials import read_secret
     from kdlightning.serving import ServedModel, create_app
+    from kdlightning.serving.guard import GuardedProtocol
 
     key = read_secret(arguments.api_key_env, arguments.api_key_file)
     if key is None and not _is_loopback(arguments.host):
@@ -64,6 +65,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         access_log=False,
         server_header=False,
         lifespan="off",
+        http=GuardedProtocol,
+        ws="none",
         ssl_certfile=arguments.tls_certificate,
         ssl_keyfile=arguments.tls_key,
         timeout_graceful_shutdown=arguments.grace,
@@ -133,7 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key-env", metavar="VARIABLE", help="environment variable that holds the key clients must bring")
     add("--api-key-file", metavar="FILE", help="file that holds the key clients must bring")
     add("--max-batch", type=_positive, default=1024, metavar="N", help="most images per request (default: %(default)s)")
-    add("--max-body", type=_positive, default=64 * 2**20, metavar="BYTES", help="longest body (default: %(default)s)")
+    add(
+        "--max-body",
+        type=_positive,
+        default=64 * 2**20,
+        metavar="BYTES",
+        help="longest body (default: %(default)s; JSON: 16 MiB)",
+    )
     add("--shape", type=_positive, nargs=3, metavar=("C", "H", "W"), help="of the images (default: the network's own)")
     add("--device", default="cpu", help="where to compute, such as cuda (default: %(default)s)")
     add("--count-file", metavar="FILE", help="keep the count of answered images here, across restarts")

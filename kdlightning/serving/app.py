@@ -22,11 +22,14 @@ with suppress(ImportError):  # the extra ``serve``: create_app says so
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
+    from kdlightning.serving.guard import Place, Room
+
     _Endpoint = Callable[[Request], Awaitable[Response]]
 
 _OPEN = ("/v2/health/live", "/v2/health/ready")  # probes of a supervisor, which has no key
 _BODY_SECONDS = 60.0  # a body that takes longer is given up: 408
-_AT_ONCE = 16  # bodies in memory at the same time; further requests wait
+_BODIES = 4  # of the longest, in memory at the same time
+_JSON = 16 * 2**20  # bytes: parsing holds up everything else, and takes ten times as much memory
 _ASGI = Callable[..., Awaitable[None]]
 
 
@@ -97,21 +100,19 @@ def _metrics(model: ServedModel) -> "Response":
 def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
     """The one endpoint that takes a body."""
     # a network is asked by one thread at a time: its layers use all cores, and the count stays exact
-    room, one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
+    room, one_at_a_time = Room(_BODIES * max_body), asyncio.Lock()
 
     async def endpoint(request: "Request") -> Response:
         _check_name(model, request)
         header_length = _header_length(request)
-        async with room:
-            body = await _read(request, max_body)
+        with room.place() as place:
+            body = await _read(request, place, max_body if header_length else min(max_body, _JSON))
             async with one_at_a_time:
-                try:
-                    answer, length = await run_in_threadpool(model.infer, body, header_length)
-                except ProtocolError as error:
-                    return _error(400, str(error))
-                except Exception:  # here, not in a handler of the application, which would close the connection
-                    logging.getLogger("uvicorn.error").exception("the model failed to answer")
-                    return await _hide()
+                if await request.is_disconnected():
+                    return _error(400, "nobody waits for the answer")
+                status, answer, length = await run_in_threadpool(_answer, model, body, header_length)
+        if status != 200:
+            return _error(status, answer.decode()) if answer else await _hide()
         if length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
@@ -119,24 +120,40 @@ def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
     return endpoint
 
 
-async def _read(request: "Request", limit: int) -> bytes:
-    """The body of a request, as long as it stays within the limit."""
+def _answer(model: ServedModel, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
+    """Status, body and its JSON's length. No exception leaves the thread, which would keep all that it refers to."""
+    try:
+        return 200, *model.infer(body, header_length)
+    except ProtocolError as error:
+        return 400, str(error).encode(), None
+    except Exception:  # here, not in a handler of the application, which would close the connection
+        logging.getLogger("uvicorn.error").exception("the model failed to answer")
+        return 500, b"", None
+
+
+async def _read(request: "Request", place: "Place", limit: int) -> bytes:
+    """The body of a request, as long as it stays within the limit and there is room for it."""
     close = {"connection": "close"}  # what is left of the body is not read
-    too_long = f"expected a body of at most {limit} bytes, got {{}}; send fewer images in a request"
+    too_long = f"expected a body of at most {limit} bytes, got {{}}; send fewer images in a request, or binary tensors"
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise HTTPException(413, too_long.format(announced), close)
     body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(_BODY_SECONDS) as place.clock:
             async for part in request.stream():
                 body += part
                 if len(body) > limit:
                     raise HTTPException(413, too_long.format("more"), close)
+                if not place.take(len(part)):
+                    raise HTTPException(503, "too many bodies at once; come back", {**close, "retry-after": "1"})
     except ClientDisconnect as error:
         raise HTTPException(400, "expected the whole body, got a part of it") from error
     except TimeoutError as error:
-        raise HTTPException(408, f"expected the whole body within {_BODY_SECONDS:g} seconds", close) from error
+        text = f"expected the whole body within {_BODY_SECONDS:g} seconds, or sooner where others wait"
+        raise HTTPException(408, text, close) from error
+    finally:
+        place.clock = None
     return bytes(body)
 
 
@@ -146,6 +163,8 @@ def _header_length(request: "Request") -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise HTTPException(400, f"expected a number of bytes in the header {HEADER_LENGTH}, got {text[:40]!r}")
+    if int(text) > _JSON:
+        raise HTTPException(413, f"expected at most {_JSON} bytes of JSON before the tensors, got {text[:40]}")
     return int(text)
 
 
