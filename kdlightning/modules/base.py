@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from kdlightning.data.batches import as_batch
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_weights
-from kdlightning.modules.rehearsal import check_precision, check_student, check_teacher
+from kdlightning.modules.rehearsal import check_first, check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
@@ -110,7 +110,9 @@ class TaughtModule(L.LightningModule, ABC):
     def _apply_batch_transfer_handler(self, batch: Any, *place: Any, **told: Any) -> Batch:  # noqa: ANN401
         # every loader's batches come through here; there is no public hook after those of a user's own datamodule
         made = as_batch(super()._apply_batch_transfer_handler(batch, *place, **told))
-        self.image_shape = tuple(made.image.shape[1:])
+        if made.image.shape[1:] != self.image_shape:
+            check_first(made, getattr(self, "teacher", None), getattr(self, "student", None), self.trainer)
+            self.image_shape = tuple(made.image.shape[1:])
         return made
 
     def on_train_epoch_start(self) -> None:

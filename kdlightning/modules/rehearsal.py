@@ -1,13 +1,17 @@
 """What comes into a run is tried against its data, before anything is asked."""
 
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 import lightning.pytorch as L
+import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from kdlightning.networks.pretrained import name_of
 from kdlightning.networks.rehearsal import rehearse_student
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.types import Batch
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -46,6 +50,36 @@ def check_student(student: nn.Module, trainer: L.Trainer) -> None:
     for each in (data, getattr(data, "source", None)):
         if each is not None:
             each.least_batch = least
+
+
+def check_first(batch: Batch, teacher: object, student: nn.Module | None, trainer: L.Trainer) -> None:
+    """Refuse, with a ValueError, what does not fit the first images of a loader that nobody could ask before."""
+    if _data_of(trainer) is not None:
+        return
+    classes, least, known = None, 1, None
+    with torch.inference_mode(False):  # where the first images are validated, a layout is changed for good
+        if isinstance(teacher, BlackBoxTeacher | WhiteBoxTeacher):
+            teacher.rehearse(batch.image.shape[1:], trainer.strategy.root_device)
+            known = teacher.num_classes
+        if student is not None:
+            classes, least = rehearse_student(student, batch.image.shape[1:], trainer.strategy.root_device)
+    if classes and known and classes != known:
+        given = f"the student {name_of(cast(nn.Module, student))} answers {classes}"
+        raise ValueError(f"the teacher has {known} classes, {given}: set the student's num_classes to {known}")
+    if classes and batch.label is not None and int(batch.label.max()) >= classes:
+        got = f"{int(batch.label.max())} for a student of {classes} classes"
+        raise ValueError(f"labels: expected class indices from 0 to {classes - 1}, got {got}")
+    if least > 1 and (number := _last_alone(trainer.train_dataloader)):
+        told = f"the last batch of {number} images has one: give the loader drop_last=True"
+        raise ValueError(f"the network's batch normalisation needs two images in a batch, but {told}")
+
+
+def _last_alone(loader: Any) -> int | None:  # noqa: ANN401 - a loader, or None
+    """How many images a loader has whose last batch has one; None for another."""
+    if not isinstance(loader, DataLoader) or loader.drop_last or not isinstance(loader.sampler, Sized):
+        return None
+    number = len(loader.sampler)
+    return number if loader.batch_size and number % loader.batch_size == 1 else None
 
 
 def _data_of(trainer: L.Trainer) -> Any:  # noqa: ANN401 - a datamodule

@@ -160,6 +160,39 @@ def test_labelling_wants_a_datamodule_and_one_is_made_of_a_data_set(tmp_path):
     assert run.callback_metrics["train/kd"].isfinite()
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "text"),
+    [
+        (net(), net(4), "the teacher has 3 classes, the student CIFARResNet answers 4: set the student's num_clas"),
+        (net(), CIFARResNet(8, 3, in_channels=3, image_size=8), r"the student .* not take images .*\(1, 8, 8\)"),
+        (CIFARResNet(8, 3, in_channels=3, image_size=8), net(), r"the teacher .* not take images .*\(1, 8, 8\)"),
+        (net(2), net(2), "labels: expected class indices from 0 to 1, got 2 for a student of 2 classes"),
+    ],
+)
+def test_what_does_not_fit_a_loader_is_refused_before_anything_is_paid(teacher, student, text, tmp_path):
+    for stage in ("fit", "validate"):
+        module = methods.KD(teacher, student)
+        with pytest.raises(ValueError, match=text):
+            getattr(trainer(tmp_path), stage)(module, loader())
+        assert module.teacher.paid.queries == 0
+
+
+def test_a_last_image_alone_is_refused_where_a_network_normalises_batches(tmp_path):
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3), torch.nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="the last batch of 17 images has one: give the loader drop_last=True"):
+        trainer(tmp_path).fit(methods.Supervised(student), loader(number=17))
+    whole = DataLoader(toy(17), batch_size=8, drop_last=True)
+    trainer(tmp_path).fit(methods.Supervised(student), whole)
+    trainer(tmp_path).fit(methods.Supervised(net()), loader(number=17))  # its maps are larger than a pixel
+
+
+def test_a_sanity_check_leaves_a_white_box_differentiable(tmp_path):
+    module = methods.DAFL(net(width=0.5), net(), generator(), images_per_step=8)
+    run = trainer(tmp_path, num_sanity_val_steps=1)
+    run.fit(module, loader(), loader())
+    assert run.callback_metrics["train/one_hot"].isfinite()
+
+
 def test_a_loader_without_indices_is_not_remembered(tmp_path):
     module = methods.KD(net(), net(), query_once=True)
     with pytest.raises(ValueError, match=r"query_once remembers .* yield dicts with 'index', or give query_once=False"):
