@@ -1,5 +1,6 @@
 """``python -m kdlightning``: a light dispatcher, so that help and reports do not wait for torch."""
 
+import codecs
 import importlib
 import sys
 from collections.abc import Sequence
@@ -87,8 +88,28 @@ commands:
 """
 
 
+_PLAIN = str.maketrans({"±": "+-", "–": "-", "—": "-", "→": "->", "×": "x", "…": "...", "≥": ">=", "“": '"', "”": '"'})
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """What stands on a console for characters that its encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end].translate(_PLAIN)
+    return lost.encode("ascii", "replace").decode(), error.end
+
+
+def _say_what_can_be_said() -> None:
+    """Have a console that is not UTF-8 show other characters instead of ending the program."""
+    codecs.register_error("kdlightning", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and "utf" not in (stream.encoding or "").lower():
+            stream.reconfigure(errors="kdlightning")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
+    _say_what_can_be_said()
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     name = arguments[0]
     texts = {"-h": usage(), "--help": usage(), "--version": f"kdlightning {__version__}\n"}

@@ -167,7 +167,7 @@ def _name(trainer: L.Trainer) -> str:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def commit() -> str | None:

@@ -71,7 +71,7 @@ class RunLog(logging.Handler):
         """Continue, or begin, ``log.txt`` in a run's directory; ``verbose`` shows everything on stderr too."""
         directory.mkdir(parents=True, exist_ok=True)
         process = f"rank {rank()} " if rank() else ""
-        self._file = logging.FileHandler(directory / LOG)
+        self._file = logging.FileHandler(directory / LOG, encoding="utf-8")
         self._file.setFormatter(logging.Formatter(f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s"))
         early, self._early, self._everything = self._early, [], verbose
         for record in early:

@@ -152,7 +152,7 @@ def _rows(ledger: QueryLedger) -> Iterator[dict[str, Any]]:
 
 def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     number = 0
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         for number, row in enumerate(rows, start=1):  # noqa: B007 - the last number is the number of rows

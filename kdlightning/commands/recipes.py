@@ -272,7 +272,7 @@ def _parse(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(absent)
     try:
-        recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+        recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     needed = set() if isinstance(recipe, dict) and "extends" in recipe else {"output", "stages"}
@@ -306,7 +306,7 @@ def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], root: Path, pat
         if isinstance(config, str):
             if not Path(config).is_file():
                 raise RecipeError(f"{where}: {config} does not exist")
-            config = _fill(yaml.safe_load(Path(config).read_text()), variables)
+            config = _fill(yaml.safe_load(Path(config).read_text(encoding="utf-8")), variables)
         for key, value in (entry.get("set") or {}).items():
             _assign(config, key, _fill(value, variables))
         directory = root / name

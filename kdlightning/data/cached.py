@@ -40,7 +40,7 @@ def kept(array: Path, facts: Path, make: Callable[[], tuple[np.ndarray, Any]]) -
         np.save(temporary, made)
         temporary.replace(array)
         write_json(facts, about)
-    return np.load(array, mmap_mode="c"), json.loads(facts.read_text())
+    return np.load(array, mmap_mode="c"), json.loads(facts.read_text(encoding="utf-8"))
 
 
 def passed_once(key: str, check: Callable[[], None], cache: str = "cache") -> None:

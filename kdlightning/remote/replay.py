@@ -29,7 +29,7 @@ def replay(ledger: Path, config: Path, output: Path | None, rest: Sequence[str])
         ValueError: it is no configuration, or has no teacher behind a connection.
     """
     QueryLedger(ledger, readonly=True).close()  # is there
-    given = yaml.safe_load(config.read_text())
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
         raise ValueError(f"{config}: expected the configuration of a fit or a predict, such as runs/x/config.yaml")
     command = "predict" if "output" in given["model"].get("init_args", {}) else "fit"

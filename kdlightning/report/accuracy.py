@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from kdlightning.report.canvas import COLOURS, GREY, PAPER, STYLE, THOUSANDS
+from kdlightning.report.names import drawable, families
 from kdlightning.report.records import Row
 
 _ACCESSES = dict(zip(("hard", "soft", "white"), COLOURS, strict=False))
 _LEAST = 1e-4  # share of images; the axis ends so far from 0 and 100 %
+_LONGEST = 60  # characters of a name in the list
 _TICKS = np.array([0.1, 1, 2, 5, 10, 20, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.99])
 
 
@@ -43,18 +45,19 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure | None:
     names = _short_names(students)
     for i, (row, name, x, place) in enumerate(zip(students, names, points, places, strict=True), 1):
         paint, y, std = _ACCESSES.get(row.access or "", GREY), 100 * _mean(row), 100 * _std(row)
-        label = f"{i}  {name}  {y:.2f}"
+        label = f"{i}  {drawable(name, _LONGEST)}  {y:.2f}"
         axes.plot([x, place], [y, y], color=GREY, linewidth=0.6, zorder=1.5)
         axes.plot([place, place], [max(y - std, 100 * _LEAST), min(y + std, 100 - 100 * _LEAST)], color=paint)
         axes.plot(place, y, "o", color=paint, markersize=11, markeredgecolor=PAPER, zorder=3, label=label)
         axes.annotate(str(i), (place, y), ha="center", va="center", fontsize=7, color="white", zorder=4)
     for row in lines.values():
-        label = f"{'teacher' if row.role == 'teacher' else row.label}, {row.student}  {100 * _mean(row):.2f}"
+        name = f"{'teacher' if row.role == 'teacher' else row.label}, {row.student}"
+        label = f"{drawable(name, _LONGEST)}  {100 * _mean(row):.2f}"
         dashes = "-" if row.role == "teacher" else (0, (5, 3))
         axes.axhline(100 * _mean(row), color=GREY, linewidth=0.9, linestyle=dashes, zorder=1, label=label)
     axes.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=8, labelspacing=0.35, markerscale=0.55,
-        handletextpad=0.3,
+        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, labelspacing=0.35, markerscale=0.55,
+        handletextpad=0.3, prop={"size": 8, "family": families(names)},
     )  # fmt: skip
     return figure
 

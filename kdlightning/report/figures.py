@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kdlightning.report.accuracy import plot_accuracy
 from kdlightning.report.canvas import COLOURS, GREY, STYLE, THOUSANDS, as_png, as_svg
+from kdlightning.report.names import drawable, families, labels, note, one_line
 from kdlightning.report.records import Confusion, Privacy, Row, TransferSet
 
 _DISTANCES = {"sd": "sample distance", "bd": "boundary distance", "mbd": "minimal boundary distance"}
@@ -56,7 +57,7 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
         kind, name = _distance(entry), entry.path.name
         source = f"Transfer set {name}" + (f", {entry.queries:,} queries." if entry.queries else ".")
         if np.isfinite(distance_matrix(entry)).any():
-            caption = f"{source} Mean L2 distance of pixels in [0, 1]; blank: no such pair."
+            caption = f"{source} Mean L2 distance of pixels in [0, 1]; blank: no such pair. {note(entry.class_names)}"
             _add(pictures, "distances", entry.dataset, name, f"Class-by-class {kind}", caption, plot_distances(entry))
         if entry.distance_curve is not None:
             what, caption = (
@@ -80,7 +81,8 @@ def draw_confusions(confusions: Sequence[Confusion]) -> list[Picture]:
     """Which classes students take for which, a figure for each."""
     pictures: list[Picture] = []
     for entry in confusions:
-        caption, figure = f"{_CONFUSION} Seeds: {', '.join(map(str, entry.seeds))}.", plot_confusion(entry)
+        seeds = ", ".join(map(str, entry.seeds))
+        caption, figure = f"{_CONFUSION} Seeds: {seeds}. {note(entry.class_names)}", plot_confusion(entry)
         _add(pictures, "confusion", entry.dataset, entry.label, "Classes taken for others", caption, figure)
     return pictures
 
@@ -92,10 +94,10 @@ def _add(
     slug = re.sub(r"[^a-z0-9]+", "-", f"{kind}-{dataset}-{subject}".lower())[:150].strip("-")  # file systems take 255
     taken = {picture.name for picture in pictures}
     name = next(name for i in count(1) if (name := f"{slug}.png" if i == 1 else f"{slug}-{i}.png") not in taken)
-    title = ", ".join([what, dataset, *([subject] if kind in ("privacy", "confusion") else [])])
+    title = one_line(", ".join([what, dataset, *([subject] if kind in ("privacy", "confusion") else [])]), 200)
     heading, box = subject if kind == "confusion" else title, figure.get_tightbbox()
     wide = box.width > 2 * box.height
-    pictures.append(Picture(dataset, name, heading, title, caption, as_png(figure), as_svg(figure), wide))
+    pictures.append(Picture(dataset, name, heading, title, caption.strip(), as_png(figure), as_svg(figure), wide))
 
 
 def plot_distances(transfer_set: TransferSet) -> Figure:
@@ -123,7 +125,10 @@ def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], x: str,
     classes = len(matrix)
     annotated = classes <= _ANNOTATED_CLASSES
     side = min(max(2.6, 0.46 * classes), 9.2) if annotated else 6.4
-    figure = Figure(figsize=(side + 1.6, side + 0.9))
+    shown, family = labels(names), families(names)
+    turned = sum(map(len, shown)) > 2.5 * classes
+    room = 0.08 * max(0, max(map(len, shown)) - 8) if classes <= _NAMED_CLASSES else 0  # inches, of long names
+    figure = Figure(figsize=(side + 1.6 + room, side + 0.9 + room * turned))
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap="cividis", interpolation="none")
     low, high = np.nanmin(matrix), np.nanmax(matrix)
@@ -136,9 +141,9 @@ def _plot_classes(matrix: npt.NDArray[np.float64], names: Sequence[str], x: str,
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     if named := classes <= _NAMED_CLASSES:
-        turned, size = sum(map(len, names)) > 2.5 * classes, 10 if annotated else 7
-        axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
-        axes.set_yticks(range(classes), names, fontsize=size)
+        size = 10 if annotated else 7
+        axes.set_xticks(range(classes), shown, rotation=90 if turned else 0, fontsize=size, family=family)
+        axes.set_yticks(range(classes), shown, fontsize=size, family=family)
     axes.set(xlabel=x if named else f"{x} (index)", ylabel=y if named else f"{y} (index)")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label=values)
     bar.outline.set_visible(False)
@@ -168,7 +173,7 @@ def plot_distance_curve(transfer_set: TransferSet) -> Figure:
 @rc_context(STYLE)
 def plot_privacy(entry: Privacy) -> Figure:
     """Share of pool images and of held-out real ones by the distance to the nearest local image, a panel per space."""
-    spaces = {"pixels": "pixels in [0, 1]", "features": f"{entry.network}'s features"}
+    spaces = {"pixels": "pixels in [0, 1]", "features": f"{drawable(entry.network or '')}'s features"}
     figure = Figure(figsize=(3.6 * len(entry.spaces) + 0.6, 3.4))
     panels = figure.subplots(1, len(entry.spaces), sharey=True, squeeze=False)[0]
     for axes, (name, space) in zip(panels, entry.spaces.items(), strict=True):
