@@ -39,12 +39,14 @@ from kdlightning.data.generated import check_latent
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.modules.answered import AnsweredModule
-from kdlightning.modules.generator import GeneratorModule
+from kdlightning.modules.generator import GeneratorModule, grouped
 from kdlightning.modules.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch, Estimate
+
+_ALL = 2**62
 
 
 class MEKDGenerator(GeneratorModule):
@@ -82,6 +84,7 @@ class MEKDGenerator(GeneratorModule):
         self.alpha, self.queries, self.information = alpha, queries, information
         self._journal: AnswerJournal | None = None
         self._plan: list[int] = []
+        self._turn, self._left = -1, 0  # the step whose images are asked, and how many more
 
     def setup(self, stage: str) -> None:
         """Refuse, with a ValueError, a teacher of other classes; count where a kill does not reach, as with answers."""
@@ -96,6 +99,7 @@ class MEKDGenerator(GeneratorModule):
 
     def on_train_start(self) -> None:
         """Refuse, with a ValueError, more queries than the steps make images."""
+        self._turn = -1
         if self.teacher is not None and self.queries is not None:
             share = self.share_of(self.global_rank, self.trainer.world_size)
             made = [0, *accumulate(self.images_per_step())]
@@ -115,8 +119,11 @@ class MEKDGenerator(GeneratorModule):
         """The ``queries`` or, without, every generated image."""
         if self.teacher is None:
             return Estimate(0, 0)
-        plan, steps = schedule(trainer, data), done // self.critic_steps
-        made = self.made_of(plan.per_batch())
+        plan, group = schedule(trainer, data), trainer.accumulate_grad_batches
+        sizes, (epochs, rest) = grouped(plan.sizes, group), divmod(plan.batches, max(1, len(plan.sizes)))
+        made = self.made_of([*epochs * sizes, *grouped(plan.sizes[:rest], group)])
+        before, begun = divmod(done, max(1, len(plan.sizes)))
+        steps = (before * len(sizes) + begun // group) // self.critic_steps
         asked, before = plan.processes * sum(made), plan.processes * sum(made[:steps])
         if self.queries is not None:
             shares = [self.share_of(rank, plan.processes) for rank in range(plan.processes)]
@@ -141,7 +148,10 @@ class MEKDGenerator(GeneratorModule):
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """α L_IM on the images that are asked at this step, Eqs. 10 and 13 of [Ma2024]_."""
-        number = len(fake) if self.queries is None else self.planned(step)
+        if self._turn != step:
+            self._turn, self._left = step, self.planned(step)
+        number = min(len(fake), self._left)
+        self._left -= number
         if self._journal is None or not number:
             return {}
         answer = self._journal(fake[:number].detach().float().clamp(0, 1))
@@ -154,6 +164,8 @@ class MEKDGenerator(GeneratorModule):
 
     def planned(self, step: int) -> int:
         """How many images this process asks at a step of the generator: an even spread that sums to its share."""
+        if self._journal is None or self.queries is None:
+            return _ALL
         return self._plan[step + 1] - self._plan[step]
 
     def on_train_epoch_end(self) -> None:

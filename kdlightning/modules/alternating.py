@@ -1,7 +1,6 @@
 """Two networks in one fit, the student and another one, each with an optimiser of its own: a game, step by step."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -11,15 +10,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.arguments import check_makers
-from kdlightning.modules.base import DistillationModule, prepare_for_two_optimizers
+from kdlightning.modules.base import DistillationModule
+from kdlightning.modules.steps import OwnSteps
 from kdlightning.types import Batch
 
 
-class TwoPlayerModule(DistillationModule):
-    """Trains the student beside another network. The schedule is the student's, stepped every epoch.
+class TwoPlayerModule(OwnSteps, DistillationModule):
+    """Trains the student beside another network. The schedule is the student's.
 
-    A subclass sets ``automatic_optimization`` to False and ``_other_optimizer``, and overrides :attr:`other`,
-    ``losses`` and ``training_step``. ``max_steps`` counts the steps of both optimisers.
+    A subclass sets ``_other_optimizer``, and overrides :attr:`other`, ``losses`` and ``training_step``. ``max_steps``
+    counts the steps of both optimisers. Gradients are accumulated and clipped as the trainer says.
     """
 
     _other_optimizer: OptimizerCallable
@@ -29,34 +29,17 @@ class TwoPlayerModule(DistillationModule):
     def other(self) -> nn.Module:
         """The other network."""
 
-    def setup(self, stage: str) -> None:
-        """Let DDP cope with two optimisers."""
-        super().setup(stage)
-        prepare_for_two_optimizers(self.trainer)
-
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """The student's optimiser, then the other network's; a ValueError for a schedule that follows a metric."""
-        optimizer = self._optimizer(self.student.parameters())
-        schedules = [] if self._lr_scheduler is None else [self._lr_scheduler(optimizer)]
-        if any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules):
-            raise ValueError(
-                f"lr_scheduler: {type(self).__name__} steps its schedule every epoch and knows no metric, so not "
-                "ReduceLROnPlateau; expected one such as CosineAnnealingLR"
-            )
-        return [optimizer, self._other_optimizer(self.other.parameters())], schedules
-
-    def update(self, optimizer: Any, terms: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401 - Lightning's wrapper
-        """One step on the sum of terms, which is returned."""
-        loss = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        return loss.detach()
+        """The student's optimiser with its schedule, then the other network's."""
+        optimizer, schedules = self.student_optimizer()
+        return [optimizer, self._other_optimizer(self.other.parameters())], [one["scheduler"] for one in schedules]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's
-        """After an epoch's last batch, before it is validated and saved: where automatic optimisation has it too."""
-        if self.trainer.is_last_batch and self._lr_scheduler is not None:
-            cast(Any, self.lr_schedulers()).step()
+        """Move the schedule; before an epoch is validated and saved, where automatic optimisation has it too."""
+        if self.schedule is None or isinstance(self.schedule["scheduler"], ReduceLROnPlateau):
+            return
+        if self.ends_step if self.schedule["interval"] == "step" else self.trainer.is_last_batch:
+            self.schedule["scheduler"].step()
 
 
 class Discriminator(nn.Module):
@@ -107,7 +90,6 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
     ) -> None:
         super().__init__(student, **options)
         check_makers(discriminator_optimizer=discriminator_optimizer)
-        self.automatic_optimization = False
         self.discriminator = self.discriminator_class(known_classes(student, num_classes), width)
         self._other_optimizer = discriminator_optimizer
         self._pair: tuple[Tensor, Tensor] | None = None
@@ -130,11 +112,13 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The student's step, then the discriminator's on the same vectors."""
         student_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
+        self.discriminator.requires_grad_(False)  # the student's step leaves nothing there
         terms = self.losses(batch)
         if self._pair is None:
             raise RuntimeError(f"{type(self).__name__}.losses has to call pair, which the discriminator learns from")
         loss = self.update(student_optimizer, terms)
-        opposed = self.discriminator_losses(*self._pair)  # its optimiser drops what the student's step has left there
+        self.discriminator.requires_grad_()
+        opposed = self.discriminator_losses(*self._pair)
         self.update(discriminator_optimizer, opposed)
         self._pair = None
         self._accumulate({**terms, "loss": loss, **opposed})

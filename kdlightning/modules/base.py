@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from kdlightning.data.batches import as_batch
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_weights
+from kdlightning.modules.rates import follow_metric, make_schedule
 from kdlightning.modules.rehearsal import check_first, check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
 from kdlightning.teachers import BlackBoxTeacher
@@ -166,9 +167,12 @@ class DistillationModule(TaughtModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         optimizer: makes the optimiser of the student's parameters.
-        lr_scheduler: makes its schedule, stepped every epoch; None for a constant learning rate.
+        lr_scheduler: makes its schedule; None for a constant learning rate. ``OneCycleLR`` and ``WarmupCosineLR`` move
+            every step and know the run's length; ``ReduceLROnPlateau`` follows its ``monitor``, without one
+            ``val/accuracy`` if its ``mode`` is ``max``, else ``train/loss``; all others move every epoch.
     """
 
+    schedule: dict[str, Any] | None = None  #: of the learning rate, while it is trained
     lr: float | None = None  #: takes the place of the optimiser's own; Lightning's ``LearningRateFinder`` sets it
 
     def __init__(
@@ -233,10 +237,21 @@ class DistillationModule(TaughtModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """One optimiser of :meth:`trained`, and its schedule."""
+        optimizer, schedules = self.student_optimizer()
+        return [optimizer], schedules
+
+    def student_optimizer(self) -> tuple[Any, list[dict[str, Any]]]:
+        """The optimiser of :meth:`trained`, and its schedule, if there is one, as Lightning's configuration."""
         optimizer = self._optimizer(self.trained())
         for group in optimizer.param_groups if self.lr else ():
             group["lr"] = self.lr
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+        self.schedule = None if self._lr_scheduler is None else make_schedule(self, self._lr_scheduler, optimizer)
+        return optimizer, [] if self.schedule is None else [self.schedule]
+
+    def on_train_epoch_end(self) -> None:
+        """Log what is left of the running means, and move a schedule that follows a metric."""
+        super().on_train_epoch_end()
+        follow_metric(self, self.schedule)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/accuracy``."""

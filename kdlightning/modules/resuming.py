@@ -36,7 +36,8 @@ class Resumption(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:  # only where a fit goes on
         """Compare the method and its settings."""
-        _refuse("model", _ours(checkpoint.get("hyper_parameters", {})), _ours(dict(pl_module.hparams)))
+        old, new = (_ours(settings) for settings in (checkpoint.get("hyper_parameters", {}), pl_module.hparams))
+        _refuse({"model": old}, {"model": new})
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the rest: the optimisers are made, and have not taken over the checkpoint's state yet."""
@@ -50,9 +51,8 @@ class Resumption(Callback):
             "schedules": {str(number): one for number, one in enumerate(schedules)},
             "options": [[_plain(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers],
         }
-        for part in self._facts.keys() & before.keys():
-            if schedules or part != "options":
-                _refuse(part, before[part], self._facts[part])
+        compared = self._facts.keys() & before.keys() - (set() if schedules else {"options"})
+        _refuse({part: before[part] for part in compared}, self._facts)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over what the optimisers are told now: they have the checkpoint's options."""
@@ -95,8 +95,8 @@ def _changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any
         yield name, old, new
 
 
-def _refuse(part: str, old: Any, new: Any) -> None:  # noqa: ANN401 - plain values
-    if changed := sorted(_changes(old, new, part)):
+def _refuse(old: dict[str, Any], new: dict[str, Any]) -> None:
+    if changed := sorted(_changes(old, new), key=lambda change: change[0]):
         told = ", ".join(f"{name} was {was} and is {now}" for name, was, now in changed)
         raise ValueError(
             f"a run goes on with what it was begun with, but since the checkpoint {told}. Give it as it was, or begin "

@@ -76,7 +76,6 @@ class DAFL(TwoPlayerModule):
             raise ValueError(f"images_per_step: batch normalisation needs at least 2, got {images_per_step}")
         check_networks(generator=generator)
         check_makers(generator_optimizer=generator_optimizer)
-        self.automatic_optimization = False
         self.teacher: WhiteBoxTeacher = as_teacher(teacher, WhiteBoxTeacher)
         self.generator, self.images_per_step = generator, images_per_step
         self.one_hot_weight, self.activation_weight = one_hot_weight, activation_weight

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from math import log
 from pathlib import Path
 
@@ -334,6 +335,48 @@ def test_critic_steps_leave_the_generator_alone(tmp_path):
     assert all(torch.equal(start[f"generator.{name}"], trained[f"generator.{name}"]) for name in parameters)
     assert not torch.equal(start["critic.head.weight"], trained["critic.head.weight"])
     assert net.calls == []  # no step of the generator, no question
+
+
+@pytest.mark.parametrize(("critic_steps", "clip"), [(1, None), (2, None), (1, 0.01)])
+def test_two_batches_are_accumulated_to_one(tmp_path, monkeypatch, critic_steps, clip):
+    table, used = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)), [0]
+
+    def draw(number, *_, **__):
+        used[0] += number
+        return table[used[0] - number : used[0]]
+
+    def run(batch_size, every):
+        used[0], sgd = 0, partial(torch.optim.SGD, lr=0.1)
+        torch.manual_seed(0)
+        module = phase1(
+            Counted(), critic=WGANGPCritic(1, 8), generator=Plain(), generator_optimizer=sgd, critic_optimizer=sgd,
+            critic_steps=critic_steps,
+        )  # fmt: skip
+        options = {"accumulate_grad_batches": every, "gradient_clip_val": clip, "max_epochs": 2}
+        forecast = module.estimate(trainer(tmp_path / str(every), **options), prepared(batch_size))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randn", draw)
+            metrics = fit(tmp_path / str(every), module, prepared(batch_size), **options).callback_metrics
+        assert forecast.exact
+        assert forecast.most == module.teacher.paid.queries == 120 // critic_steps
+        return module.state_dict(), metrics["train/information"]
+
+    (one, logged), (two, told) = run(10, 1), run(5, 2)
+    torch.testing.assert_close(logged, told, rtol=1e-4, atol=1e-6)
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_asks_the_planned_number(tmp_path):
+    module = phase1(Counted(), queries=17)
+    fit(tmp_path, module, prepared(5), accumulate_grad_batches=3, max_epochs=2)
+    assert module.teacher.paid.queries == 17
+
+
+def prepared(batch_size):
+    data = ToyDataModule(batch_size=batch_size)
+    data.setup()
+    return data
 
 
 def test_wgan_gp_runs_and_the_penalty_counts(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML
 from kdlightning.methods.baselines.cdl import class_distance, class_means
 from kdlightning.methods.baselines.dafl import activation_loss, information_entropy_loss, one_hot_loss
 from kdlightning.modules.alternating import Discriminator
-from kdlightning.networks import DCGANGenerator, LeNet5Fifth, save_network
+from kdlightning.networks import DCGANGenerator, Generator, LeNet5Fifth, save_network
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch
 
@@ -354,10 +354,80 @@ def test_the_schedule_is_stepped_before_an_epochs_checkpoint(tmp_path, answered)
     assert rates == [0.005, 0.005]
 
 
-def test_a_schedule_by_a_metric_is_refused(tmp_path, answered):
-    module = AL(tiny(), lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
-    with pytest.raises(ValueError, match="knows no metric"):
-        trainer(tmp_path).fit(module, datamodule=answered["soft"]())
+def test_a_schedule_may_follow_a_metric(tmp_path, answered):
+    schedule = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9)  # never good enough
+    for method in (ML, AL):
+        module = method(tiny(), optimizer=Adam, lr_scheduler=schedule)
+        run = trainer(tmp_path, max_epochs=3)
+        run.fit(module, datamodule=answered["soft"]())
+        assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.1**3)
+
+
+class Flat(Generator):
+    """Without batch normalisation."""
+
+    def __init__(self):
+        super().__init__(5, 1, 8)
+        self.body = nn.Sequential(nn.Linear(5, 64), nn.Sigmoid())
+
+
+def plain():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    net.num_classes = 3
+    return net
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_clip_val": 0.05}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}]
+)
+@pytest.mark.parametrize("kind", ["AL", "CAN", "DAFL", "ML"])
+def test_two_batches_are_accumulated_to_one(tmp_path, answered, monkeypatch, kind, options):
+    table, used = torch.randn(240, 5, generator=torch.Generator().manual_seed(0)), [0]
+    sgd = partial(torch.optim.SGD, lr=0.02)
+
+    def draw(number, *_, **__):
+        used[0] += number
+        return table[used[0] - number : used[0]]
+
+    def made(batch_size):
+        if kind == "DAFL":
+            teacher = WhiteBoxTeacher(Featured(oracle().weight))
+            weights = {"images_per_step": batch_size, "information_weight": 0.0}  # the rest are means
+            return DAFL(teacher, plain(), Flat(), optimizer=sgd, generator_optimizer=sgd, **weights)
+        if kind == "ML":
+            return ML(plain(), optimizer=sgd)
+        return {"AL": AL, "CAN": CAN}[kind](plain(), optimizer=sgd, discriminator_optimizer=sgd)
+
+    def run(batch_size, every):
+        torch.manual_seed(0)
+        used[0], data, module = 0, answered["soft"](), made(batch_size)
+        data.source.batch_size = batch_size
+        before, fit = state(module), trainer(tmp_path, max_epochs=2, accumulate_grad_batches=every, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randn", draw)
+            fit.fit(module, datamodule=data)
+        assert (fit.accumulate_grad_batches, fit.gradient_clip_val) == (every, options.get("gradient_clip_val"))
+        assert not same(before, module.state_dict())
+        return module.state_dict(), fit.global_step
+
+    (one, steps), (two, others) = run(20, 1), run(10, 2)
+    assert steps == others == (6 if kind == "ML" else 12)
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped_player_by_player(tmp_path, answered):
+    seen = []
+
+    class Watched(AL):
+        def clipped_step(self, optimizer):
+            super().clipped_step(optimizer)
+            gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+            seen.append(float(torch.cat(gradients).norm()))
+
+    module = Watched(tiny(), kd_weight=100.0, optimizer=Adam, discriminator_optimizer=Adam)
+    trainer(tmp_path, gradient_clip_val=0.001).fit(module, datamodule=answered["soft"]())
+    assert seen == pytest.approx([0.001] * 8, rel=1e-3)
 
 
 def test_a_fit_without_given_answers_is_refused(tmp_path):
