@@ -27,7 +27,6 @@ LABEL = torch.tensor([2, 0, 1])
         {"image": PIXELS, "target": LABEL},
         Batch(BYTES, torch.full((3,), -1), LABEL),
     ],
-    ids=str,
 )
 def test_any_batch_becomes_the_one_kind(given):
     made = as_batch(given)
@@ -69,7 +68,6 @@ def test_what_a_dict_says_is_kept_and_a_ready_batch_is_itself():
         ((PIXELS, LABEL - 1), ValueError, "class indices from 0, got -1"),
         ({"image": PIXELS, "answer": LABEL}, ValueError, r"answers: expected floats \(N, K\), a row for each of 3"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(given, error, text):
     with pytest.raises(error, match=text):
