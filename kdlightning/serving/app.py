@@ -22,7 +22,7 @@ with suppress(ImportError):  # the extra ``serve``: create_app says so
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-    from kdlightning.serving.guard import Place, Room
+    from kdlightning.serving.guard import Place, Room, Turns
 
     _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -100,14 +100,14 @@ def _metrics(model: ServedModel) -> "Response":
 def _infer(model: ServedModel, max_body: int) -> "_Endpoint":
     """The one endpoint that takes a body."""
     # a network is asked by one thread at a time: its layers use all cores, and the count stays exact
-    room, one_at_a_time = Room(_BODIES * max_body), asyncio.Lock()
+    room, turns = Room(_BODIES * max_body), Turns()
 
     async def endpoint(request: "Request") -> Response:
         _check_name(model, request)
         header_length = _header_length(request)
         with room.place() as place:
             body = await _read(request, place, max_body if header_length else min(max_body, _JSON))
-            async with one_at_a_time:
+            async with turns.turn(len(body) if header_length is None else len(body) / 16):  # JSON costs more
                 if await request.is_disconnected():
                     return _error(400, "nobody waits for the answer")
                 status, answer, length = await run_in_threadpool(_answer, model, body, header_length)

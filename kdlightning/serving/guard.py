@@ -1,7 +1,11 @@
 """What a server grants a client: seconds for a head and for taking an answer, a connection, bytes of memory."""
 
 import asyncio
+import heapq
+import itertools
 import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -137,3 +141,37 @@ class Place:
         assert self.clock is not None
         self.clock.reschedule(now)
         self.clock, self.held = None, 0
+
+
+class Turns:
+    """One at a time, and who costs least goes first: a queue of long bodies holds up no short one."""
+
+    def __init__(self) -> None:
+        self._busy, self._number = False, itertools.count()
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def turn(self, cost: float) -> AsyncIterator[None]:
+        """Wait for a turn, and have it as long as the context lasts."""
+        if self._busy:
+            mine = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (cost, next(self._number), mine))
+            try:
+                await mine
+            except asyncio.CancelledError:
+                if mine.done() and not mine.cancelled():
+                    self._next()  # it was given the turn that it does not take
+                raise
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        self._busy = False
+        while self._waiting and not self._busy:
+            _, _, other = heapq.heappop(self._waiting)
+            if not other.done():
+                other.set_result(None)
+                self._busy = True

@@ -198,6 +198,34 @@ def test_a_refused_body_leaves_nothing(monkeypatch):
         assert [reference() for reference in seen] == [None] * 3
 
 
+@pytest.mark.tried("a queue of long bodies", "a short one goes first")
+def test_a_short_body_waits_for_one_long_one_at_most(monkeypatch):
+    model, order = served(), []
+    infer, begun, go = model.infer, threading.Event(), threading.Event()
+
+    def slowly(body, length):
+        order.append(len(body))
+        begun.set()
+        go.wait(20)
+        return infer(body, length)
+
+    monkeypatch.setattr(model, "infer", slowly)
+    many = np.full((200, *SHAPE), 0.5, np.float32)
+    with serving(model) as url:
+        threads = [threading.Thread(target=ask, args=(url, many)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(20)
+        short = threading.Thread(target=ask, args=(url,))
+        short.start()
+        time.sleep(0.5)
+        go.set()
+        for thread in [*threads, short]:
+            thread.join(20)
+    assert order[1] == min(order) < order[0] == max(order)
+    assert len(order) == 5
+
+
 def attack(url, stop, seed):
     """One hostile client after another until it is over."""
     draw = random.Random(seed)

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import functools
 import json
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -16,12 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from servers import answering
+from helpers import Linear
+from servers import FAULTS, Spoiler, answering, serving
 
 from kdlightning.__main__ import main
+from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger
 from kdlightning.commands.disk import told
-from kdlightning.remote import HTTPHardLabelTeacher
+from kdlightning.remote import HTTPHardLabelTeacher, Patience, RemoteSoftLabelTeacher, RemoteTeacherError
+from kdlightning.serving import ServedModel
 
 TEACHER = {"network": "http://localhost", "access": "soft"}
 FORK = multiprocessing.get_context("fork")
@@ -239,3 +244,152 @@ def test_a_disk_that_may_not_be_written_is_one_sentence():
     assert told(RuntimeError("PytorchStreamWriter failed writing file data/0")).startswith("the disk is full; free")
     assert told(OSError(errno.EPIPE, "Broken pipe")) is told(RuntimeError("other")) is None
     assert told(LedgerError("No space left on device")) is None
+
+
+def spend(url, ready, directory, **options):
+    os.chdir(directory)
+    teacher = hard(url, **options)
+    teacher.share("run/queries.meter")
+    ready.wait()
+    with contextlib.suppress(QueryBudgetExceededError):
+        for part in images(600, os.getpid()).split(20):
+            teacher.query(part)
+    os._exit(3)
+
+
+@pytest.mark.tried("two processes of one run on one budget of money", "it is met exactly")
+def test_one_budget_of_money_is_met_exactly():
+    ready = FORK.Barrier(2)
+    with api() as (url, asked):
+        options = {"price": 0.01, "budget_price": 1.5}
+        made = [FORK.Process(target=spend, args=(url, ready, Path.cwd()), kwargs=options) for _ in range(2)]
+        for process in made:
+            process.start()
+        for process in made:
+            process.join(60)
+    assert len(asked) == 150
+    with QueryLedger("ledger.sqlite") as ledger:
+        assert (ledger.totals().paid, ledger.totals().price) == (150, 1.5)
+    Path("run").rename("moved")
+    with api() as (url, asked):
+        teacher = hard(url, known_as="lab", **options)
+        teacher.share("moved/queries.meter")
+        with pytest.raises(QueryBudgetExceededError, match=r"1\.5 units of price have been spent"):
+            teacher.query(images(1))
+    assert asked == []
+
+
+READING = {**TEACHER, "access": "hard"}  # the same replies, read otherwise
+
+
+def read(times, reply, number):
+    return times * np.array(json.loads(reply))
+
+
+def spoilt(seed):
+    """A ledger with replies, some of its bytes changed or its end cut."""
+    draw, path = random.Random(seed), Path(f"{seed}.sqlite")
+    with QueryLedger(path, durable=False) as ledger:
+        for first in range(0, 60, 3):
+            request = ledger.reserve(TEACHER, batch(first, 3), Cost(10))
+            ledger.record(request, rows(first, 3), reply=json.dumps([first, first + 1, first + 2]).encode())
+    data = bytearray(path.read_bytes())
+    if draw.random() < 0.2:
+        del data[draw.randrange(len(data)) :]
+    for _ in range(draw.choice([1, 1, 3, 30])):
+        if data:
+            data[draw.randrange(len(data))] = draw.randrange(256)
+    path.write_bytes(data)
+    return path
+
+
+def check_spoilt(seed):
+    path = spoilt(seed)
+    try:
+        with QueryLedger(path, timeout=1) as ledger:
+            for teacher, times in ((TEACHER, 1), (READING, 2)):
+                for first in range(0, 60, 5):
+                    with contextlib.suppress(LedgerError):
+                        found = ledger.lookup(teacher, batch(first, 5), functools.partial(read, times))
+                        wanted = [times * number for number in range(first, first + 5)]
+                        assert all(one is None or one == want for one, want in zip(found, wanted, strict=True))
+            ledger.verify()
+            with contextlib.suppress(LedgerError):
+                list(ledger.answers())
+            with contextlib.suppress(LedgerError):
+                mine = ledger.claim(TEACHER, batch(70, 2))
+                ledger.record(ledger.reserve(TEACHER, mine, Cost(1)), rows(70, 2))
+    except LedgerError:
+        pass  # in words
+
+
+@pytest.mark.tried("a ledger with changed bytes or a cut end", "no wrong answer, a sentence at most", times=20)
+def test_a_spoilt_ledger_gives_no_wrong_answer():
+    for seed in range(20):
+        check_spoilt(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.tried("a ledger with changed bytes or a cut end", "no wrong answer, a sentence at most", times=600)
+def test_many_spoilt_ledgers_give_no_wrong_answer():
+    for seed in range(100, 700):
+        check_spoilt(seed)
+
+
+SHAPE = (1, 4, 4)
+WEIGHT = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+
+
+def client(url, directory, done):
+    os.chdir(directory)
+    patience = Patience(read_timeout=20, attempts=50, backoff=0.01, longest_backoff=0.05, jitter=0.01)
+    found = []
+    for part in torch.rand(120, *SHAPE, generator=torch.Generator().manual_seed(0)).split(24):
+        while True:
+            with contextlib.suppress(RemoteTeacherError):
+                teacher = RemoteSoftLabelTeacher(
+                    url, "linear", "probabilities", max_batch=4, concurrency=2, known_as="lab", patience=patience
+                )
+                found.append(teacher.query(part))
+                break
+    torch.save(torch.cat(found), done)
+    os._exit(0)
+
+
+def kills(seed, most):
+    """Kill a client of a faulty proxy again and again until it is done; what was answered was asked once."""
+    draw, model = random.Random(seed), ServedModel(Linear(WEIGHT), "linear", "soft", shape=SHAPE)
+    faults = [fault for fault in FAULTS if fault != "time-out"]
+    with serving(model) as upstream, QueryLedger("ledger.sqlite") as ledger:
+        spoiler = Spoiler(upstream, seed, faults, clean=0.6)
+        spoiler.known = lambda image: any(ledger.lookup(who, [image])[0] is not None for who in ledger.teachers())
+        with answering(spoiler) as url:
+            number, code = 0, None
+            while code != 0:
+                process = FORK.Process(target=client, args=(url, Path.cwd(), "done.pt"))
+                process.start()
+                process.join(draw.uniform(0.1, 0.8) if number < most else 60)
+                process.kill()
+                process.join()
+                number, code = number + 1, process.exitcode
+        totals = ledger.totals()
+        assert ledger.verify() == []
+    x = torch.rand(120, *SHAPE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.load("done.pt"), (x.flatten(1) @ WEIGHT.T).softmax(1), atol=1e-5, rtol=0)
+    assert spoiler.again == []
+    assert (totals.unique, totals.twice) == (120, 0)
+    assert totals.in_flight <= 2 * 4 * number
+    assert totals.paid >= model.answered
+    return number - 1
+
+
+@pytest.mark.tried("kill -9, again and again, amid faults", "no answer is asked twice, all are right", times=3)
+def test_kills_amid_faults_lose_nothing():
+    assert kills(seed=0, most=3) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.tried("kill -9, again and again, amid faults", "no answer is asked twice, all are right", times=10)
+@pytest.mark.parametrize("seed", range(1, 25))
+def test_many_kills_amid_faults_lose_nothing(seed):
+    assert kills(seed, most=12) > 0
