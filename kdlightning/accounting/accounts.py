@@ -59,6 +59,10 @@ class Totals(NamedTuple):
         """Images that count as paid for."""
         return self.unique + self.twice + self.in_flight + self.lost
 
+    def at_least(self, asked: int) -> tuple[int, int, int]:
+        """Images paid for and bytes, where so many answers are kept elsewhere: another ledger's, if not this one's."""
+        return self.paid + max(0, asked - self.paid - self.repeated), self.bytes_up, self.bytes_down
+
 
 def account_of(count: Path, ledger: Connection, *, create: bool) -> str:
     """The account of the run whose meter is the file ``count``, by the name that stands beside it: it moves with it.

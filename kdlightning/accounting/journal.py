@@ -6,11 +6,14 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from kdlightning.accounting.disk import UnwrittenError
 
 _HEADER = struct.Struct("<IIII")  # checksum of the question, of the answer, images, probabilities per image (0: labels)
 
@@ -31,11 +34,22 @@ class AnswerJournal:
     Args:
         path: the journal's file; created if absent.
         query: pixels ``(M, C, H, W)`` to class indices ``(M,)`` or probabilities ``(M, K)``: a black-box teacher's.
+        settle: called after every answer that is written, a meter's.
+        undivided: what asking and writing happen within: a stop that it holds up finds the answer written.
+
+    Raises:
+        OSError: an answer cannot be written; what is written stays whole.
     """
 
-    def __init__(self, path: str | Path, query: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        query: Callable[[Tensor], Tensor],
+        settle: Callable[[], None] | None = None,
+        undivided: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.path = Path(path)
-        self._query = query
+        self._query, self._settle, self._undivided = query, settle, undivided
         self.replayed = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b", buffering=0)
@@ -58,11 +72,24 @@ class AnswerJournal:
             )
             self._entries.clear()
             self._file.truncate(entry.start)
-        answer = self._query(images)
-        width = answer.shape[1] if answer.ndim == 2 else 0
-        data = answer.to(torch.float32 if width else torch.int32).cpu().numpy().tobytes()
-        self._file.write(_HEADER.pack(checksum, zlib.crc32(data), len(images), width) + data)
+        with self._undivided():
+            answer = self._query(images)
+            width = answer.shape[1] if answer.ndim == 2 else 0
+            data = answer.to(torch.float32 if width else torch.int32).cpu().numpy().tobytes()
+            self._append(_HEADER.pack(checksum, zlib.crc32(data), len(images), width) + data)
+            if self._settle is not None:
+                self._settle()
         return answer
+
+    def _append(self, entry: bytes) -> None:
+        """Write an entry, or nothing of it."""
+        end, left = self._file.seek(0, os.SEEK_END), memoryview(entry)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise UnwrittenError(self.path, error) from error
 
     @property
     def pending(self) -> int:

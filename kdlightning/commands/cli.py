@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting import DirectoryLock, QueryBudgetExceededError, QueryMeter
 from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
@@ -38,6 +40,7 @@ from kdlightning.teachers import BlackBoxTeacher
 
 Built = TypeVar("Built", bound="KDLightningCLI")
 
+_locks: list[DirectoryLock] = []  # of the present command
 SWEEP = "WANDB_SWEEP_ID"  # `wandb agent` sets it, and WANDB_RUN_ID, for its trials
 
 _FLAGS = {
@@ -109,6 +112,9 @@ class KDLightningCLI(LightningCLI):
         except ValueError as error:
             self.parser.error(str(error))
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            if rank() == 0:  # the others are started by it
+                _locks.append(DirectoryLock(root))
+                _locks[-1].acquire()
             self._guard(root, config)
         if SWEEP not in os.environ:  # an agent waits for its trials' metrics
             os.environ.setdefault("WANDB_MODE", "offline")
@@ -164,20 +170,29 @@ class KDLightningCLI(LightningCLI):
             self._say_how_to_go_on(f"stopped: {error}")
             raise SystemExit(2) from error
         except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends the process where it catches Ctrl-C
-                self._say_how_to_go_on("stopped")
+            if status := _status(stop):
+                if not self.brief:  # else the recipe's command is what to run again
+                    self._say_how_to_go_on("stopped")
+                raise SystemExit(status) from None
             raise
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.predict's
-        """Label, or predict. If the user stops it, say how to go on."""
+        """Label, or predict. If it is stopped, say how to go on."""
         try:
             self.trainer.predict(**kwargs)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt) and isinstance(self.model, LabellingModule):
-                sys.stderr.write("kdlightning: stopped\n  -> to go on: the same command; nothing is asked twice\n")
+        except BaseException as stop:
+            # after a signal another process, or code that is not Python's, may end with an error of its own
+            told = self.model.interruption if isinstance(self.model, LabellingModule) else None
+            if status := _status(told or stop):
+                if told is not None and rank() == 0 and not self.brief:
+                    again = "run the same command again; nothing is asked twice"
+                    sys.stderr.write(f"kdlightning: stopped\n  -> to go on: {again}\n")
+                raise SystemExit(status) from None
             raise
 
     def _say_how_to_go_on(self, reason: str) -> None:
+        if rank():
+            return
         root = Path(self.trainer.default_root_dir)
         stopped, (last, again) = root / "checkpoints" / STOPPED, _way_on(root)
         state = f"\n  -> the state at this moment: {stopped}" if stopped.exists() else ""
@@ -242,7 +257,7 @@ class KDLightningCLI(LightningCLI):
     def _guard(self, root: Path, config: Namespace) -> None:
         resuming = config.get("ckpt_path") is not None or config.restart
         meter, finished, (last, again) = root / "queries.meter", (root / "result.json").exists(), _way_on(root)
-        paid = meter.exists() and any(meter.read_bytes())  # a run that has paid nothing is no loss
+        paid = QueryMeter().counted(meter, unknown=True).queries  # a run that has paid nothing is no loss
         if (finished or last or paid) and not resuming and not config.overwrite:
             resume = "" if finished and not last else f"{again} to go on with it, "
             choice = f"Give {resume}another --trainer.default_root_dir to start a new one, or --overwrite true"
@@ -251,6 +266,15 @@ class KDLightningCLI(LightningCLI):
             for leftover in ("result.json", "queries.meter", "queries.account", LOG):
                 (root / leftover).unlink(missing_ok=True)
             shutil.rmtree(root / "journal", ignore_errors=True)
+
+
+def _status(stop: BaseException) -> int:
+    """By convention 128 + the number of the signal that has stopped a run; 0 where something else has."""
+    if isinstance(stop, SIGTERMException) or (isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM):
+        return 128 + signal.SIGTERM
+    # Lightning ends the process where it catches Ctrl-C
+    pressed = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+    return 128 + signal.SIGINT if pressed else 0
 
 
 def _way_on(root: Path) -> tuple[bool, str]:
@@ -293,6 +317,8 @@ def main(args: Sequence[str] | None = None, *, brief: bool = False) -> int:
             sys.stderr.write(f"kdlightning: error: {disk or error}\n")
             raise SystemExit(2) from error
         finally:
+            while _locks:
+                _locks.pop().release()
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()  # else the next run in this process would log into this one
     return 0

@@ -25,7 +25,6 @@ import hashlib
 import itertools
 import json
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +37,12 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from kdlightning.commands.stops import run_apart, stopping
+
 Variables = Mapping[str, Any]
 _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
+_KEPT = ("*.json", "*.safetensors", "*.jsonl", "journal-*", "journal", "checkpoints", "network")  # of a stage's work
+_TOLD = ("stage.json", "header.json")  # settings only
 
 
 class _Plain(yaml.SafeDumper):
@@ -80,14 +83,19 @@ class Stage:
     @property
     def changed(self) -> bool:
         """Whether it was begun, or finished, with another configuration, so that there is something to lose."""
-        record, told = self.directory / "stage.json", {"stage.json", "stage.yaml", "config.yaml", "log.txt"}
-        differs = record.exists() and json.loads(record.read_text())["digest"] != self.digest
-        return differs and any(file.name not in told for file in self.directory.iterdir())
+        record = self.directory / "stage.json"
+        return record.exists() and _digest(record) != self.digest and _holds_work(self.directory)
 
     @property
     def seconds(self) -> float | None:
         """What it took; None until it is finished."""
-        return float(json.loads(self.result.read_text()).get("seconds", 0.0)) if self.finished else None
+        if not self.finished:
+            return None
+        try:
+            return float(json.loads(self.result.read_text()).get("seconds", 0.0))
+        except (ValueError, AttributeError) as error:
+            told = f"{self.result} is damaged ({error})"
+            raise RecipeError(f"{told}; delete it and run the same command again to finish the stage anew") from error
 
 
 def load_recipe(path: str | Path, *, output: str | None = None, variables: Variables | None = None) -> dict[str, Any]:
@@ -155,16 +163,17 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
         told = f"{stage.directory} holds stage '{stage.name}' with other settings"
         raise RecipeError(f"{told}; choose another --output, or delete that directory to run it anew")
     stage.directory.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({"digest": stage.digest, "command": stage.command})
-    (stage.directory / "stage.json").write_text(told + "\n")
+    from kdlightning.data.cached import write_json, write_text
+
+    write_json(stage.directory / "stage.json", {"digest": stage.digest, "command": stage.command})
     config, last = stage.directory / "stage.yaml", stage.directory / "checkpoints" / "last.ckpt"
-    config.write_text(yaml.safe_dump(stage.config, sort_keys=False))
+    write_text(config, yaml.safe_dump(stage.config, sort_keys=False))
     arguments = [stage.command, "--config", str(config), *(["--verbose", "true"] if verbose else [])]
     if stage.command == "fit":
         arguments += ["--ckpt_path", str(last)] if last.exists() else ["--restart", "true"]
     if int(str(stage.config.get("trainer", {}).get("devices", 1)) or 1) > 1:
         # a strategy that starts processes repeats the command line, which must then be the stage's own
-        subprocess.run([sys.executable, "-m", "kdlightning", *arguments], check=True)
+        run_apart([sys.executable, "-m", "kdlightning", *arguments])
     else:
         from kdlightning.commands import cli
 
@@ -182,6 +191,22 @@ def check_chain(stages: Sequence[Stage], root: Path) -> None:
         raise RecipeError("\n  ".join(found))
 
 
+def _digest(record: Path) -> str | None:
+    """Of the settings that a stage was begun with; None where its record is damaged."""
+    try:
+        return str(json.loads(record.read_text())["digest"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _holds_work(directory: Path) -> bool:
+    """Whether a stage has asked, made or learnt anything that other settings would lose."""
+    files = {file for pattern in _KEPT for file in directory.glob(pattern) if file.name not in _TOLD}
+    meter = directory / "queries.meter"
+    paid = meter.exists() and any(meter.read_bytes()[:8])  # the images charged
+    return paid or any(next(file.iterdir(), None) if file.is_dir() else file.stat().st_size for file in files)
+
+
 def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = False) -> None:
     """Run what is not finished, in order, each under a line that says how far the recipe is."""
     finished = [stage.name for stage in stages if stage.finished and not stage.changed]
@@ -193,7 +218,8 @@ def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = Fal
             left = _time_left(stages)
             told = f", about {timedelta(seconds=round(left))} left" if left else ""
             console.print(f"stage {number} of {len(stages)}: {stage.name}{told}", style="bold", soft_wrap=True)
-            run_stage(stage, verbose=verbose)
+            with stopping():
+                run_stage(stage, verbose=verbose)
 
 
 def _time_left(stages: Sequence[Stage]) -> float | None:

@@ -5,24 +5,26 @@ A transfer set is a directory::
     header.json           written first: what is being made, of what, asked of whom; a resumed run must agree with it
     shard-*.safetensors   rows, written as they come; each row carries the index of its image in the source
     manifest.json         written last: the header, the cost, statistics; a set without it is not finished
+
+Every file has its checksum in it (``crc32``), and every shard names the header that it belongs to.
 """
 
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
 import lightning.pytorch as L
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, at_least
-from kdlightning.data.cached import write_json, write_tensors
+from kdlightning.data.cached import DamagedFileError, read_record, read_tensors, write_record, write_tensors
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.types import Batch
 
@@ -37,22 +39,26 @@ class TransferSetWriter:
 
     Args:
         path: the transfer set's directory; a FileExistsError if the set is finished already.
-        header: what identifies the set (plain JSON); a FileExistsError if it was begun with another one.
+        header: what identifies the set (plain JSON); a FileExistsError if something is kept that was begun with another
+            one. A DamagedFileError if the header that is there cannot be read.
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self.header = {"schema": SCHEMA, **header}
+        self.header: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **header}))
+        self._belongs = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode()).hexdigest()[:16]
         if (self.path / "manifest.json").exists():
             remedy = "there is nothing left to ask. Train on it (TransferSetDataModule), or choose another output"
             raise FileExistsError(f"{self.path} already holds a finished transfer set: {remedy}")
         self.path.mkdir(parents=True, exist_ok=True)
         begun = self.path / "header.json"
         if not begun.exists():
-            write_json(begun, self.header)
+            write_record(begun, self.header)
         # another process may have been first: what lies there decides
-        there = json.loads(begun.read_text())
-        if there != json.loads(json.dumps(self.header)):
+        there = _record(begun, "delete it and run the same command again: the rows stay")
+        if there != self.header and not holds_answers(self.path):  # a run that was refused has nothing to lose
+            write_record(begun, self.header)
+        elif there != self.header:
             different = sorted(key for key in {*there, *self.header} if there.get(key) != self.header.get(key))
             remedy = "give the same settings to finish it, or another output"
             raise FileExistsError(f"{self.path} was begun with other settings ({', '.join(different)}); {remedy}")
@@ -62,8 +68,11 @@ class TransferSetWriter:
         return self.rows().get("index", torch.empty(0, dtype=torch.int64))
 
     def rows(self) -> dict[str, Tensor]:
-        """All rows written so far, column by column, in no particular order; empty before the first."""
-        return _read(self.path.glob(_SHARDS))
+        """All rows written so far, column by column, in no particular order; empty before the first.
+
+        A DamagedFileError where a shard is not what was written, or belongs to another set.
+        """
+        return _read(self.path.glob(_SHARDS), self._belongs)
 
     def write(self, rows: Mapping[str, Tensor]) -> Path:
         """Write rows as one shard: columns of one length (else a ValueError), ``index`` ``(M,)`` int64 among them."""
@@ -72,21 +81,27 @@ class TransferSetWriter:
             raise ValueError(f"a shard needs an 'index' column and columns of one length, got {lengths}")
         name = hashlib.sha256(rows["index"].cpu().numpy().tobytes()).hexdigest()[:16]
         shard = self.path / f"shard-{name}.safetensors"
-        write_tensors(shard, rows)
+        write_tensors(shard, rows, set=self._belongs)
         return shard
 
     def finish(self, expected: Tensor, facts: Mapping[str, Any]) -> "TransferSet":
         """Write the manifest: the header and facts such as cost and statistics, plain JSON.
 
-        A RuntimeError if a row of the expected source indices ``(N,)`` is not there: the set stays resumable.
+        A RuntimeError if the rows are not those of the expected source indices ``(N,)``, each once: one is not there
+        (the set stays resumable), is there twice, or is of no expected image.
         """
-        missing = set(expected.tolist()) - set(self.done().tolist())
+        done = self.done()
+        missing = set(expected.tolist()) - set(done.tolist())
         if missing:
             lacking = f"{self.path} lacks {len(missing)} of {len(expected)} rows (first: {min(missing)})"
             raise RuntimeError(f"{lacking}; run the same command again to label them")
+        _check_once(self.path, done)
+        if surplus := set(done.tolist()) - set(expected.tolist()):
+            extra = f"{self.path} holds {len(surplus)} rows of images that were not to be labelled"
+            raise RuntimeError(f"{extra} (first: {min(surplus)}); delete the shards that do not belong to it")
         shards = sorted(shard.name for shard in self.path.glob(_SHARDS))
         added = {"rows": len(expected), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "shards": shards}
-        write_json(self.path / "manifest.json", {**self.header, **facts, **added})
+        write_record(self.path / "manifest.json", {**self.header, **facts, **added})
         return TransferSet(self.path)
 
 
@@ -95,7 +110,8 @@ class TransferSet:
 
     Raises:
         FileNotFoundError: no such set.
-        RuntimeError: not finished, of an unknown schema, or a shard is missing.
+        RuntimeError: not finished, of an unknown schema, a shard is missing, or a row is there twice.
+        DamagedFileError: a file is not what was written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -105,13 +121,17 @@ class TransferSet:
             raise FileNotFoundError(f"{self.path} does not exist; run the phase that writes it (`predict`) first")
         if not manifest.exists():
             raise RuntimeError(f"{self.path} is not finished; run the command that began it again to finish it")
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
+        self.manifest = _record(manifest, "delete it and run the command that made the set: it is written anew")
         if self.manifest.get("schema") != SCHEMA:
             raise RuntimeError(f"{manifest} has schema {self.manifest.get('schema')}, this version reads {SCHEMA}")
         absent = [name for name in self.manifest["shards"] if not (self.path / name).exists()]
         if absent:
-            raise RuntimeError(f"{self.path} lacks {len(absent)} of its shards, first {absent[0]}")
+            raise RuntimeError(
+                f"{self.path} lacks {len(absent)} of its shards, first {absent[0]}: put them back, or delete "
+                "manifest.json and run the command that made the set: only their images are asked again"
+            )
         columns = _read(self.path / name for name in self.manifest["shards"])
+        _check_once(self.path, columns["index"])
         order = columns["index"].argsort()
         self.columns = {name: column[order] for name, column in columns.items()}
 
@@ -304,12 +324,47 @@ class TransferSetDataModule(SourcedDataModule):
         return int(here.sum()) == len(index) and torch.equal(images, known.images[here][order])
 
 
-def _read(paths: Iterable[Path]) -> dict[str, Tensor]:
-    shards = [read_shard(path) for path in paths]
-    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
+def holds_answers(path: Path) -> bool:
+    """Whether a transfer set's directory holds an answer, or anything else that was made: a file of its own."""
+    return any(path.glob("*.safetensors")) or any(file.stat().st_size for file in path.glob("journal-*"))
 
 
-def read_shard(shard: Path) -> dict[str, Tensor]:
-    """The columns of one safetensors file."""
-    with safe_open(shard, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+def read_shard(shard: Path, belongs: str | None = None) -> dict[str, Tensor]:
+    """The columns of one file of tensors; a DamagedFileError with what to do, also where it is of another header."""
+    remedy = "Put it back from a copy, or delete it (and manifest.json) and run the command that made the set: only "
+    remedy += "its images are asked again"
+    try:
+        columns, notes = read_tensors(shard)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}. {remedy}") from error
+    if belongs not in (None, notes.get("set", belongs)):
+        raise DamagedFileError(f"{shard} belongs to a set with other settings; move it away. {remedy}")
+    return columns
+
+
+def _read(paths: Iterable[Path], belongs: str | None = None) -> dict[str, Tensor]:
+    shards = {path: read_shard(path, belongs) for path in sorted(paths)}
+    kinds = {path: {name: (c.dtype, c.shape[1:]) for name, c in shard.items()} for path, shard in shards.items()}
+    most = Counter(map(repr, kinds.values())).most_common(1)
+    for path, kind in kinds.items():
+        if repr(kind) != most[0][0] or "index" not in kind:
+            raise DamagedFileError(f"{path} has columns {sorted(kind)}, not those of the other shards: move it away")
+    columns = list(shards.values())
+    return {name: torch.cat([shard[name] for shard in columns]) for name in columns[0]} if columns else {}
+
+
+def _record(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        return read_record(path)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}. Put it back from a copy, or {remedy}") from error
+
+
+def _check_once(path: Path, index: Tensor) -> None:
+    """Refuse rows that are there twice."""
+    values, counts = index.unique(return_counts=True)
+    if (twice := values[counts > 1]).numel():
+        raise RuntimeError(
+            f"{path} holds {len(twice):,} rows twice (first: image {int(twice[0])}), as two runs at once leave them: "
+            "delete one of the shards that share images (and manifest.json), and run the command that made the set"
+        )

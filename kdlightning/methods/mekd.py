@@ -44,7 +44,7 @@ from kdlightning.modules.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import load_network
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
-from kdlightning.types import Batch, Estimate
+from kdlightning.types import Answers, Batch, Estimate
 
 _ALL = 2**62
 
@@ -91,6 +91,11 @@ class MEKDGenerator(GeneratorModule):
         if self.teacher is not None:
             self._who = self.teacher.identity["fingerprint"][:8]
             self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
+            first = self.trainer.is_global_zero
+            kept = self._journalled(self.trainer, 0) if first else None
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.teacher.resume(kept, Answers(0, 0, 0), (data.channels, data.image_size, data.image_size))
+            self.trainer.strategy.barrier("journals")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes
         if known is not None and known != self.generator.latent_dim:
@@ -144,7 +149,7 @@ class MEKDGenerator(GeneratorModule):
         if self.teacher is not None:
             # another teacher's answers are not this one's
             name = f"{self._who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
-            self._journal = AnswerJournal(self._journals / name, self.teacher.query)
+            self._journal = AnswerJournal(self._journals / name, self.teacher.query, self.teacher.settle)
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """α L_IM on the images that are asked at this step, Eqs. 10 and 13 of [Ma2024]_."""

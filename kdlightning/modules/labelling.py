@@ -10,15 +10,17 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kdlightning.accounting import AnswerJournal
 from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
-from kdlightning.data.cached import write_tensors
+from kdlightning.data.cached import sweep, write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
 from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.modules.base import check_launcher
+from kdlightning.modules.launch import Launch
 from kdlightning.modules.rehearsal import check_precision, check_teacher
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
@@ -31,7 +33,8 @@ class LabellingModule(L.LightningModule, ABC):
 
     Rows that are written already are skipped; the answers to the batch in flight are journalled, so that after a kill
     the same command goes on, asks nothing twice and ends with the same set. Processes write shards side by side and
-    share one budget. A subclass overrides :meth:`label`, and :meth:`facts` for what the manifest should say.
+    share one budget; the directory is locked for them (see :class:`Launch`). SIGTERM and SIGINT stop it before the next
+    question. A subclass overrides :meth:`label`, and :meth:`facts` for what the manifest should say.
 
     Args:
         teacher: who answers; a white box, which is not asked but opened, has no count and no journal: a subclass that
@@ -51,6 +54,7 @@ class LabellingModule(L.LightningModule, ABC):
         self._pools: list[Path] = []
         self.rows_done = self.rows_total = 0
         self.on_rows: Callable[[], object] = lambda: None  #: called when rows are written: a line that shows how many
+        self._launch = Launch(self.output, teacher.interrupt if isinstance(teacher, BlackBoxTeacher) else None)
 
     @abstractmethod
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
@@ -93,11 +97,22 @@ class LabellingModule(L.LightningModule, ABC):
         if known is not None and known != data.num_classes:
             raise ValueError(f"num_classes is {known}, but the data set {data.name} has {data.num_classes}")
 
+    @property
+    def interruption(self) -> BaseException | None:
+        """The end that a signal has asked for; None where none has come."""
+        return self._launch.stopped
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The lock and the stop."""
+        return [self._launch]
+
     def on_predict_start(self) -> None:
         """Open or resume the transfer set.
 
         Raises:
             FileExistsError: it is finished already, or was begun with other settings.
+            DirectoryInUseError: another launch writes it.
+            DamagedFileError: a file of it is not what was written.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         identity = self.teacher.identity
@@ -114,9 +129,15 @@ class LabellingModule(L.LightningModule, ABC):
         self.writer = TransferSetWriter(self.output, begun)
         # what an earlier phase has paid counts towards the same budget
         self.earlier: Answers = getattr(data, "paid", Answers(0, 0, 0))
+        first, asked = self.trainer.is_global_zero, None
+        if first:
+            sweep(self.output)
+            asked = sum(self._left_behind(tidy=True)[1:])
         if isinstance(self.teacher, BlackBoxTeacher):
             self.teacher.share(self.output / "queries.meter")
-            self.teacher.load_state_dict(self.earlier._asdict())
+            shape = (data.channels, data.image_size, data.image_size)
+            self.teacher.resume(asked, self.earlier, shape)
+        self.trainer.strategy.barrier("what is left behind")
         self._done = self.writer.done().sort().values
         self._began = time.monotonic()
         self.rows_done = len(self._done)
@@ -157,14 +178,24 @@ class LabellingModule(L.LightningModule, ABC):
         least = max(kept, whole[0]) if _sees_all(trainer) else kept
         return Estimate(least, max(kept, min(whole[1], answered + rest[1])), kept)
 
-    def _left_behind(self) -> tuple[int, int, int]:
-        """Rows that an interrupted run has written, what was asked for them and the pool, answers not yet written."""
+    def _left_behind(self, *, tidy: bool = False) -> tuple[int, int, int]:
+        """Rows that an interrupted run has written, what was asked for them and the pool, answers not yet written.
+
+        ``tidy`` deletes journals whose answers have a file of their own: a kill may come before that is done.
+        """
         shards = [read_shard(file) for file in self.output.glob("shard-*.safetensors")]
         asked = sum(int(shard["queries"].sum()) for shard in shards)
         for file in self.output.glob("*.safetensors"):
             if (columns := read_shard(file)).keys() == {"label"}:  # of label_pool
                 asked += len(columns["label"])
-        pending = sum(recorded_answers(file) for file in self.output.glob("journal-*"))
+        written = {file.stem.removeprefix("shard-") for file in self.output.glob("*.safetensors")}
+        written.update(str(index) for shard in shards for index in shard["index"].tolist())
+        pending = 0
+        for file in self.output.glob("journal-*"):
+            if file.name.removeprefix("journal-") not in written:
+                pending += recorded_answers(file)
+            elif tidy:
+                file.unlink()
         return sum(len(shard["index"]) for shard in shards), asked, pending
 
     def prepare(self, data: ImageDataModule) -> None:
@@ -174,7 +205,8 @@ class LabellingModule(L.LightningModule, ABC):
         """A ``predict`` whose answers are on disk before they are used; a TypeError for a white box."""
         if not isinstance(self.teacher, BlackBoxTeacher):
             raise TypeError(f"{type(self).__name__} asks a black-box teacher, got a {type(self.teacher).__name__}")
-        return AnswerJournal(self.output / f"journal-{name}", self.teacher.query)
+        file, teacher = self.output / f"journal-{name}", self.teacher
+        return AnswerJournal(file, teacher.query, teacher.settle, self._launch.undivided)
 
     def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
         """The teacher's class indices ``(S,)`` of images ``(S, C, H, W)``: each asked once, in all processes together.

@@ -27,6 +27,7 @@ from kdlightning.remote.credentials import bare, blacken
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableError, parse_value, shorten
 from kdlightning.teachers.answers import AnswerError
 from kdlightning.teachers.blackbox import BlackBoxTeacher
+from kdlightning.types import Answers
 
 _log = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities", "index", "text"]
@@ -148,6 +149,17 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._ledger.pay_for(path)
         super().share(path)
 
+    def resume(self, asked: int | None, earlier: Answers, shape: Sequence[int]) -> None:
+        """Go on; see the base class. What was on its way at a kill is paid, by the ledger or, without, the count."""
+        own = (asked or 0, 0, 0) if self._ledger is None else self._ledger.spent.at_least(asked or 0)
+        kept = None if asked is None else Answers(*map(sum, zip(earlier, own, strict=True)))
+        self._meter.resume(kept, unknown=self._ledger is None)
+
+    def interrupt(self, stop: bool) -> None:
+        """Begin no further request, though a query is under way, or do so again."""
+        if self._connection is not None:
+            (self._connection.stopped.set if stop else self._connection.stopped.clear)()
+
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
         """What images will cost, by this teacher's settings and its ledger; see the base class.
 
@@ -162,17 +174,16 @@ class NetworkedTeacher(BlackBoxTeacher):
             more = self._size(black, 2) - short if self._max_batch > 1 else short
             terms = terms._replace(bytes_up=(float(more), float(long)))
         if self._ledger is None:
-            return terms
+            return terms._replace(spent=Limits(self._meter.counted(count, unknown=True).queries))
         with QueryLedger(self._ledger.path, readonly=True) as book:
             book.pay_for(count)
-            spent, told = book.spent, book.totals(self._identity)
-            known = book.known(self._identity)
+            spent, told, known = book.spent, book.totals(self._identity), book.known(self._identity)
         answered = told.unique + told.twice
         return terms._replace(
             bytes_down=told.bytes_down / answered if answered else None,
             known=known,
             limits=self._limits._replace(queries=self.budget),
-            spent=Limits(terms.spent.queries, spent.bytes_up + spent.bytes_down, spent.price),
+            spent=Limits(max(terms.spent.queries or 0, spent.paid), spent.bytes_up + spent.bytes_down, spent.price),
         )
 
     def _size(self, image: Tensor, number: int) -> int:

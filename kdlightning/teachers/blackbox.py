@@ -137,6 +137,29 @@ class BlackBoxTeacher(ABC):
         """Count in this file from now on, together with every other process that shares it."""
         self._meter.share(path)
 
+    def resume(self, asked: int | None, earlier: Answers, shape: Sequence[int]) -> None:
+        """Go on, after :meth:`share`, with work that keeps all answers on disk: what a kill cut off counts once.
+
+        A local network has answered nobody whose answer was not kept. Each kept answer is followed by :meth:`settle`.
+
+        Args:
+            asked: images whose answers the disk holds; None in all processes but the first.
+            earlier: what an earlier phase has paid, which counts towards the same budget.
+            shape: of an image, ``(C, H, W)``.
+        """
+        if asked is None:
+            self._meter.resume(None)
+            return
+        own = (asked, asked * 4 * math.prod(shape), asked * self._answer_bytes())
+        self._meter.resume(Answers(*map(sum, zip(earlier, own, strict=True))))
+
+    def settle(self) -> None:
+        """All answers so far are kept."""
+        self._meter.settle()
+
+    def interrupt(self, stop: bool) -> None:  # noqa: B027 - a local network has no requests
+        """Begin no further request, where answers come from a server, though a query is under way; or do so again."""
+
     @property
     def shared(self) -> bool:
         """Whether the count lives in a file that other processes can share."""

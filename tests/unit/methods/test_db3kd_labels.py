@@ -243,8 +243,7 @@ def test_kill_9_loses_nothing_and_asks_nothing_twice(tmp_path):
         assert torch.equal(made.column(name), whole.column(name)), name
     answered = sum(int(line) for line in log.read_text().split())
     assert answered == whole.manifest["queries"] == made.manifest["queries"]
-    # three calls were charged and never answered, and that is said
-    assert made.manifest["queries"] < made.manifest["queries_paid"] <= made.manifest["queries"] + 3 * 32
+    assert made.manifest["queries_paid"] == made.manifest["queries"]  # what a kill cut off is not counted twice
     assert not list((tmp_path / "killed").glob("journal-*"))
 
 

@@ -293,7 +293,7 @@ def test_kill_9_loses_nothing_and_asks_nothing_twice(tmp_path):
     answered = sum(int(line) for line in (tmp_path / "answered.txt").read_text().split())
     assert answered == whole.manifest["queries"] == made.manifest["queries"]
     left = {file.name.partition("-")[0] for file in (tmp_path / "killed").iterdir()}
-    assert left == {"header.json", "manifest.json", "queries.meter", "shard"}
+    assert left == {".lock", "header.json", "manifest.json", "queries.meter", "shard"}
 
 
 @pytest.mark.timeout(200)
