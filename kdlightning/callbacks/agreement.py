@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.classes import told_at_chance
 from kdlightning.data.sets import ImageSet
 from kdlightning.data.transferset import SourcedDataModule
 from kdlightning.modules.base import DistillationModule
@@ -103,7 +104,13 @@ class Agreement(Callback):
         """Log the shares, over all processes."""
         for name, metric in (("agreement", self._agreed), ("teacher_accuracy", self._right)):
             if trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
-                pl_module.log(f"test/{name}", metric.compute())
+                share, seen = metric.compute(), int(metric.weight)
+                pl_module.log(f"test/{name}", share)
+                data: Any = getattr(trainer, "datamodule", None)
+                if name == "teacher_accuracy" and hasattr(data, "num_classes"):
+                    told = told_at_chance(float(share) * seen, seen, data.num_classes, data.name)
+                    if told:
+                        _log.warning(told)
 
     def _find(self, module: DistillationModule, data: Any) -> Judge | None:  # noqa: ANN401 - a datamodule
         """Who tells what the teacher says: a given one, or one that costs nothing; None if there is none."""

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import logging
-import re
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from kdlightning.data.archives import Archive, UnreadableError, printable, read_file, read_lines, size_and_time
 from kdlightning.data.base import ImageDataModule, Options
+from kdlightning.data.classes import listed, sorted_otherwise
 from kdlightning.data.content import Content, counted, digest, is_nobodys, sort_out, walk
 from kdlightning.data.decoding import decode_or_name, is_image
 from kdlightning.data.sets import ImageFileDataset, ImageSet
@@ -77,15 +77,15 @@ class ImageFolderDataModule(ImageDataModule):
         self.channels, self.in_memory, self.num_test, self.labelled = channels, in_memory, num_test, num_classes is None
         self.name = name or self.root.absolute().name.removesuffix(".zip")
         self.files = _Files(self.root, train)
-        listed = _listed(classes)
+        named = listed(classes)
         if num_classes is None:
             found = self.files.classes(train)
-            self.ordered = listed is not None
-            self.class_names = found if listed is None else listed
+            self.ordered = named is not None
+            self.class_names = found if named is None else named
             if lacking := sorted(set(found) - set(self.class_names)):
                 raise ValueError(f"classes: {self.root} has images of others, too: {lacking[:5]}")
         else:
-            self.class_names = [str(k) for k in range(num_classes)] if listed is None else listed
+            self.class_names = [str(k) for k in range(num_classes)] if named is None else named
             if len(self.class_names) != num_classes:
                 raise ValueError(f"classes: expected num_classes={num_classes} names, got {len(self.class_names)}")
         self.num_classes = len(self.class_names)
@@ -98,8 +98,7 @@ class ImageFolderDataModule(ImageDataModule):
             number = self._count(self.num_test, len(train), "num_test")
             order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed + 2))
             test, train = (train.take(part.sort().values) for part in (order[:number], order[number:]))
-        by_number = sorted(self.class_names, key=_by_number)
-        if self.labelled and not self.ordered and by_number != self.class_names:
+        if self.labelled and not self.ordered and sorted_otherwise(self.class_names):
             first = ", ".join(self.class_names[:4])
             todo = "if the teacher numbers them otherwise, give classes"
             _log.warning("%s: classes are sorted as text, as by torchvision: %s, ...; %s", self.name, first, todo)
@@ -112,11 +111,11 @@ class ImageFolderDataModule(ImageDataModule):
         return {**super().identity(), "channels": self.channels, "classes": classes, "files": self.files.digest(names)}
 
     def _split(self, part: str, folder: str) -> ImageFileDataset:
-        listed = self.files.images(folder, self.class_names if self.labelled else None)
+        found = self.files.images(folder, self.class_names if self.labelled else None)
         self.files.tell(folder, self.labelled)
-        if not listed:
+        if not found:
             raise FileNotFoundError(f"{self.root} has no images under '{folder}'; set {part}: null if there are none")
-        names, labels = zip(*listed, strict=True)
+        names, labels = zip(*found, strict=True)
         read = partial(self.files.image, names, self.image_size, self.channels)
         given = torch.tensor(labels) if self.labelled else None
         return ImageFileDataset(read, torch.arange(len(names)), given, partial(self.files.stamp, names))
@@ -144,22 +143,6 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     def __init__(self, root: str, image_size: int = 224, **options: Options) -> None:
         super().__init__(root, image_size, "train", None, "val", "imagenet", **options)
-
-
-def _listed(classes: list[str] | str | None) -> list[str] | None:
-    """The names that a user lists, or that stand in a file of the user's; a ValueError if one stands there twice."""
-    if isinstance(classes, str):
-        if not Path(classes).expanduser().is_file():
-            raise FileNotFoundError(f"classes: there is no file {classes}; expected a name in every line, or a list")
-        classes = read_lines(Path(classes).expanduser().read_bytes())
-    if classes is not None and (not classes or len(set(classes)) != len(classes)):
-        raise ValueError(f"classes: expected names that differ, got {len(classes)} of which {len(set(classes))} differ")
-    return classes
-
-
-def _by_number(name: str) -> list[str | int]:
-    """For sorting by the numbers in names and without case."""
-    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
 
 
 class _Files:

@@ -3,6 +3,7 @@
 Access: soft or hard labels. Phases: predict TeacherAnswers → fit, with a method that trains on a transfer set.
 """
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.classes import told_at_chance
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
 from kdlightning.types import Answers, Batch
+
+_log = logging.getLogger(__name__)
 
 
 class TeacherAnswers(LabellingModule):
@@ -33,6 +37,8 @@ class TeacherAnswers(LabellingModule):
 
     columns: tuple[str, ...] = ("answer",)
     teacher: BlackBoxTeacher
+    _right = _labelled = 0  # answers that are the label, of those to labelled images
+    _told = False
 
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
         super().__init__(as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher), output)
@@ -58,10 +64,23 @@ class TeacherAnswers(LabellingModule):
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
         """The teacher's answer to each image."""
         answer = predict(batch.image)
+        self._compare(answer, batch.label)
         rows = {"answer": answer, "queries": torch.ones(len(answer), dtype=torch.int64)}
         if self.keeps_images:
             rows["image"] = (batch.image * 255).round().to(torch.uint8)
         return rows
+
+    def _compare(self, answer: Tensor, label: Tensor | None) -> None:
+        """Say once, when enough images with labels are answered, if the answers are no better than guesses."""
+        if label is None or self._told:
+            return
+        said = answer.argmax(1) if answer.ndim == 2 else answer
+        self._right += int((said == label.to(said.device)).sum())
+        self._labelled += len(label)
+        name = self.trainer.datamodule.name  # type: ignore[attr-defined]
+        if told := told_at_chance(self._right, self._labelled, self.num_classes, name):
+            _log.warning(told)
+            self._told = True
 
     def write(self, batch: Batch) -> None:
         """Ask as many as the budget allows; then, with ``at_budget="error"``, raise a QueryBudgetExceededError."""
@@ -134,4 +153,6 @@ class TeacherAnswers(LabellingModule):
 
 
 def _split(batch: Batch, number: int) -> tuple[Batch, Batch]:
-    return Batch(batch.image[:number], batch.index[:number]), Batch(batch.image[number:], batch.index[number:])
+    labels = (None, None) if batch.label is None else (batch.label[:number], batch.label[number:])
+    first, rest = (batch.image[:number], batch.index[:number]), (batch.image[number:], batch.index[number:])
+    return Batch(*first, labels[0]), Batch(*rest, labels[1])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kdlightning.data.classes import check_order
 from kdlightning.networks.pretrained import name_of
 from kdlightning.networks.rehearsal import rehearse_student
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
@@ -24,7 +25,7 @@ def check_precision(trainer: L.Trainer) -> None:
 
 
 def check_teacher(teacher: object, trainer: L.Trainer) -> None:
-    """Refuse, with a ValueError, a teacher that does not take the data's images, or answers other classes."""
+    """Refuse, with a ValueError, a teacher that does not take the data's images, or has other classes or numbers."""
     data = _data_of(trainer)
     if data is None or not isinstance(teacher, BlackBoxTeacher | WhiteBoxTeacher):
         return
@@ -34,6 +35,7 @@ def check_teacher(teacher: object, trainer: L.Trainer) -> None:
     elif teacher.num_classes != data.num_classes:
         told = f"the teacher has {teacher.num_classes} classes"
         raise ValueError(f"{told}, but the data set {data.name} has {data.num_classes}")
+    check_order(teacher.class_names, getattr(data, "class_names", ()), data.name)
 
 
 def check_student(student: nn.Module, trainer: L.Trainer) -> None:

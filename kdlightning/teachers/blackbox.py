@@ -36,6 +36,7 @@ class BlackBoxTeacher(ABC):
     access: ClassVar[str]
     bounds: ClassVar[Bounds] = Bounds(0.0, 1.0)
     size: int | None = None  #: parameters of the network, where it is on this machine
+    class_names: Sequence[str] | None = None  #: of its K classes, in order, where they are known
     _rehearse: Callable[[Sequence[int], torch.device | str], int] | None = None  # of a network in this process
 
     def __init__(self, network: str | Path | nn.Module, budget: int | None = None) -> None:
@@ -44,6 +45,7 @@ class BlackBoxTeacher(ABC):
         self._identity = {"network": source, "name": name_of(local), "access": self.access}
         self._ask, self._rehearse, self._fingerprint = _enclose(local)
         self.size = count_parameters(local)
+        self.class_names = getattr(local, "class_names", None)
         self._meter = QueryMeter(budget)
         self._classes = int(getattr(local, "num_classes", 0))
 

@@ -32,6 +32,7 @@ class WhiteBoxTeacher(nn.Module):
         self.network = network if isinstance(network, nn.Module) else load_network(network)
         self._stored = freeze(self.network)
         self.num_classes: int | None = getattr(self.network, "num_classes", None)
+        self.class_names: Sequence[str] | None = getattr(self.network, "class_names", None)
         nn.Module.register_state_dict_post_hook(self, _forget)
         nn.Module.register_load_state_dict_pre_hook(self, _remember)
         self._source = type(network).__name__ if isinstance(network, nn.Module) else str(network)

@@ -297,3 +297,19 @@ def test_the_generator_is_asked_as_it_is_and_stays_so(tmp_path):
     exact(ask(tmp_path, net, data), net, 24)
     assert all(torch.equal(before[name], value) for name, value in made.state_dict().items())
     assert data.paid == Answers(0, 0, 0)
+
+
+def test_a_teacher_that_numbers_classes_otherwise_is_refused_or_said(tmp_path, caplog):
+    data = ToyDataModule(num_val=0)
+    data.setup()
+    images, labels = data.train_set.images.flatten(1).float() / 255, data.train_set.labels
+    net = Linear(torch.stack([images[labels == k].mean(0) - images.mean(0) for k in (1, 2, 0)]))  # class k as k - 1
+    ask(tmp_path, net, data)
+    said = "the teacher names the class of 0.0% of 60 labelled images of toy rightly, as a guess would"
+    assert sum(said in record.getMessage() for record in caplog.records) == 1
+    data.class_names, net.class_names = ["left", "middle", "right"], ["middle", "right", "left"]
+    for kind in (SoftLabelTeacher, HardLabelTeacher):
+        with pytest.raises(
+            ValueError, match=r"3 of the 3 classes of toy have another number .*: left is 0 here and 2 there"
+        ):
+            ask(tmp_path / "named", net, data, kind=kind)
