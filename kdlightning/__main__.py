@@ -20,6 +20,7 @@ _COMMANDS = {
     "report": ("report", "compare finished runs: report.md, report.html, results.csv, results.json"),
     "serve": ("serve", "put a saved network behind HTTP: the Open Inference Protocol"),
     "ledger": ("ledger", "the answers that were paid for: show, verify, export, replay"),
+    "teacher": ("teacher", "try a teacher on one image: what is sent, what comes, how it is read, what it costs"),
     "networks": ("networks", "list the networks with their parameters and MACs"),
 }
 

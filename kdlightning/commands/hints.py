@@ -29,6 +29,11 @@ _HELP_WITHOUT_CLASS = re.compile(
     r"unrecognized arguments: --([\w.]+)\.help[= ](\S+)"
 )
 
+_WITHOUT_CLASS = re.compile(
+    r'Parser key "(model|data)":\s+- Problem with given class_path \'lightning\.Lightning\w+\':\s+'
+    r"Option '([\w.]+)' is not accepted"
+)
+
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """A message of jsonargparse, with what was expected and the nearest valid name under it."""
@@ -38,6 +43,9 @@ def explain(message: str, parser: ArgumentParser) -> str:
             f"{argument} belongs to a class that is not chosen yet: name the {part} before it, as in "
             f"--{part} NAME --{part}.{argument}.help {asked}"
         )
+    if found := _WITHOUT_CLASS.search(without_noise(message)):
+        part, argument = found.groups()
+        return f"{argument} belongs to a class that is not chosen yet: name the {part} before it: --{part} NAME"
     hints = list(dict.fromkeys(_hints(message, parser)))
     return "\n".join([without_noise(message), *(f"  -> {hint}" for hint in hints)])
 
@@ -66,6 +74,8 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r"class_path '([\w.]+)'", line):
             owner = _import(found[1])
         if found := re.search(r'Parser key "([\w.]+)"', line):
+            key = found[1]
+        if found := re.search(r"--([\w.]+)\.help: ", line):
             key = found[1]
         if found := re.search(r"Option '([\w.]+)' is not accepted", line):
             yield _nearest(found[1], parameters(owner), "argument")

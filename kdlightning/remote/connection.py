@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kdlightning.remote.credentials import bare, blacken
-from kdlightning.remote.protocol import UnreadableError, shorten
+from kdlightning.remote.protocol import UnreadableReplyError, shorten
 from kdlightning.teachers.answers import AnswerError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Connection:
                 return attempt(lambda: self._exchange(request))
             except AnswerError as error:
                 garbled += 1
-                again = isinstance(error, UnreadableError) and garbled < self.patience.garbled
+                again = isinstance(error, UnreadableReplyError) and garbled < self.patience.garbled
                 last = AttemptError(str(error), paid=True, again=again)
                 raise last from None
             except AttemptError as fault:

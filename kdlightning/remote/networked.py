@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,10 +24,13 @@ from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
 from kdlightning.remote.credentials import bare, blacken
-from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableError, parse_value, shorten
+from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
 from kdlightning.teachers.answers import AnswerError
 from kdlightning.teachers.blackbox import BlackBoxTeacher
 from kdlightning.types import Answers
+
+if TYPE_CHECKING:
+    from kdlightning.remote.wire import Received
 
 _log = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities", "index", "text"]
@@ -190,6 +193,16 @@ class NetworkedTeacher(BlackBoxTeacher):
         """Bytes of a request for so many copies of an image ``(1, C, H, W)``."""
         return len(self._request(self._encode(image) * number, tuple(image.shape[1:])).body or b"")
 
+    @property
+    def labels(self) -> dict[str, int] | None:
+        """The class index of each label text, where there are such."""
+        return self._labels
+
+    def listen(self, listener: Callable[[Request, dict[str, str], "Received"], None]) -> None:
+        """Show every request, the headers of all requests, and what came to somebody; they may hold secrets."""
+        if self._connection is not None:
+            self._connection.listener = listener
+
     def close(self) -> None:
         """Close connections and ledger. Another query opens what it needs again, except connections."""
         if self._connection is not None:
@@ -337,7 +350,7 @@ class NetworkedTeacher(BlackBoxTeacher):
                 checked = check_labels(answer, labels, number, self.num_classes)
             else:
                 checked = check_scores(answer, self._outputs, number, self.num_classes)  # type: ignore[arg-type]
-        except UnreadableError:
+        except UnreadableReplyError:
             raise
         except AnswerError as error:
             text = reply.body.split(b"\0", 1)[0]  # binary tensors come after their JSON
@@ -353,7 +366,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         if not read and not length:
             try:
                 parse_value(reply.body)
-            except UnreadableError:
+            except UnreadableReplyError:
                 return None
         if blacken(text := reply.body.decode(errors="replace")) != text:
             return None

@@ -40,7 +40,7 @@ class ProtocolError(AnswerError):
     """A message is not what the protocol says. The text tells what was expected and what came."""
 
 
-class UnreadableError(ProtocolError):
+class UnreadableReplyError(ProtocolError):
     """Not even a message: an intermediary may be at fault, and asking again may help."""
 
 
@@ -120,7 +120,7 @@ def parse_value(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"expected JSON, got {shorten(text)} ({error})") from None
+        raise UnreadableReplyError(f"expected JSON, got {shorten(text)} ({error})") from None
 
 
 def shorten(value: object, length: int = 120) -> str:

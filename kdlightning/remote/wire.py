@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore2
 
 from kdlightning.remote.credentials import bare, remember
-from kdlightning.remote.protocol import UnreadableError
+from kdlightning.remote.protocol import UnreadableReplyError
 
 LONGEST = 64 * 2**20  # bytes of a reply, unpacked; no answer to a request's images is longer, but an endless body is
 _PIECE = 2**16
@@ -62,7 +62,7 @@ class Wire:
 
         Raises:
             TooLongError: the reply did not end.
-            UnreadableError: its body is not in the encoding that it announces.
+            UnreadableReplyError: its body is not in the encoding that it announces.
             httpcore2.TimeoutException, httpcore2.NetworkError, ...: what else may happen on the way.
         """
         timeout = {"connect": connect, "read": rest, "write": rest, "pool": connect + 2 * rest}
@@ -146,7 +146,7 @@ def _unpacked(parts: Iterable[bytes], encoding: str) -> bytes:
     """A body without its encoding; what it unpacks to is never longer than the limit, not even for a moment."""
     body = bytearray()
     if encoding.lower() not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise UnreadableError(f"expected a body in its announced encoding, and gzip or none, got {encoding!r}")
+        raise UnreadableReplyError(f"expected a body in its announced encoding, and gzip or none, got {encoding!r}")
     unpacker = None if encoding.lower() in ("", "identity") else zlib.decompressobj(47)
     try:
         for part in parts:
@@ -154,9 +154,9 @@ def _unpacked(parts: Iterable[bytes], encoding: str) -> bytes:
             if len(body) > LONGEST:
                 raise TooLongError(f"the answer did not end after {LONGEST:,} bytes; if it is meant, lower max_batch")
     except zlib.error as error:
-        raise UnreadableError(f"expected a body in its announced encoding, {encoding} ({error})") from None
+        raise UnreadableReplyError(f"expected a body in its announced encoding, {encoding} ({error})") from None
     if unpacker is not None and not unpacker.eof:
-        raise UnreadableError(f"expected a body in its announced encoding, {encoding}; it is cut")
+        raise UnreadableReplyError(f"expected a body in its announced encoding, {encoding}; it is cut")
     return bytes(body)
 
 

@@ -197,6 +197,11 @@ def test_help_is_a_page_of_options_that_exist(capsys):
             "kdlightning: error: source belongs to a class that is not chosen yet: name the data before it, as in "
             "--data NAME --data.source.help MNISTDataModule\n",
         ),
+        (
+            ["--model.teacher", "HTTPSoftLabelTeacher"],
+            "kdlightning: error: teacher belongs to a class that is not chosen yet: name the model before it: "
+            "--model NAME\n",
+        ),
     ],
 )
 def test_help_on_a_class_within_one_that_is_not_chosen(arguments, said, capsys):

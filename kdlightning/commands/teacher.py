@@ -1,0 +1,151 @@
+"""``python -m kdlightning teacher try``: one image, to see a teacher's configuration at work before a run pays."""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor
+
+from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.commands.hints import explain, public_class
+from kdlightning.data.archives import read_file
+from kdlightning.data.decoding import decode_or_name
+from kdlightning.remote import RemoteTeacherError
+from kdlightning.remote.connection import Request
+from kdlightning.remote.credentials import blacken
+from kdlightning.remote.networked import NetworkedTeacher
+from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+
+if TYPE_CHECKING:
+    from kdlightning.remote.wire import Received
+
+_DESCRIPTION = """\
+Ask a teacher about one image and show what is sent, what comes, how it is read and what it costs. Secrets are masked.
+The image is asked once, without retries, is paid, and goes into no ledger."""
+
+_EPILOG = """\
+FILE is YAML: the teacher itself (class_path, init_args), with `teacher:` before it, or the configuration of a run.
+
+example:
+  kdlightning teacher try teacher.yaml photo.jpg --shape 3 32 32"""
+
+_SIZE = 224  # where nobody tells
+_BEST, _LONGEST = 5, 1500
+
+
+def main(argv: Sequence[str]) -> int:
+    """Try a teacher; the exit code is 2 where it gave no answer that can be used."""
+    parser = argparse.ArgumentParser(prog="kdlightning teacher", description="Look at a teacher.")
+    trying = parser.add_subparsers(dest="command", required=True).add_parser(
+        "try", help="ask about one image", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    trying.add_argument("file", type=Path, metavar="FILE", help="the teacher's configuration")
+    trying.add_argument("image", type=Path, metavar="IMAGE", help="any image")
+    shape = f"channels, height and width to send; by default as the teacher says, else 3 {_SIZE} {_SIZE}"
+    trying.add_argument("--shape", type=int, nargs=3, metavar=("C", "H", "W"), help=shape)
+    arguments = parser.parse_args(argv)
+    try:
+        teacher = _build(_settings(arguments.file))
+        _try(teacher, arguments.image, arguments.shape)
+    except (ImportError, OSError, QueryBudgetExceededError, RemoteTeacherError, ValueError, yaml.YAMLError) as error:
+        sys.stderr.write(f"kdlightning: error: {blacken(str(error))}\n")
+        return 2
+    return 0
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """The teacher in a configuration, to be asked once and to keep nothing."""
+    given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for steps in ((), ("teacher",), ("model", "init_args", "teacher"), ("init_args", "teacher")):
+        found = given
+        for step in steps:
+            found = found.get(step) if isinstance(found, dict) else None
+        if isinstance(found, dict) and (steps or "teacher" not in found.get("init_args", {})) and "class_path" in found:
+            settings = {**found, "init_args": dict(found.get("init_args") or {})}
+            kind = public_class(str(settings["class_path"]))
+            if isinstance(kind, type) and issubclass(kind, NetworkedTeacher):
+                patience = {**(settings["init_args"].get("patience") or {}), "attempts": 1}
+                alone = {"ledger": None, "budget_bytes": None, "budget_price": None, "offline": False}
+                settings["init_args"] |= {**alone, "patience": patience}
+            return settings
+    raise ValueError(f"{file}: expected a teacher's class_path and init_args, alone, as `teacher:` or in a run's model")
+
+
+def _build(settings: dict[str, Any]) -> BlackBoxTeacher:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--teacher", type=SoftLabelTeacher | HardLabelTeacher)
+    try:
+        teacher: BlackBoxTeacher = parser.instantiate(parser.parse_object({"teacher": settings})).teacher
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(explain(str(error), parser)) from error
+    return teacher
+
+
+def _try(teacher: BlackBoxTeacher, image: Path, shape: Sequence[int] | None) -> None:
+    channels, height, width = shape or getattr(teacher, "image_shape", None) or (3, _SIZE, _SIZE)
+    if height != width or channels not in (1, 3):
+        raise ValueError(f"expected a square image, grey (1) or in colour (3), got {[channels, height, width]}")
+    pixels = decode_or_name(str(image), lambda: read_file(image), height, channels)
+    _say("teacher", f"{type(teacher).__name__} {teacher.identity['network']}")
+    _say("image", f"{image} as {channels} x {height} x {width}")
+    if isinstance(teacher, NetworkedTeacher):
+        teacher.listen(_show)
+    began = time.monotonic()
+    answer = teacher.query(pixels[None].float() / 255)
+    seconds = time.monotonic() - began
+    _say("read as", _meaning(answer, getattr(teacher, "labels", None) or {}))
+    price = teacher.terms((channels, height, width), "queries.meter").price
+    paid = teacher.paid
+    _say(
+        "cost",
+        f"{paid.queries} image, {paid.bytes_up:,} bytes up, {paid.bytes_down:,} down, {seconds:.2f} s"
+        + (f", {price:g} units of price" if price else ""),
+    )
+
+
+def _show(request: Request, headers: dict[str, str], got: "Received") -> None:
+    """Print an exchange, as it was, but for secrets and what is too long."""
+    _say("sent", f"{request.method} {request.url}, {len(request.body or b''):,} bytes")
+    for name, value in {**headers, **request.headers}.items():
+        _say("", f"{name}: {value}")
+    _say("", _readable(request.body or b""))
+    _say("came", f"status {got.status}, {got.size:,} bytes")
+    for name in ("content-type", "retry-after"):
+        if name in got.headers:
+            _say("", f"{name}: {got.headers[name]}")
+    _say("", _readable(got.body))
+
+
+def _readable(body: bytes) -> str:
+    """A body as text: without secrets, binary tensors, and the middle of what is long."""
+    head, _, binary = body.partition(b"\0")
+    text = blacken(head.decode(errors="replace"))
+    text = re.sub(r"[\w+/=-]{120,}", lambda found: f"{found[0][:24]}... ({len(found[0]):,} characters)", text)
+    text = re.sub(r"(?:[-+.\deE]+[\[\],\s]+){24,}", lambda found: f"{found[0][:48]}... (numbers), ", text)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    return f"{text} ... (bytes: {len(binary) + 1:,})" if len(head) < len(body) else text
+
+
+def _meaning(answer: Tensor, labels: dict[str, int]) -> str:
+    """An answer in words, with the label texts where they are known."""
+    names: dict[int, str] = {}
+    for text, index in labels.items():
+        names.setdefault(index, f" ({text})")
+    if answer.ndim == 1:
+        return f"class {int(answer)}{names.get(int(answer), '')}"
+    best = answer[0].topk(min(_BEST, answer.shape[1]))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    listed = ", ".join(f"class {index}{names.get(index, '')} {value:.4g}" for index, value in pairs)
+    return f"probabilities of {answer.shape[1]} classes: {listed}{', ...' if answer.shape[1] > _BEST else ''}"
+
+
+def _say(what: str, text: str) -> None:
+    for number, line in enumerate(blacken(text).split("\n")):
+        sys.stdout.write(f"{'' if number else what:8} {line}\n")

@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import Linear
+from PIL import Image
+from servers import answering, serving
+
+from kdlightning.commands.teacher import main
+from kdlightning.networks import LeNet5Fifth, save_network
+from kdlightning.serving import ServedModel
+
+KEY = "k3y-that-is-shown-to-nobody"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "photo.jpg")
+    return "photo.jpg"
+
+
+def configured(class_path, wrap=lambda teacher: teacher, **init_args):
+    Path("teacher.yaml").write_text(yaml.safe_dump(wrap({"class_path": class_path, "init_args": init_args})))
+    return "teacher.yaml"
+
+
+def test_a_json_api_is_shown_at_work(photo, monkeypatch, capsys):
+    monkeypatch.setenv("KDL_LONG", KEY)
+    seen = []
+
+    def answer(handler, body):
+        seen.append(json.loads(body))
+        handler.reply(200, {"key": KEY, "scores": {"cat": 0.25, "dog": 0.75}}, {"Content-Type": "application/json"})
+
+    with answering(answer) as url:
+        file = configured(
+            "HTTPSoftLabelTeacher", url=f"{url}/v1?code=env:KDL_LONG", headers={"X-Key": "env:KDL_LONG"}, price=0.002,
+            request={"auth": "env:KDL_LONG", "b64": "{image}"}, outputs="probabilities", answer="scores",
+            labels=["cat", "dog"], budget_price=1.0,
+        )  # fmt: skip
+        assert main(["try", file, photo, "--shape", "3", "64", "64"]) == 0
+    said = capsys.readouterr().out
+    assert [len(seen), seen[0]["auth"]] == [1, KEY]
+    assert KEY not in said
+    lines = [
+        "image    photo.jpg as 3 x 64 x 64", f"sent     POST {url}/v1?code=***, ", "X-Key: ***", "came     status 200, ",
+        '"scores": {"cat": 0.25, "dog": 0.75}', "probabilities of 2 classes: class 1 (dog) 0.75, class 0 (cat) 0.25\n",
+        "cost     1 image, ", ", 0.002 units of price\n",
+    ]  # fmt: skip
+    assert [line for line in lines if line not in said] == []
+    assert "iVBORw0KGgo" in said
+    assert seen[0]["b64"] not in said
+    assert not Path("ledger.sqlite").exists()
+
+
+def test_an_answer_that_was_not_agreed_is_shown_and_told_once(photo, capsys):
+    asked = []
+
+    def answer(handler, body):
+        asked.append(body)
+        handler.reply(200, {"result": "cow"})
+
+    with answering(answer) as url:
+        file = configured(
+            "kdlightning.remote.HTTPHardLabelTeacher", url=url, request={"image": "{image}"}, outputs="text",
+            answer="label", labels=["cat", "dog"],
+        )  # fmt: skip
+        assert main(["try", file, photo]) == 2
+    told = capsys.readouterr()
+    assert len(asked) == 1
+    assert '{"result": "cow"}' in told.out
+    assert "expected 'label' of the path 'label' in the answer" in told.err
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda one: {"teacher": one}, lambda one: {"model": {"class_path": "KD", "init_args": {"teacher": one}}}]
+)
+def test_a_server_of_the_open_protocol_tells_the_image_s_shape(photo, wrap, capsys):
+    model = ServedModel(Linear(torch.eye(3, 48)), "linear", "hard", shape=(3, 4, 4))
+    with serving(model) as url:
+        file = configured("RemoteHardLabelTeacher", wrap, url=url, model="linear", outputs="index")
+        assert main(["try", file, photo]) == 0
+    said = capsys.readouterr().out
+    assert "photo.jpg as 3 x 4 x 4" in said
+    assert '"datatype":"FP32"' in said
+    assert "... (bytes: " in said
+    assert "read as  class 0\n" in said
+    assert model.answered == 1
+
+
+def test_a_teacher_in_this_process_answers_too(photo, capsys):
+    save_network(LeNet5Fifth(image_size=28, in_channels=1), "net")
+    file = configured("HardLabelTeacher", network="net")
+    assert main(["try", file, photo, "--shape", "1", "28", "28"]) == 0
+    said = capsys.readouterr().out
+    assert "read as  class " in said
+    assert "sent" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "image", "text"),
+    [
+        ("a: 1", "photo.jpg", "expected a teacher's class_path and init_args"),
+        ("{class_path: HTTPSoftLabelTeacher, init_args: {url: 'https://h'}}", "photo.jpg", "request"),
+        ("{class_path: HardLabelTeacher, init_args: {network: none}}", "photo.jpg", "none"),
+        ("{class_path: HTTPSoftTeacher}", "photo.jpg", "HTTPSoftTeacher"),
+        ("[", "photo.jpg", "while parsing"),
+    ],
+)
+def test_what_is_wrong_is_told_without_a_traceback(photo, content, image, text, capsys):
+    Path("teacher.yaml").write_text(content)
+    assert main(["try", "teacher.yaml", image]) == 2
+    assert text in capsys.readouterr().err
