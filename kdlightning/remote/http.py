@@ -21,7 +21,7 @@ _KEYS = ("label", "score")
 class HTTPTeacher(NetworkedTeacher):
     """A classifier behind any API that takes and answers JSON.
 
-    Nothing is known of such an API beforehand: try a few images (``budget: 3``) before a run.
+    Nothing is known of such an API beforehand: try one image (``kdlightning teacher try``) before a run.
 
     A request for several images at once, with labels in the answers::
 

@@ -45,7 +45,7 @@ def test_a_json_api_is_shown_at_work(photo, monkeypatch, capsys):
     assert [len(seen), seen[0]["auth"]] == [1, KEY]
     assert KEY not in said
     lines = [
-        "image    photo.jpg as 3 x 64 x 64", f"sent     POST {url}/v1?code=***, ", "X-Key: ***", "came     status 200, ",
+        "image    photo.jpg as 3 x 64 x 64", f"sent     POST {url}/v1?code=***, ", "X-Key: ***", "came     status 200",
         '"scores": {"cat": 0.25, "dog": 0.75}', "probabilities of 2 classes: class 1 (dog) 0.75, class 0 (cat) 0.25\n",
         "cost     1 image, ", ", 0.002 units of price\n",
     ]  # fmt: skip

@@ -1,10 +1,13 @@
 import base64
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import Linear
 from jsonargparse import ArgumentParser
 from PIL import Image
@@ -284,3 +287,19 @@ def test_it_is_configured_by_class_path():
             {"teacher": {"class_path": "kdlightning.remote.HTTPHardLabelTeacher", "init_args": settings}}
         )
         assert parser.instantiate(made).teacher.query(images(2)).tolist() == [2, 2]
+
+
+BLOCKS = re.findall(r"```\n(teacher:\n.*?)```", (Path(__file__).parents[3] / "docs/remote.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "HTTP" in block])
+def test_the_documents_configurations_are_complete(block, monkeypatch):
+    monkeypatch.setenv("EXAMPLE_KEY", "s3cret")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--teacher", type=SoftLabelTeacher | HardLabelTeacher)
+    teacher = parser.instantiate(parser.parse_object(yaml.safe_load(block))).teacher
+    request = teacher._request(teacher._encode(images(1)), (3, 4, 4))
+    assert b"{image}" not in request.body
+    assert json.loads(request.body)
+    teacher.close()
+    assert len(BLOCKS) == 5
