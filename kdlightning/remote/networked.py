@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlightning.accounting.accounts import READING, Cost, Limits, identity_text
+from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Terms
@@ -24,6 +24,7 @@ from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
 from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.identity import asked, digest, known_teacher
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
 from kdlightning.teachers.answers import AnswerError
 from kdlightning.teachers.blackbox import BlackBoxTeacher
@@ -136,15 +137,15 @@ class NetworkedTeacher(BlackBoxTeacher):
         if self._ledger_path is not None:
             self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
             if self._offline:
-                identity = _known_teacher(self._ledger, identity)
-        digest = _digest(identity)
-        self._identity, self._fingerprint = identity, lambda: digest
+                identity = known_teacher(self._ledger, identity)
+        mark = digest(identity)
+        self._identity, self._fingerprint = identity, lambda: mark
         return identity
 
     def read_otherwise(self, fingerprint: str) -> bool:
         """Whether the ledger has a teacher of this fingerprint who was asked just so; see the base class."""
         teachers = [] if self._ledger is None else self._ledger.teachers()
-        return fingerprint in {_digest(who) for who in teachers if _asked(who) == _asked(self._identity)}
+        return fingerprint in {digest(who) for who in teachers if asked(who) == asked(self._identity)}
 
     def share(self, path: str | Path) -> None:
         """Count in this file from now on; what the ledger limits holds for all that count there."""
@@ -390,24 +391,3 @@ class NetworkedTeacher(BlackBoxTeacher):
     def _charge(self, queries: int, bytes_up: int, bytes_down: int) -> None:
         with self._lock:
             self._meter.charge(queries, bytes_up, bytes_down)
-
-
-def _known_teacher(ledger: QueryLedger, wanted: dict[str, str]) -> dict[str, str]:
-    """The identity of the one teacher in a ledger of whom this was asked, whoever read the answers before."""
-    fitting = [who for who in ledger.teachers() if _asked(wanted).items() <= who.items()]
-    same = [who for who in fitting if wanted.items() <= who.items()]
-    found = list({identity_text(_asked(who)): _asked(who) for who in same or fitting}.values())
-    if len(found) != 1:
-        versions = sorted(who.get("version", "") for who in found)
-        advice = f"set `version` to one of {versions}" if found else "was it filled under another url or known_as?"
-        raise ValueError(f"{ledger.path}: expected one teacher with {wanted}, got {len(found)}; {advice}")
-    return {**found[0], **wanted}
-
-
-def _asked(who: dict[str, str]) -> dict[str, str]:
-    """Of an identity what is asked of whom, not how replies are read."""
-    return {key: value for key, value in who.items() if key not in READING}
-
-
-def _digest(who: dict[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(who.items())).encode()).hexdigest()
