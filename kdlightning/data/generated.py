@@ -1,6 +1,7 @@
 """Images that are made, not collected: a fixed pool that a teacher is asked about once, and trained on afterwards."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -255,9 +256,14 @@ def check_latent(generator: Generator, data: Any) -> None:  # noqa: ANN401
 
 def check_size(network: Generator | Critic, data: Any) -> None:  # noqa: ANN401
     """Refuse, with a ValueError, a generator or critic of images of other channels or size than a datamodule's."""
-    if not hasattr(data, "image_size"):  # a datamodule of the user's own
-        return
-    does = "generator makes" if isinstance(network, Generator) else "critic sees"
-    made, task = (f"{each.channels} channels and {each.image_size} pixels" for each in (network, data))
-    if made != task:
-        raise ValueError(f"the {does} images of {made}, but those of {data.name} have {task}")
+    if hasattr(data, "image_size"):  # else it is a datamodule of the user's own
+        check_shape(network, (data.channels, data.image_size, data.image_size), data.name)
+
+
+def check_shape(network: Generator | Critic, shape: Sequence[int], name: str) -> None:
+    """Refuse, with a ValueError, a generator or critic of other images than those ``(C, H, W)`` of that name."""
+    if tuple(shape) != (network.channels, network.image_size, network.image_size):
+        does = "generator makes" if isinstance(network, Generator) else "critic sees"
+        made = f"{network.channels} channels and {network.image_size} pixels"
+        task = f"{shape[0]} channels and {' x '.join(str(side) for side in sorted(set(shape[1:])))} pixels"
+        raise ValueError(f"the {does} images of {made}, but those of {name} have {task}")

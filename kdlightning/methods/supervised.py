@@ -43,7 +43,9 @@ class Supervised(DistillationModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy; a ValueError where the labels are withheld."""
         if batch.label is None:
-            raise ValueError("Supervised needs labels, but the datamodule withholds them (unlabelled: true)")
+            raise ValueError(
+                "Supervised needs labels, but the batches have none; a datamodule may withhold them (unlabelled: true)"
+            )
         image, target = batch.image, batch.label
         if self.mix is not None:
             image, target = self.mix(image, target)

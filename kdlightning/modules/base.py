@@ -112,9 +112,13 @@ class TaughtModule(L.LightningModule, ABC):
         # every loader's batches come through here; there is no public hook after those of a user's own datamodule
         made = as_batch(super()._apply_batch_transfer_handler(batch, *place, **told))
         if made.image.shape[1:] != self.image_shape:
-            check_first(made, getattr(self, "teacher", None), getattr(self, "student", None), self.trainer)
             self.image_shape = tuple(made.image.shape[1:])
+            self.check_images(made)
         return made
+
+    def check_images(self, batch: Batch) -> None:
+        """Refuse, with a ValueError, what does not fit the first images; here, those of a loader of the user's own."""
+        check_first(batch, getattr(self, "teacher", None), getattr(self, "student", None), self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Draws of an epoch depend on (seed, epoch, rank) alone."""
@@ -205,6 +209,9 @@ class DistillationModule(TaughtModule):
     def setup(self, stage: str) -> None:
         """Refuse, with a ValueError, a student that does not fit the data, before anything is asked."""
         super().setup(stage)
+        if stage == "fit" and not any(parameter.requires_grad for parameter in self.student.parameters()):
+            frozen = "a network that is a teacher is frozen: give the student its own, such as copy.deepcopy(network)"
+            raise ValueError(f"the student {self.student_name} has no weight to train; {frozen} before that")
         check_student(self.student, self.trainer)
 
     def forward(self, images: Tensor) -> Tensor:

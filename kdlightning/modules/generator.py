@@ -1,6 +1,6 @@
 """Adversarial training of a generator: two networks, two optimisers, the steps written out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from kdlightning.data.generated import check_generator, check_size
+from kdlightning.data.generated import check_generator, check_shape, check_size
 from kdlightning.functional import gan
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.steps import OwnSteps
@@ -93,6 +93,9 @@ class GeneratorModule(OwnSteps):
     def images_per_step(self) -> list[int]:
         """How many images each of the generator's steps makes, on this process: an epoch's last batch is smaller."""
         loader: Any = self.trainer.train_dataloader
+        if not getattr(loader, "batch_size", None) or not isinstance(loader.sampler, Sized):
+            told = "a DataLoader with a batch_size, of a data set that has a length"
+            raise ValueError(f"{type(self).__name__} spreads its queries over all batches: expected {told}")
         size, total = int(loader.batch_size), len(loader.sampler)
         sizes = [min(size, total - first) for first in range(0, total, size)][: int(self.trainer.num_training_batches)]
         groups = grouped(sizes, self.batches_a_step)
@@ -110,6 +113,12 @@ class GeneratorModule(OwnSteps):
         if data is not None:
             check_generator(self.generator, data)
             check_size(self.critic, data)
+
+    def check_images(self, batch: Batch) -> None:
+        """Refuse, with a ValueError, networks of images of another shape than the first."""
+        super().check_images(batch)
+        for network in (self.generator, self.critic):
+            check_shape(network, batch.image.shape[1:], "the loader")
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
         """The critic's, then the generator's."""

@@ -186,6 +186,32 @@ def test_a_last_image_alone_is_refused_where_a_network_normalises_batches(tmp_pa
     trainer(tmp_path).fit(methods.Supervised(net()), loader(number=17))  # its maps are larger than a pixel
 
 
+def test_made_images_have_the_shape_of_the_loaders(tmp_path):
+    large = DCGANGenerator(3, 1, 16, width=8)
+    modules = (
+        methods.MEKDGenerator(large, DCGANCritic(1, 8, width=4)),
+        methods.MEKDGenerator(generator(), DCGANCritic(1, 16, width=4)),
+        methods.DAFL(net(), net(), large),
+    )
+    for module in modules:
+        with pytest.raises(ValueError, match="images of 1 channels and 16 pixels, but those of the loader have 1 chan"):
+            trainer(tmp_path).fit(module, loader())
+
+
+def test_queries_are_spread_over_batches_that_are_known(tmp_path):
+    module = methods.MEKDGenerator(generator(), DCGANCritic(1, 8, width=4), net(), queries=10)
+    sampler = torch.utils.data.BatchSampler(range(24), 8, drop_last=False)
+    with pytest.raises(ValueError, match=r"MEKDGenerator spreads its .* expected a DataLoader with a batch_size"):
+        trainer(tmp_path).fit(module, DataLoader(toy(), batch_sampler=sampler))
+    assert module.teacher.paid.queries == 0
+
+
+def test_a_student_that_is_its_own_teacher_is_refused(tmp_path):
+    network = net()
+    with pytest.raises(ValueError, match=r"CIFARResNet has no weight to train; .* copy.deepcopy\(network\)"):
+        trainer(tmp_path).fit(methods.KD(network, network), loader())
+
+
 def test_a_sanity_check_leaves_a_white_box_differentiable(tmp_path):
     module = methods.DAFL(net(width=0.5), net(), generator(), images_per_step=8)
     run = trainer(tmp_path, num_sanity_val_steps=1)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import above_zero
-from kdlightning.data.generated import check_size
+from kdlightning.data.generated import check_shape, check_size
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.alternating import TwoPlayerModule
 from kdlightning.modules.arguments import check_makers, check_networks
@@ -93,6 +93,11 @@ class DAFL(TwoPlayerModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_size(self.generator, data)
+
+    def check_images(self, batch: Batch) -> None:
+        """Refuse, with a ValueError, a generator of images of another shape than the first."""
+        super().check_images(batch)
+        check_shape(self.generator, batch.image.shape[1:], "the loader")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The divergence from the teacher on any images; ``answer`` holds its logits where they are known already."""
