@@ -49,6 +49,16 @@ class GeneratorQuality(Callback):
         self.extractor = "inception-v3" if inception else type(self.network).__name__
         self.histogram: list[int] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse, with a TypeError, data without local images to compare with."""
+        data = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "candidate_pool"):
+            got = "a loader" if data is None else f"a {type(data).__name__}"
+            raise TypeError(
+                "GeneratorQuality compares with the images of a datamodule of kdlightning.data, and of a data set of "
+                f"your own DatasetDataModule(dataset) makes one; got {got}"
+            )
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, on the first process."""
         last = trainer.current_epoch + 1 == trainer.max_epochs

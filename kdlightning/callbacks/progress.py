@@ -202,7 +202,7 @@ class _State:
         self._teacher = teacher if isinstance(teacher, BlackBoxTeacher) else None
         if self._teacher is not None:
             self._began, self._before = time.monotonic(), self._teacher.paid.queries
-            if hasattr(data, "image_size"):
+            if hasattr(data, "image_size") and hasattr(data, "channels"):
                 shape = (data.channels, data.image_size, data.image_size)
                 self.terms = self._teacher.terms(shape, Path(trainer.default_root_dir) / "queries.meter")
         self.introduction = introduction(trainer, module, self.terms)

@@ -256,7 +256,7 @@ def check_latent(generator: Generator, data: Any) -> None:  # noqa: ANN401
 
 def check_size(network: Generator | Critic, data: Any) -> None:  # noqa: ANN401
     """Refuse, with a ValueError, a generator or critic of images of other channels or size than a datamodule's."""
-    if hasattr(data, "image_size"):  # else it is a datamodule of the user's own
+    if hasattr(data, "image_size") and hasattr(data, "channels"):  # else it is a datamodule of the user's own
         check_shape(network, (data.channels, data.image_size, data.image_size), data.name)
 
 

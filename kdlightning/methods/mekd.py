@@ -93,8 +93,8 @@ class MEKDGenerator(GeneratorModule):
             self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
             first = self.trainer.is_global_zero
             kept = self._journalled(self.trainer, 0) if first else None
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.teacher.resume(kept, Answers(0, 0, 0), (data.channels, data.image_size, data.image_size))
+            channels, size = self.generator.channels, self.generator.image_size
+            self.teacher.resume(kept, Answers(0, 0, 0), (channels, size, size))
             self.trainer.strategy.barrier("journals")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes

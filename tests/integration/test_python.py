@@ -13,7 +13,7 @@ from helpers import ToyDataModule, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdlightning import methods
-from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunResult
+from kdlightning.callbacks import Agreement, ConfusionMatrix, GeneratorQuality, QueryLogger, RunProgress, RunResult
 from kdlightning.commands import cli
 from kdlightning.data import DatasetDataModule, TransferSet, TransferSetDataModule
 from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator
@@ -54,6 +54,8 @@ COLLATED = {
 class Own(L.LightningDataModule):
     """A datamodule that knows nothing of this package, with the hook that people augment images in."""
 
+    image_size = "8 x 8"
+
     def train_dataloader(self):
         return loader()
 
@@ -67,7 +69,8 @@ class Own(L.LightningDataModule):
 @pytest.mark.parametrize("collate", COLLATED)
 def test_a_plain_loader_is_trained_tested_and_predicted_on(collate, tmp_path):
     images = loader(COLLATED[collate])
-    run = trainer(tmp_path, callbacks=[RunResult(), ConfusionMatrix(), QueryLogger(), Agreement()])
+    callbacks = [RunResult(), ConfusionMatrix(), QueryLogger(), Agreement(), RunProgress()]
+    run = trainer(tmp_path, callbacks=callbacks, enable_progress_bar=True)
     module = methods.KD(student=net(), teacher=net(width=0.5))
     run.fit(module, images, images)
     run.test(module, images, verbose=False)
@@ -196,6 +199,12 @@ def test_made_images_have_the_shape_of_the_loaders(tmp_path):
     for module in modules:
         with pytest.raises(ValueError, match="images of 1 channels and 16 pixels, but those of the loader have 1 chan"):
             trainer(tmp_path).fit(module, loader())
+
+
+def test_a_generators_quality_is_told_of_data_that_one_can_look_at(tmp_path):
+    module = methods.MEKDGenerator(generator(), DCGANCritic(1, 8, width=4))
+    with pytest.raises(TypeError, match=r"GeneratorQuality compares .* DatasetDataModule\(dataset\) .* got a loader"):
+        trainer(tmp_path, callbacks=[GeneratorQuality(net())]).fit(module, loader())
 
 
 def test_queries_are_spread_over_batches_that_are_known(tmp_path):
