@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _HEAD_SECONDS = 10.0  # without a request, or with half a head
 _TAKE_SECONDS = 60.0  # in which nothing of an answer is taken
 _CONNECTIONS = 512
+_GRACE = 1.0  # seconds in which nobody is slow
+_SHORT = 1 << 16  # bytes, of which all connections together have no more than memory
 
 
 class GuardedProtocol(H11Protocol):
@@ -113,9 +115,6 @@ class Room:
         self._places.discard(place)
 
 
-_GRACE = 1.0  # seconds in which nobody is slow
-
-
 class Place:
     """One body's bytes in a :class:`Room`, from the first to the answer; a context."""
 
@@ -132,9 +131,9 @@ class Place:
         self._room.leave(self)
 
     def take(self, size: int) -> bool:
-        """So many bytes more; False where there is no room for them."""
+        """So many bytes more; False where there is no room for them. A short body always finds some."""
         self.held += size
-        return self._room.make(self)
+        return self.held <= _SHORT or self._room.make(self)
 
     def give_way(self, now: float) -> None:
         """Be given up, as if its time were over."""

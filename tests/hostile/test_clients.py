@@ -249,7 +249,10 @@ def besiege(url, seconds, attackers, honest, images=X):
 
     def questions():
         while not stop.is_set():
-            took.append(ask(url, images=images))
+            try:
+                took.append(ask(url, images=images))
+            except BaseException as error:  # noqa: BLE001 - told at the end
+                took.append(repr(error))
 
     threads = [threading.Thread(target=attack, args=(url, stop, seed)) for seed in range(attackers)]
     threads += [threading.Thread(target=questions) for _ in range(honest)]
@@ -267,7 +270,7 @@ def test_a_short_siege():
         took = besiege(url, 1.0, attackers=8, honest=1)
         assert ask(url) < 5
     assert took
-    assert max(took) < 5
+    assert [answer for answer in took if not isinstance(answer, float) or answer > 5] == []
 
 
 def memory(process):
@@ -291,7 +294,7 @@ def test_a_siege_of_a_minute_and_a_stop_in_mid_request(tmp_path):
         before = memory(process.pid)
         took = besiege(url, 50, attackers=64, honest=2, images=images)
         assert memory(process.pid) - before < 200
-        assert max(took) < 20
+        assert [answer for answer in took if not isinstance(answer, float) or answer > 20] == []
         assert len(took) > 50
         with ExitStack() as stack:
             for _ in range(20):  # bodies that never end
