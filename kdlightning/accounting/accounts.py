@@ -89,6 +89,8 @@ def account_of(count: Path, ledger: Connection, *, create: bool) -> str:
         os.link(temporary, file)  # whole, and by the first of a run's processes alone
     except FileExistsError:
         pass
+    except OSError:  # a file system without links
+        temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
     return file.read_text()

@@ -26,7 +26,7 @@ class Claims:
     def __init__(self, ledger: Path) -> None:
         self._directory = ledger.with_name(f"{ledger.name}-owners")
         self._lock, self._held = threading.Lock(), set[bytes]()
-        self._file, self._descriptor = Path(), -1
+        self._file, self._descriptor, self._stale = Path(), -1, False
         _owners.add(self)
 
     def claim(self, connection: Connection, endpoint: int, images: Sequence[bytes]) -> list[bytes]:
@@ -36,6 +36,11 @@ class Claims:
         """
         with self._lock:
             owner, alive, mine = self._open(), {}, []
+            if self._stale:
+                held = connection.execute("SELECT endpoint, image FROM claims WHERE owner = ?", (owner,)).fetchall()
+                left = [row for row in held if row[1] not in self._held]
+                connection.executemany("DELETE FROM claims WHERE endpoint = ? AND image = ?", left)
+                self._stale = False
             for image in images:
                 row = connection.execute(
                     "SELECT owner FROM claims WHERE endpoint = ? AND image = ?", (endpoint, image)
@@ -51,16 +56,11 @@ class Claims:
             self._held.update(mine)
         return mine
 
-    def free(self, connection: Connection, endpoint: int, images: Sequence[bytes]) -> None:
-        """Give up images of this owner; those of others stay theirs."""
-        with self._lock:
-            mine = [(endpoint, image, self._file.name) for image in images]
-            connection.executemany("DELETE FROM claims WHERE endpoint = ? AND image = ? AND owner = ?", mine)
-
     def forget(self, images: Sequence[bytes]) -> None:
-        """Hold images no longer, whatever the table says: its rows are void then."""
+        """Hold images no longer, whatever the table says: rows that it still has go with the next claim."""
         with self._lock:
             self._held.difference_update(images)
+            self._stale = True
 
     def __del__(self) -> None:
         self.close()

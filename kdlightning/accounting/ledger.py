@@ -140,7 +140,8 @@ class QueryLedger:
             anew += [(key, request, data) for key, data in zip(each, packed, strict=True)]
         repeated = len(digests) - len(told.keys() - found.keys())
         if (repeated or anew) and not self._file.readonly:
-            with self._file.transaction(durable=False) as connection:
+            # who finds it locked has the answers, though they are not counted
+            with suppress(LedgerError), self._file.transaction(durable=False) as connection:
                 number = accounts.teacher_number(connection, teacher, create=True)
                 rows.insert(connection, number, anew)
                 accounts.add(connection, number, self.account, repeated=0 if failure else repeated)
@@ -180,10 +181,9 @@ class QueryLedger:
 
     def unclaim(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> None:
         """Let others ask about images that were claimed and are not answered."""
-        digests = [hashlib.sha256(image).digest() for image in images]
+        self._claims.forget([hashlib.sha256(image).digest() for image in images])
         with suppress(LedgerError), self._file.transaction(durable=False) as connection:
-            self._claims.free(connection, accounts.endpoint_number(connection, teacher), digests)
-        self._claims.forget(digests)
+            self._claims.claim(connection, accounts.endpoint_number(connection, teacher), [])
 
     def reserve(self, teacher: Mapping[str, str], images: Sequence[bytes], cost: Cost) -> Request:
         """Check the budget and count images, each once, as paid, in one step, before they are sent.
@@ -386,11 +386,8 @@ class QueryLedger:
 
     def _apply(self, what: Settlement) -> None:
         with self._file.transaction() as connection:
-            found = rows.settle(connection, what)
-            if found is None:
+            if not rows.settle(connection, what):
                 raise LedgerError(f"{self.path}: request {what.request} is not in flight; settle each request once")
-            if what.state == "answered":
-                self._claims.free(connection, found, what.images)
         if what.state == "answered":
             self._claims.forget(what.images)
 

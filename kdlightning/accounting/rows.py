@@ -18,10 +18,10 @@ UNREAD = b""  # in place of an answer: this teacher could not read the reply tha
 _REPLY = 256 << 10  # compressed bytes of a reply, for each of its images, that are worth keeping
 
 
-def settle(connection: Connection, what: Settlement) -> int | None:
-    """Take a request out of flight, replace its reserved cost by the true one, keep what came; its endpoint.
+def settle(connection: Connection, what: Settlement) -> bool:
+    """Take a request out of flight, replace its reserved cost by the true one, keep what came; False if it is not.
 
-    None where it is not in flight. Within a transaction.
+    Within a transaction.
     """
     row = connection.execute(
         "SELECT requests.teacher, asked, account, bytes_up, bytes_down, price FROM requests "
@@ -29,7 +29,7 @@ def settle(connection: Connection, what: Settlement) -> int | None:
         (what.request,),
     ).fetchone()
     if row is None:
-        return None
+        return False
     teacher, endpoint, account, *reserved = row
     true = reserved if what.cost is None else what.cost
     connection.execute(
@@ -45,12 +45,14 @@ def settle(connection: Connection, what: Settlement) -> int | None:
         pairs = zip(what.images, what.answers, strict=True)
         new = insert(connection, teacher, ((image, what.request, data) for image, data in pairs))
         counts |= {"unique": new, "twice": number - new}
+        claimed = [(endpoint, image) for image in what.images]
+        connection.executemany("DELETE FROM claims WHERE endpoint = ? AND image = ?", claimed)
     elif what.state == "lost":
         counts["lost"] = number
         if what.reply is not None:
             insert(connection, teacher, ((image, what.request, UNREAD) for image in what.images))
     accounts.add(connection, teacher, account, **counts)
-    return int(endpoint)
+    return True
 
 
 def insert(connection: Connection, teacher: int, rows: Iterable[tuple[bytes, int, bytes]]) -> int:

@@ -392,6 +392,19 @@ def test_an_image_is_claimed_by_one_who_lives(path):
     assert [file.name for file in path.parent.iterdir()] == ["ledger.sqlite"]
 
 
+def test_a_claim_that_could_not_be_given_up_is_void(path):
+    with QueryLedger(path, timeout=0.05) as one, QueryLedger(path, timeout=0.05) as other:
+        assert one.claim(TEACHER, images(0, 2)) == images(0, 2)
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        one.unclaim(TEACHER, images(0, 2))
+        lock.execute("ROLLBACK")
+        lock.close()
+        assert other.claim(TEACHER, images(0, 2)) == []
+        assert one.claim(TEACHER, images(5, 1)) == images(5, 1)
+        assert other.claim(TEACHER, images(0, 2)) == images(0, 2)
+
+
 def _claim_and_die(path):
     ledger = QueryLedger(path)
     ledger.claim(TEACHER, images(0, 3))
