@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from kdlightning import networks
@@ -205,7 +206,10 @@ def _sample(read: Callable[[str], bytes], listed: Sequence[str]) -> tuple[int, i
     """Channels, and the median short side, of images that are taken evenly; colour and 0 if none can be read."""
     grey, sides = True, []
     for name in listed[:: max(1, len(listed) // _SAMPLE)]:
-        with suppress(OSError, SyntaxError, ValueError), opened(BytesIO(read(name))) as image:
+        with (
+            suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+            opened(BytesIO(read(name))) as image,
+        ):
             sides.append(min(image.size))
             if grey and image.mode not in ("1", "L", "LA"):
                 pixels = np.asarray(image.convert("RGB")).astype(int)

@@ -105,6 +105,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.seed, self.num_workers = seed, num_workers
         self.class_names = [str(k) for k in range(getattr(self, "num_classes", 0))]
         self._ready = False
+        self._seen: list[ImageSet] = []  # files that were looked at
 
     def prepare_data(self) -> None:
         """Refuse, with a ValueError, to download what nobody may."""
@@ -121,13 +122,14 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split, once; look at all images that a ``stage`` will use.
+        """Load and split, once; before ``fit`` look at the images to validate and test on, too.
 
         A ValueError where more images are asked for than there are, or some cannot be used.
         """
         if not self._ready:
             self._split_up()
-        self._look_before(stage)
+        for images in (self.val_set, self.test_set) if stage == "fit" else ():
+            self._look_before(images)
 
     def _split_up(self) -> None:
         train, val, test = self.load()
@@ -208,10 +210,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training images, or those that the ``selector`` chooses."""
+        self._look_before(self.train_set)
         return self.shuffled_loader(self.train_set if self.selector is None else self.selector())
 
     def shared_loader(self) -> DataLoader[Batch]:
         """Training images in order, in batches that processes share out: the same batches for any number of them."""
+        self._look_before(self.train_set)
         world, rank = self._place()
         batches = torch.arange(len(self.train_set)).split(self.eval_batch_size)[rank::world]
         return self._loader(self.train_set, batch_sampler=[batch.tolist() for batch in batches])
@@ -233,6 +237,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Training images in order, without augmentation."""
+        self._look_before(self.train_set)
         return self.ordered_loader(self.train_set)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -278,19 +283,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
                 position += 1
         refuse(faults, len(images))
 
-    def _look_before(self, stage: str | None) -> None:
+    def _look_before(self, images: ImageSet | None) -> None:
         """Find what cannot be used before anything is trained or paid for, not when it is reached."""
+        if not isinstance(images, ImageFileDataset) or any(images is one for one in self._seen):
+            return  # others were looked at when they were made
         if self.trainer is not None and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        parts = {"fit": ("train_set", "val_set", "test_set"), "predict": ("train_set",)}.get(stage or "", ())
-        for images in (getattr(self, part) for part in parts):
-            if not isinstance(images, ImageFileDataset):  # others were looked at when they were made
-                continue
-            if images.stamp is None:
-                self._look_at(images)
-            else:
-                rows = hashlib.sha256(images.index.numpy().tobytes()).hexdigest()[:16]
-                passed_once(f"{images.stamp()}-{rows}", partial(self._look_at, images))
+        if images.stamp is None:
+            self._look_at(images)
+        else:
+            rows = hashlib.sha256(images.index.numpy().tobytes()).hexdigest()[:16]
+            passed_once(f"{images.stamp()}-{rows}", partial(self._look_at, images))
+        self._seen.append(images)
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""

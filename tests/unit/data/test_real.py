@@ -408,6 +408,11 @@ def test_a_broken_test_image_is_named_before_training_and_not_before_labelling(t
         return
     with pytest.raises(ValueError, match=r"test/cat/0001.png cannot be decoded as an image \(not an image\)"):
         data.setup(stage)
+    (root / "train/dog/0002.png").rename(tmp_path / "kept.png")
+    (root / "train/dog/0002.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"train/dog/0002.png cannot be decoded as an image \(not an image\)"):
+        ready(ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory)).train_dataloader()
+    (tmp_path / "kept.png").rename(root / "train/dog/0002.png")
     (root / "test/cat/0001.png").write_bytes((root / "test/cat/0000.png").read_bytes())
     ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory).setup(stage)
     read = []

@@ -247,3 +247,13 @@ def test_a_part_of_a_pool_that_stands_in_for_a_task_is_kept_to_test_on(tmp_path)
     assert (len(trained), len(tested), trained & tested) == (16, 4, set())
     assert pool.test_set.labels is None
     assert torch.equal(pool.train_set.images, pool.collect()[pool.train_set.index])
+
+
+def test_a_pool_is_the_same_wherever_it_lies_and_whenever_it_was_written(tmp_path):
+    first = pool(folder(tmp_path / "web", GOOD), tmp_path).identity()
+    moved = folder(tmp_path / "elsewhere/web", GOOD)
+    assert pool(moved, tmp_path).identity() == first
+    Path(moved, "a.png").write_bytes(picture((1, 2, 3)))
+    assert pool(moved, tmp_path).identity() != first
+    grey = NoImagesDataModule("toy", num_classes=3, image_size=8, channels=1)
+    assert pool(str(tmp_path / "web"), tmp_path, source=grey).identity()["channels"] == 1 != first["channels"]
