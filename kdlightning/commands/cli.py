@@ -31,7 +31,7 @@ from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.disk import told
 from kdlightning.commands.hints import explain
 from kdlightning.commands.starter import completed
-from kdlightning.commands.tracking import label_runs, log_record, wandb_loggers
+from kdlightning.commands.tracking import continue_runs, label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
 from kdlightning.modules.base import check_launcher
 from kdlightning.modules.finite import NotFiniteError
@@ -157,9 +157,19 @@ class KDLightningCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Refuse what the budget will surely not allow; say in W&B what the run is."""
+        """Refuse what the budget will surely not allow."""
         self.before_predict()
-        if isinstance(self.model, TaughtModule):
+        self.name_runs()
+
+    def name_runs(self) -> None:
+        """Say in W&B what the run is, and which one goes on."""
+        config = self.config[self.subcommand]
+        goes_on = config.get("ckpt_path") is not None or config.restart
+        if isinstance(self.model, LabellingModule):
+            goes_on = self.model.output.exists()
+        if goes_on:
+            continue_runs(self.trainer)
+        if isinstance(self.model, (TaughtModule, LabellingModule)):
             label_runs(self.trainer, self.model, self.datamodule)
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's
@@ -178,6 +188,8 @@ class KDLightningCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.predict's
         """Label, or predict. If it is stopped, say how to go on."""
+        if isinstance(self.model, LabellingModule):
+            self.name_runs()
         try:
             self.trainer.predict(**kwargs)
         except BaseException as stop:
@@ -245,13 +257,13 @@ class KDLightningCLI(LightningCLI):
             trainer.test(model, datamodule=self.datamodule, verbose=False)
         if trainer.is_global_zero:
             facts = json.loads((root / "result.json").read_text())
-            if student:
-                log_record(trainer, facts)
+            log_record(trainer, facts | facts.get("quality", {}))
             print_summary(root, facts | facts.get("quality", {}), FIT if student else GENERATOR, self.brief)
 
     def after_predict(self) -> None:
         """Say what was labelled and what it cost."""
         if isinstance(self.model, LabellingModule) and self.model.finished is not None:
+            log_record(self.trainer, self.model.finished.manifest)
             print_summary(self.model.output, self.model.finished.manifest, LABELS, self.brief)
 
     def _guard(self, root: Path, config: Namespace) -> None:

@@ -12,13 +12,13 @@ import lightning.pytorch as L
 from lightning.pytorch.loggers import WandbLogger
 
 from kdlightning.callbacks import RunResult
-from kdlightning.modules import TaughtModule
+from kdlightning.modules import LabellingModule, TaughtModule
 from kdlightning.teachers import BlackBoxTeacher
 
 _TAG, _GROUP = 64, 128  # characters that W&B takes
 
 
-def describe_run(model: TaughtModule, data: Any) -> dict[str, str]:  # noqa: ANN401 - a datamodule
+def describe_run(model: TaughtModule | LabellingModule, data: Any) -> dict[str, str]:  # noqa: ANN401 - a datamodule
     """What a run is about: paper, method, dataset, teacher, access, budget, network; what is not known is left out.
 
     Asks nothing and loads nothing: a transfer set's facts are its manifest's. The datamodule may be set up or not.
@@ -28,10 +28,12 @@ def describe_run(model: TaughtModule, data: Any) -> dict[str, str]:  # noqa: ANN
         images that the teacher may answer, or what was paid for a transfer set; of a teacher that is not counted,
         ``"uncounted"``.
     """
-    teacher, path = getattr(model, "teacher", None), getattr(data, "path", None)
+    teacher: Any = getattr(model, "teacher", None)
+    path = getattr(data, "path", None)
     file = Path(path, "manifest.json") if isinstance(path, (str, Path)) else None
     manifest: dict[str, Any] = json.loads(file.read_text()) if file and file.is_file() else {}
-    identity = model.teacher_identity or manifest.get("teacher") or {}
+    own = model.teacher_identity if isinstance(model, TaughtModule) else teacher.identity
+    identity = own or manifest.get("teacher") or {}
     budget = (manifest.get("queries") or "uncounted") if identity else None
     if isinstance(teacher, BlackBoxTeacher):
         budget = "unlimited" if teacher.budget is None else str(teacher.budget)
@@ -40,14 +42,14 @@ def describe_run(model: TaughtModule, data: Any) -> dict[str, str]:  # noqa: ANN
         "method": type(model).__name__,
         "dataset": getattr(data, "name", None),
         "teacher": identity.get("name"),
-        "access": model.access or manifest.get("access"),
+        "access": getattr(model, "access", None) or getattr(teacher, "access", None) or manifest.get("access"),
         "budget": budget,
         "network": getattr(model, "student_name", None),
     }
     return {key: str(value) for key, value in facts.items() if value}
 
 
-def label_runs(trainer: L.Trainer, model: TaughtModule, data: Any) -> None:  # noqa: ANN401 - a datamodule
+def label_runs(trainer: L.Trainer, model: TaughtModule | LabellingModule, data: Any) -> None:  # noqa: ANN401 - a datamodule
     """Give the trainer's W&B runs their group and tags, before they begin; what the user has chosen stays.
 
     A group is what a report makes one row of: runs that differ in nothing but the seed. Its facts are the tags, each
@@ -62,6 +64,14 @@ def label_runs(trainer: L.Trainer, model: TaughtModule, data: Any) -> None:  # n
             told["group"] = " / ".join(facts.values())[:_GROUP]
         if not told.get("tags") and "WANDB_TAGS" not in os.environ:
             told["tags"] = [f"{key}:{value}"[:_TAG] for key, value in facts.items()]
+
+
+def continue_runs(trainer: L.Trainer) -> None:
+    """Let a run that goes on be the same run in W&B: the last one in the logger's directory; the user's ``id`` wins."""
+    for logger in wandb_loggers(trainer):
+        last = Path(logger.save_dir or ".", "wandb", "latest-run")
+        if not logger._wandb_init.get("id") and "WANDB_RUN_ID" not in os.environ and last.exists():
+            logger._id = logger._wandb_init["id"] = last.resolve().name.rsplit("-", 1)[-1]
 
 
 def log_record(trainer: L.Trainer, record: Mapping[str, Any]) -> None:

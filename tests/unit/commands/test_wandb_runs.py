@@ -13,7 +13,7 @@ from kdlightning.callbacks import ConfusionMatrix, RunResult
 from kdlightning.commands import cli
 from kdlightning.commands.tracking import describe_run, label_runs, log_record, paper_of
 from kdlightning.methods import DB3KD, KD, MEKD, Supervised
-from kdlightning.networks import LeNet5
+from kdlightning.networks import LeNet5, LeNet5Fifth, save_network
 from kdlightning.teachers import SoftLabelTeacher
 
 
@@ -156,3 +156,86 @@ def test_the_command_line_does_all_of_it(monkeypatch, tmp_path):
     record = json.loads((tmp_path / "run/result.json").read_text())
     assert counts.shape == (10, 10)
     assert (counts.trace() / counts.sum()).item() == pytest.approx(record["accuracy"])
+
+
+WANDB = [
+    "--trainer.logger",
+    "WandbLogger",
+    "--trainer.default_root_dir",
+    "run",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+DIGITS = [
+    "--data", "DigitsDataModule", "--data.image_size", "28", "--data.num_samples", "64", "--data.num_val", "32",
+    "--data.eval_batch_size", "32", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """What the command line has W&B log: runs with their settings, rows and summary."""
+    for key in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(key, str(tmp_path / key))
+    runs, init, finish = [], wandb.init, wandb.finish
+
+    def watched(**settings):
+        run = init(**settings)
+        runs.append(
+            {"run": run, "group": settings.get("group"), "tags": settings.get("tags"), "rows": [], "id": run.id}
+        )
+        log = run.log
+        monkeypatch.setattr(run, "log", lambda row, *a, **b: runs[-1]["rows"].append(dict(row)) or log(row, *a, **b))
+        return run
+
+    monkeypatch.setattr("wandb.init", watched)
+    monkeypatch.setattr("wandb.finish", lambda: runs[-1].update(summary=dict(runs[-1]["run"].summary)) or finish())
+    torch.manual_seed(0)
+    return runs, str(save_network(LeNet5Fifth(), tmp_path / "teacher"))
+
+
+def test_accuracy_and_queries_share_a_row_and_a_run_goes_on_as_the_same(offline):
+    runs, teacher = offline
+    start = [
+        "fit", "--model", "KD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", teacher,
+        "--model.student", "LeNet5Fifth", *DIGITS, *WANDB,
+    ]  # fmt: skip
+    assert cli.main([*start, "--trainer.max_epochs", "2"]) == 0
+    rows = [(row["teacher/queries"], row["trainer/global_step"]) for row in runs[0]["rows"] if "val/accuracy" in row]
+    assert rows == [(64, 0), (128, 1)]
+    again = ["--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.max_epochs", "3"]
+    assert cli.main([*start, *again]) == 0
+    assert [one["id"] for one in runs] == [runs[0]["id"]] * 2
+    assert cli.main([*start, "--trainer.max_epochs", "1", "--overwrite", "true"]) == 0
+    assert runs[2]["id"] != runs[0]["id"]
+
+
+def test_labelling_has_a_group_tags_a_history_and_a_result(offline):
+    runs, teacher = offline
+    arguments = [
+        "predict", "--model", "TeacherAnswers", "--model.teacher", "HardLabelTeacher", "--model.output", "set",
+        "--model.teacher.network", teacher, "--model.teacher.budget", "100", *DIGITS, *WANDB,
+        "--trainer.log_every_n_steps", "1",
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert runs[0]["group"] == "TeacherAnswers / digits / LeNet5Fifth / hard / 100"
+    assert {"method:TeacherAnswers", "access:hard", "budget:100"} <= set(runs[0]["tags"])
+    rows = [(row["label/rows"], row["teacher/queries"]) for row in runs[0]["rows"]]
+    assert rows == [(32, 32), (64, 64), (64, 64)]
+    summary = runs[0]["summary"]
+    assert (summary["result/rows"], summary["result/queries"]) == (64, 64)
+
+
+def test_a_generator_has_a_result(offline):
+    runs, teacher = offline
+    arguments = [
+        "fit", "--model", "MEKDGenerator", "--model.generator", "TransposedGenerator", "--model.generator.width", "4",
+        "--model.generator.image_size", "28",
+        "--model.critic", "DCGANCritic", "--model.critic.width", "2", "--model.critic.image_size", "28",
+        "--model.teacher", "SoftLabelTeacher",
+        "--model.teacher.network", teacher, "--model.queries", "10", "--trainer.max_epochs", "1", *DIGITS, *WANDB,
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    summary = runs[0]["summary"]
+    assert summary["result/queries"] == 10
+    assert summary["result/epochs"] == 1
