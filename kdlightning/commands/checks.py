@@ -1,15 +1,19 @@
 """What is looked at before a run begins: its checkpoint, and whether there is anything to measure."""
 
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._util import import_object
 from torch import nn
 
 from kdlightning.modules import DistillationModule
 
 ONE_START = {"overwrite": False, "restart": False, "ckpt_path": None}  # what belongs to one start, not to the run
+_PYTHONS = sys.stdlib_module_names | {"builtins"}
 _KNOWN = ("best", "last", "hpc")  # Lightning finds these itself
 
 
@@ -43,3 +47,28 @@ def check_trained(model: Any, config: Namespace, command: str) -> None:  # noqa:
             "--ckpt_path runs/NAME/checkpoints/last.ckpt, or what a run has saved as the student: --model.student "
             "kdlightning.networks.load_network --model.student.source runs/NAME/network"
         )
+
+
+def check_class_paths(config: Any) -> None:  # noqa: ANN401 - a configuration, or a value in one
+    """Refuse, with a ValueError, a ``class_path`` that names no class, nor a function that says what class it makes.
+
+    A file of settings comes from anywhere, and an option such as an optimiser takes whatever can be called: what is of
+    Python's standard library, built in, or does not say what it returns could run any command.
+    """
+    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for value in values:
+        check_class_paths(value)
+    path = config.get("class_path") if isinstance(config, dict) else None
+    if isinstance(path, str):
+        made = import_object(path)
+        if not inspect.isclass(made):
+            try:
+                made = inspect.signature(made, eval_str=True).return_annotation
+            except (TypeError, ValueError, NameError):
+                made = None
+        room = path if inspect.isclass(made) and made.__module__ != "builtins" else "builtins"
+        if {room.split(".")[0], getattr(made, "__module__", "builtins").split(".")[0]} & _PYTHONS:
+            raise ValueError(
+                f"class_path: {path} is not allowed in a configuration: expected a class of a package or of yours, or "
+                "a function whose annotation says which class it returns"
+            )

@@ -25,7 +25,7 @@ from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
-from kdlightning.commands.checks import ONE_START, check_checkpoint, check_trained
+from kdlightning.commands.checks import ONE_START, check_checkpoint, check_class_paths, check_trained
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.disk import told
@@ -59,6 +59,11 @@ class _Parser(LightningArgumentParser):
             return super().error(message, *args, **kwargs)
         sys.stderr.write(f"kdlightning: error: {explain(message, self)}\n")
         raise SystemExit(2)
+
+    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Nothing is built, or run, that a configuration must not name."""
+        check_class_paths(args[0].as_dict() if args else {})
+        return super().instantiate_classes(*args, **kwargs)
 
 
 class _RunConfig(SaveConfigCallback):

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from kdlightning.__main__ import main
 from kdlightning.commands import cli
+from kdlightning.commands.checks import check_class_paths
 from kdlightning.methods import KD, TeacherAnswers
 from kdlightning.networks import LeNet5Fifth, load_network, save_network
 
@@ -137,6 +139,44 @@ def test_a_network_of_random_weights_is_not_measured(command, tmp_path, teacher,
     assert f"{command} measures a trained network, but the weights of LeNet5Fifth are random (body.0.weight)" in err
     saved = ["--model.student", "kdlightning.networks.load_network", "--model.student.source", teacher]
     assert main([command, "--model", "Supervised", *saved, *where]) == 0
+
+
+@pytest.mark.parametrize("place", ["data.augmentation", "model.optimizer", "model.lr_scheduler"])
+def test_a_configuration_runs_no_command(place, tmp_path, capsys):
+    part, option = place.split(".")
+    config = {"class_path": {"model": "Supervised", "data": "DigitsDataModule"}[part], "init_args": {}}
+    command = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path / 'ran'}"}}
+    config["init_args"][option] = command
+    Path("evil.yaml").write_text(yaml.safe_dump({part: config}))
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--model", "Supervised", *STUDENT, *SMALL, "--config", "evil.yaml"])
+    assert (stopped.value.code, (tmp_path / "ran").exists()) == (2, False)
+    assert "class_path: os.system is not allowed in a configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("torch.optim.Adam", True),
+        ("torchvision.transforms.v2.RandomHorizontalFlip", True),
+        ("torchvision.transforms.Compose", True),
+        ("torchvision.models.resnet18", True),
+        ("kdlightning.networks.load_network", True),
+        ("helpers.TinyNet", True),
+        ("subprocess.Popen", False),
+        ("functools.partial", False),
+        ("builtins.exec", False),
+        ("posix.system", False),
+        ("webbrowser.open", False),
+        ("torch.hub.load", False),
+        ("torch.load", False),
+        ("torch.utils.cpp_extension.load", False),
+    ],
+)
+def test_which_classes_and_functions_a_configuration_may_name(path, allowed):
+    for config in ({"class_path": path}, {"a": [{"b": {"class_path": path, "init_args": {}}}]}):
+        with nullcontext() if allowed else pytest.raises(ValueError, match=f"{path} is not allowed"):
+            check_class_paths(config)
 
 
 def test_what_is_refused_while_data_are_read_comes_without_a_traceback(tmp_path, capsys, teacher):
