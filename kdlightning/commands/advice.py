@@ -139,10 +139,10 @@ def _own(facts: Facts, number: int, budget: int | None, epochs: int, *, labelled
             _KD, (Phase("baseline-answers", "TeacherAnswers"),), Fit("AnsweredKD", once, _softened(facts)),
             "The baseline asks about each image only once.",
         )),
-        (not soft and asks >= number * (1 + (facts.num_classes - 1) * pair), Plan(
-            "The teacher answers labels only, and the budget is large: DB3KD measures how far each image is from the "
-            "decision boundaries and makes soft labels of it. Measured on MNIST, soft labels helped against labels "
-            "alone, but distances from one question an image (robustness: sd) helped as much as these.",
+        (not soft and number <= _FEW and asks >= number * (1 + (facts.num_classes - 1) * pair), Plan(
+            "The teacher answers labels only, you have few images and the budget is large: DB3KD measures how far each "
+            "image is from the decision boundaries and makes soft labels of it. Try robustness: sd first, which asks "
+            "about each image once: where it was measured, its soft labels helped as much as these.",
             Fit("DB3KD", _SET, hard, "bd"), (_db3kd(facts, "bd"),), bare, bare_why,
         )),
         (number <= _FEW and asks >= 2 * number and pairs >= number, Plan(
@@ -160,7 +160,7 @@ def _own(facts: Facts, number: int, budget: int | None, epochs: int, *, labelled
             Fit("AnsweredKD", _SET, _softened(facts)), (_ANSWERS,),
         )),
         (True, Plan(
-            "The teacher answers labels only, and the budget pays for each image once: DB3KD makes soft labels of the "
+            "The teacher answers labels only: each image is asked once, and DB3KD makes soft labels of the "
             "distances between images of different classes (sd), which helped against labels alone as much as "
             "distances for hundreds of questions an image.",
             Fit("DB3KD", _SET, hard, "sd"), (_db3kd(facts, "sd"),), bare, bare_why,

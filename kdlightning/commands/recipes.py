@@ -264,7 +264,7 @@ def main(argv: Sequence[str]) -> int:
     except RecipeError as error:
         sys.stderr.write(f"kdlightning run: {error}\n")
         return 2
-    if wants_report and not options.only:
+    if wants_report and not options.only and any(stage.command == "fit" for stage in stages):  # else none is compared
         from kdlightning.commands.report import main as report
 
         return report([str(root), "--output", str(root / "report"), "--wandb"])

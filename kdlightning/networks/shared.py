@@ -1,5 +1,6 @@
 """A student that ends in its teacher's classifier, with a connector between the two."""
 
+import logging
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -8,6 +9,11 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from kdlightning.networks.base import Network
+from kdlightning.networks.statistics import count_parameters
+
+_log = logging.getLogger(__name__)
+
+_WARNED = 1.5  # times as large as the student was
 
 Features = Literal["auto", "map", "vector"]
 
@@ -86,6 +92,7 @@ class SharedClassifierNetwork(Network):
         classifier = teacher.get_classifier()
         if not isinstance(classifier, nn.Linear):
             raise TypeError(f"expected a teacher that ends in torch.nn.Linear, got {type(classifier).__name__}")
+        own = count_parameters(student)
         images = _images(student)
         with torch.no_grad():
             last = teacher.forward_features(images)
@@ -101,6 +108,12 @@ class SharedClassifierNetwork(Network):
         bias = torch.zeros(network.num_classes) if classifier.bias is None else classifier.bias
         network.classifier.load_state_dict({"weight": classifier.weight, "bias": bias})
         network.classifier.requires_grad_(False)
+        if (grown := count_parameters(network)) > _WARNED * own:
+            _log.warning(
+                "%s grows from %s to %s parameters by a connector to the teacher's %s features and its classifier; "
+                "features=vector makes the connector one linear layer",
+                *(type(student).__name__, f"{own:,}", f"{grown:,}", f"{vector.shape[1]:,}"),
+            )
         return network
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -3,10 +3,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from kdlightning.__main__ import main
 from kdlightning.commands.recipes import RecipeError, read_recipe
+from kdlightning.networks import LeNet5Fifth, save_network
 
 STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
 TRAINER = {
@@ -265,3 +267,17 @@ def test_mistakes_in_recipes_are_named(tmp_path, change, text):
     with pytest.raises(RecipeError, match=text):
         read_recipe(file)
     assert main(["run", str(file)]) == 2
+
+
+def test_a_recipe_that_trains_nothing_ends_in_success_without_a_report(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_network(LeNet5Fifth(image_size=16), tmp_path / "network")
+    teacher = {"class_path": "SoftLabelTeacher", "init_args": {"network": "network"}}
+    data = {"class_path": "DigitsDataModule", "init_args": {"num_samples": 20, "image_size": 16}}
+    model = {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher}}
+    stage = {"name": "answers", "command": "predict", "config": {"model": model, "data": data}}
+    Path("recipe.yaml").write_text(yaml.safe_dump({"output": "out", "stages": [stage], "report": True}))
+    assert main(["run", "recipe.yaml"]) == 0
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "out/report").exists()
+    assert main(["run", "recipe.yaml"]) == 0

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 import warnings
@@ -15,6 +16,7 @@ from servers import serving
 
 from kdlightning.__main__ import main
 from kdlightning.commands import cli
+from kdlightning.commands.advice import recommend
 from kdlightning.commands.case import Case, CaseError, look
 from kdlightning.commands.new import case_of, recipe
 from kdlightning.commands.recipes import read_recipe
@@ -119,6 +121,15 @@ def test_the_recommendation_is_the_readmes(there, teacher, answers, images, budg
     plan, _ = recipe(case(there, teacher, answers, images, budget), "x.yaml")
     assert (plan.title, plan.baseline.method) == (student, baseline)
     assert 2 <= plan.why.count(". ") + 1 <= 4
+
+
+def test_labels_of_one_query_come_first_and_boundaries_where_images_are_few(there):
+    told = case(there, "network", "hard", "labelled", 10**8)
+    few, many = recommend(told, look(told)), recommend(told, dataclasses.replace(look(told), number=5000))
+    assert few.student.variant == "bd"
+    assert "Try robustness: sd first" in few.why
+    assert many.student.variant == "sd"
+    assert "robustness: sd" in many.phases[0].arguments
 
 
 def test_a_teacher_without_features_is_not_given_to_kd3(there, tmp_path):

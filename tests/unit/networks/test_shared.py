@@ -27,6 +27,17 @@ def test_lenet_pair_has_the_size_that_fits_the_papers():
     assert not network.classifier.weight.requires_grad
 
 
+def test_a_student_that_grows_by_half_or_more_is_told_before_it_is_trained(caplog):
+    SharedClassifierNetwork.of(LeNet5Classic(width=0.5), LeNet5Classic())  # 15,738 become 19,770
+    assert caplog.messages == []
+    network = SharedClassifierNetwork.of(CIFARResNet(8, 10, 3, 32), ResNet18(width=0.5))
+    (told,) = caplog.messages
+    grown = f"grows from {count_parameters(CIFARResNet(8, 10, 3, 32)):,} to {count_parameters(network):,} parameters"
+    assert told.startswith(
+        f"CIFARResNet {grown} by a connector to the teacher's 256 features and its classifier; features"
+    )
+
+
 def test_equal_widths_need_no_connector_unless_told():
     def resnet():
         return ResNet18(width=0.125)
