@@ -126,7 +126,7 @@ def _misread(
             f"give stage '{stage.name}' data: {right}"
         )
     elif isinstance(model, type) and issubclass(model, AnsweredModule) and stage.command == "fit":
-        if "answer" not in has:
+        if not has & {"answer", column}:
             yield (
                 f"{place} for {model.__name__}, which learns from the teacher's own answers, but {written.method} of "
                 f"stage '{written.stage.name}' writes {', '.join(sorted(has))}: train DB3KD on them"

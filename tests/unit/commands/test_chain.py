@@ -81,6 +81,8 @@ def test_a_synthesis_is_labelled_and_learnt_over_three_stages():
 def test_answers_are_of_the_kind_that_a_method_learns_from():
     (sentence,) = found(asking("DB3KDLabels"), stage("student", "fit", "AnsweredKD", reading("TransferSetDataModule")))
     assert sentence.endswith("writes activation, distance, label: train DB3KD on them")
+    labels = reading("TransferSetDataModule", column="label")
+    assert found(asking("DB3KDLabels"), stage("student", "fit", "AnsweredKD", labels)) == []
     (sentence,) = found(asking("TeacherAnswers"), stage("student", "fit", "AnsweredKD", SOURCE))
     assert sentence == (
         "stage 'student': AnsweredKD learns from a transfer set, not from DigitsDataModule: give data: {class_path: "
