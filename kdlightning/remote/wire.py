@@ -41,7 +41,6 @@ class Wire:
     """Connections to one server, kept open, at most ``at_once`` of them.
 
     Args:
-        url: of the server.
         headers: of every request.
         at_once: the most connections.
         proxy: the proxy's address; None for none.

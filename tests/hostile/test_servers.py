@@ -104,6 +104,7 @@ def forever(piece):
     ],
     ids=["100 Continue", "head by lines", "body by bytes", "chunks", "first line by bytes"],
 )
+@pytest.mark.tried("a server talks for ever: 100 Continue, a head by bytes", "the request ends when its time is over")
 def test_a_reply_that_never_ends_ends_in_time(pieces):
     with raw(lambda connection, body: drip(connection, pieces())) as port:
         began = time.monotonic()
@@ -112,6 +113,7 @@ def test_a_reply_that_never_ends_ends_in_time(pieces):
         assert time.monotonic() - began < 3
 
 
+@pytest.mark.tried("a server takes the connection and reads nothing", "the request ends when its time is over")
 def test_a_server_that_does_not_read_ends_in_time():
     listening = socket.create_server(("127.0.0.1", 0), backlog=4)
     with listening:
@@ -124,6 +126,7 @@ def test_a_server_that_does_not_read_ends_in_time():
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@pytest.mark.tried("a reply of 128 MB, gzipped and plain", "it is cut at the limit, and never in memory")
 def test_a_bomb_is_cut_at_the_limit_without_its_memory(monkeypatch, encoding):
     monkeypatch.setattr("kdlightning.remote.wire.LONGEST", 2**22)
     content = b" " * 2**27
@@ -147,6 +150,7 @@ def test_a_bomb_is_cut_at_the_limit_without_its_memory(monkeypatch, encoding):
         (b"[1]", "br", "gzip or none, got 'br'"),
     ],
 )
+@pytest.mark.tried("a reply in another encoding than it says, or cut", "one sentence")
 def test_what_cannot_be_unpacked_is_told(body, encoding, text):
     with (
         raw(lambda peer, _: peer.sendall(reply(body, headers=[f"Content-Encoding: {encoding}"]))) as port,
@@ -156,6 +160,7 @@ def test_what_cannot_be_unpacked_is_told(body, encoding, text):
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05])
+@pytest.mark.tried("a server sends an answer too many", "it goes to no other question")
 def test_a_surplus_answer_goes_to_no_other_question(pause):
     """Neither one that comes with the answer, nor one that comes while nobody asks."""
 
@@ -191,6 +196,7 @@ def tensor_server(answers):
     return answering(answer)
 
 
+@pytest.mark.tried("a server mixes up whose answer is whose", "refused, and kept by nobody")
 def test_an_answer_to_another_request_is_refused():
     def answers(handler, message):
         output = {"name": "y", "datatype": "FP32", "shape": [1, 3], "data": ROW}
@@ -224,6 +230,7 @@ DEEP = b"[" * 100 + b"1" + b"]" * 100
         {"shape": [1, 3], "data": [1e999, 0, 0]},
     ],
 )
+@pytest.mark.tried("a tensor of odd shape, kind or numbers in a reply", "one sentence, one request paid")
 def test_odd_tensors_are_told_and_paid_once(output):
     asked = []
 
@@ -239,6 +246,7 @@ def test_odd_tensors_are_told_and_paid_once(output):
 
 
 @pytest.mark.parametrize("length", ["²", "-1", "1e3", "", "9" * 400])
+@pytest.mark.tried("an odd number in a reply's header", "one sentence")
 def test_an_odd_length_of_the_header_is_told(length):
     def answers(handler, message):
         handler.reply(200, {"outputs": []}, {"Inference-Header-Content-Length": length})
@@ -248,6 +256,7 @@ def test_an_odd_length_of_the_header_is_told(length):
 
 
 @pytest.mark.parametrize("score", [int("9" * 401), None, "1", True, [1], {}], ids=lambda score: str(score)[:5])
+@pytest.mark.tried("an odd score in a reply", "one sentence, one request paid")
 def test_odd_scores_are_told_and_paid_once(score):
     with answering(lambda handler, body: handler.reply(200, json.dumps([score, 0.0]).encode())) as url:
         remote = soft(url, patience=Patience())
@@ -267,6 +276,7 @@ def test_odd_scores_are_told_and_paid_once(score):
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 10**400, 4]}]},
     ],
 )  # fmt: skip
+@pytest.mark.tried("odd metadata", "one sentence, nothing is asked")
 def test_odd_metadata_is_told(metadata):
     with (
         answering(lambda handler, body: handler.reply(200, json.dumps(metadata).encode())) as url,
@@ -275,6 +285,7 @@ def test_odd_metadata_is_told(metadata):
         RemoteSoftLabelTeacher(url, "m", "probabilities", ledger=None, patience=ONCE).query(images(1))
 
 
+@pytest.mark.tried("2,000 mutated replies are read", "refused or read, no other error")
 def test_mutated_messages_raise_nothing_else():
     good = json.dumps({"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 3], "data": ROW}]}).encode()
     random = np.random.default_rng(0)
@@ -295,6 +306,7 @@ class TestSecrets:
         handler.reply(status, ("x" * 82 + key).encode(), {"Location": f"https://h/{key}/x?y={key}"})
 
     @pytest.mark.parametrize("path", ["/401", "/302", "/200", "/500"])
+    @pytest.mark.tried("a server says the key where messages are cut", "no part of it is shown or logged")
     def test_not_even_a_part_of_a_key_is_in_a_message(self, monkeypatch, caplog, path):
         monkeypatch.setenv("KDL_LONG", KEY)
         caplog.set_level("DEBUG")
@@ -305,6 +317,7 @@ class TestSecrets:
         shown = [str(error.value), repr(error.value.__cause__), str(error.value.__cause__.__cause__), caplog.text]
         assert [text for text in shown if KEY[:6] in text] == []
 
+    @pytest.mark.tried("a server says the key in its metadata", "no part of it is shown")
     def test_metadata_that_tells_the_key_does_not_spread_it(self, monkeypatch):
         monkeypatch.setenv("KDL_LONG", KEY)
 
@@ -385,6 +398,7 @@ class TestProxies:
             yield seen
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    @pytest.mark.tried("the environment names a proxy, the teacher is on this machine", "the proxy sees nothing")
     def test_no_proxy_sees_what_goes_to_this_machine(self, monkeypatch, proxy, host):
         monkeypatch.setenv("KDL_LONG", KEY)
         with answering(lambda handler, body: handler.reply(200, ROW)) as url:
@@ -393,12 +407,14 @@ class TestProxies:
         assert proxy == []
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
+    @pytest.mark.tried("a proxy refuses", "told, without its password")
     def test_one_that_refuses_is_named_without_its_password(self, proxy, scheme):
         with pytest.raises(RemoteTeacherError, match="407") as error:
             soft(f"{scheme}://teacher.invalid").query(images(1))
         assert len(proxy) == 1
         assert "pr0xy-word" not in str(error.value)
 
+    @pytest.mark.tried("a proxy is dead", "named, without its password")
     def test_one_that_is_dead_is_named(self, monkeypatch):
         monkeypatch.setenv("https_proxy", "http://me:pr0xy-word@127.0.0.1:9")
         text = r"no connection through the proxy http://127\.0\.0\.1:9, which the environment names"
@@ -424,6 +440,7 @@ class TestProxies:
         assert soft("http://127.0.0.1:9").num_classes is None
 
 
+@pytest.mark.tried("a server redirects", "not followed, the key stays here, nothing is paid")
 def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
     monkeypatch.setenv("KDL_LONG", KEY)
     elsewhere = []
@@ -437,6 +454,7 @@ def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
     assert elsewhere == []
 
 
+@pytest.mark.tried("a self-signed certificate", "refused, nothing is sent or paid")
 def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "cert", "-days", "2"]
     with suppress(FileNotFoundError):
