@@ -203,6 +203,8 @@ class Connection:
             raise AttemptError(f"no answer within {self.patience.read_timeout:g} s", paid=True) from None
         except TooLongError as error:
             raise AttemptError(str(error), paid=True) from None
+        except httpcore2.LocalProtocolError as error:
+            raise AttemptError(f"the request cannot be sent ({_words(error)})", paid=False, again=False) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
             raise AttemptError(f"the connection broke ({_words(error)})", paid=True) from None
         if self.listener is not None:

@@ -76,6 +76,8 @@ def fill_in(headers: dict[str, str], *, read: bool = True) -> tuple[dict[str, st
     """
     for name, value in headers.items():
         _check_literal("the header", name, value, named=True, reference=_REFERENCE)
+        if not re.fullmatch(r"[!#$%&'*+.^`|~\w-]+", name, re.ASCII) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the header {name!r} has characters that no HTTP header can carry")
     secrets: list[str] = []
     return {name: _filled(value, _REFERENCE, secrets) for name, value in headers.items() if read}, secrets
 
@@ -124,8 +126,9 @@ def check_url(url: str, *, secret: bool) -> str:
     """
     try:
         parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
         wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or parts.port == 0
-    except ValueError:  # such as a port that is no number
+    except ValueError:  # such as a port that is no number, or a host that is no name
         raise ValueError("expected an address such as https://host:8000, got one that cannot be read") from None
     if wrong:
         raise ValueError(f"expected an address such as https://host:8000, got {bare(url)!r}")

@@ -24,6 +24,7 @@ from kdlightning.remote import (
     RemoteTeacherError,
 )
 from kdlightning.remote.protocol import ProtocolError, read
+from kdlightning.remote.wire import plain
 
 ONCE = Patience(connect_timeout=5, read_timeout=0.4, attempts=1)
 KEY = "k3y-of-forty-two-characters-and-no-fewer--"
@@ -469,3 +470,28 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
         with pytest.raises(RemoteTeacherError, match=r"its certificate cannot be verified .*SSL_CERT_FILE"):
             remote.query(images(1))
     assert (seen, remote.paid.queries) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "text"),
+    [
+        ("https://host:port", {}, "got one that cannot be read"),
+        ("https://a..b", {}, "got one that cannot be read"),
+        (f"https://{'a' * 70}.org", {}, "got one that cannot be read"),
+        ("https://[::1", {}, "got one that cannot be read"),
+        (
+            "https://h",
+            {"X-Name": "a\r\nX-Other: b"},
+            "'X-Name' has characters that no HTTP header can carry",
+        ),
+        ("https://h", {"X-Näme": "a"}, "the header 'X-Näme' has characters"),
+    ],
+)
+def test_addresses_and_headers_that_cannot_be_sent_are_refused(url, headers, text):
+    with pytest.raises(ValueError, match=text):
+        soft(url, headers=headers)
+
+
+def test_addresses_of_any_letters_are_sent_in_those_of_http():
+    assert plain("http://[::1]:8000/a b/%2F?q=ä&r=1") == "http://[::1]:8000/a%20b/%2F?q=%C3%A4&r=1"
+    assert plain("https://bücher.example") == "https://xn--bcher-kva.example/"
