@@ -7,7 +7,7 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
@@ -18,7 +18,7 @@ from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.generator import GeneratorModule
-from kdlightning.networks.pretrained import save_network
+from kdlightning.networks.pretrained import check_saving, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 
 Role = Literal["teacher", "reference", "student"]
@@ -54,7 +54,10 @@ class RunResult(Callback):
         self._seconds, self._best = state_dict["seconds"], state_dict["best"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, or let it go on."""
+        """Start the clock, or let it go on; a ValueError if what is trained could not be saved at the end."""
+        if _saves(pl_module, trainer):
+            name, how = _how(pl_module)
+            check_saving(getattr(pl_module, name), **how)
         self._began, self._seconds = time.monotonic() - self._seconds, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,16 +71,16 @@ class RunResult(Callback):
         self._seconds = self.state_dict()["seconds"]
         # now: where a test looks for a batch size, Lightning's loops begin again
         self._trained = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
-        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if rehearsal or not trainer.is_global_zero or not isinstance(pl_module, (DistillationModule, GeneratorModule)):
+        if not _saves(pl_module, trainer):
             return
-        made = isinstance(pl_module, GeneratorModule)
-        name, root = "generator" if made else "student", Path(trainer.default_root_dir)
-        spec, paid = pl_module.description(name), pl_module.paid._asdict() if made else {}
-        how = {key: spec.get(key) for key in ("class_path", "init_args")}
+        made, root = isinstance(pl_module, GeneratorModule), Path(trainer.default_root_dir)
+        data: Any = getattr(trainer, "datamodule", None)
+        (name, how), paid = _how(pl_module), pl_module.paid._asdict() if made else {}
         notes = {"method": type(pl_module).__name__, "checkpoint": "last", **paid}
+        if not made:
+            how["class_names"] = getattr(data, "class_names", None)
         save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
-        if made or getattr(getattr(trainer, "datamodule", None), "tested_on", "test") is None:
+        if made or getattr(data, "tested_on", "test") is None:
             _write(root / "result.json", self.record(trainer, pl_module))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -164,6 +167,19 @@ def _name(trainer: L.Trainer) -> str:
     loader = trainer.test_dataloaders or trainer.train_dataloader
     source = getattr(loader, "dataset", loader) if data is None else data
     return str(getattr(source, "name", None) or type(source).__name__)
+
+
+def _saves(module: L.LightningModule, trainer: L.Trainer) -> TypeGuard[DistillationModule | GeneratorModule]:
+    """Whether this process keeps what is trained."""
+    kept = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    return kept and isinstance(module, (DistillationModule, GeneratorModule))
+
+
+def _how(module: DistillationModule | GeneratorModule) -> tuple[str, dict[str, Any]]:
+    """Under which name a module has the network that it trains, and how that is built again."""
+    name = "generator" if isinstance(module, GeneratorModule) else "student"
+    spec = module.description(name)
+    return name, {key: spec.get(key) for key in ("class_path", "init_args")}
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -52,6 +52,7 @@ from kdlightning.functional.selection import (
 from kdlightning.modules.arguments import check_networks
 from kdlightning.modules.base import run_seed
 from kdlightning.modules.selecting import SelectingModule
+from kdlightning.networks.pretrained import name_of
 from kdlightning.networks.shared import Features, SharedClassifierNetwork
 from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
@@ -127,7 +128,7 @@ class KD3(SelectingModule):
     @property
     def student_name(self) -> str:
         """The network that the connector and the teacher's classifier were added to."""
-        return type(self.student.student).__name__
+        return name_of(self.student.student)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_wfa + α L_mdcl, Eq. 18 of [Tang2023]_; with an own classifier, its term."""

@@ -21,6 +21,7 @@ from kdlightning.modules.finite import check_losses, check_weights
 from kdlightning.modules.rates import follow_metric, make_schedule
 from kdlightning.modules.rehearsal import check_first, check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
+from kdlightning.networks.pretrained import name_of
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -196,7 +197,7 @@ class DistillationModule(TaughtModule):
     @property
     def student_name(self) -> str:
         """The student's network, in tables."""
-        return type(self.student).__name__
+        return name_of(self.student)
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -15,7 +15,15 @@ from kdlightning.networks.gan import (
 )
 from kdlightning.networks.lenet import LeNet5, LeNet5Classic, LeNet5ClassicHalf, LeNet5Fifth, LeNet5Half
 from kdlightning.networks.mobilenet import MobileNetV1, MobileNetV2, MobileNetV2Half
-from kdlightning.networks.pretrained import fingerprint, load_network, load_state, notes, push_network, save_network
+from kdlightning.networks.pretrained import (
+    check_saving,
+    fingerprint,
+    load_network,
+    load_state,
+    notes,
+    push_network,
+    save_network,
+)
 from kdlightning.networks.resnet import (
     CIFARResNet,
     ResNet,
@@ -47,6 +55,6 @@ __all__ = [
     "ResNet18", "ResNet20", "ResNet32", "ResNet32x4", "ResNet34", "ResNet50", "ResNet56", "ResNet110", "ResNet110x2",
     "ResNet116", "SharedClassifierNetwork", "ShuffleNetV1", "ShuffleNetV2", "TimmNetwork", "TorchvisionNetwork",
     "TransposedGenerator", "WGANGPCritic", "WGANGPGenerator", "WRN22x8", "WRN28x10", "WideResNet", "catalogue",
-    "count_macs", "count_parameters", "fingerprint", "load_network", "load_state", "notes", "push_network",
-    "save_network",
+    "check_saving", "count_macs", "count_parameters", "fingerprint", "load_network", "load_state", "notes",
+    "push_network", "save_network",
 ]  # fmt: skip

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 from torchvision.models import VGG, AlexNet, EfficientNet, MobileNetV3, ResNet
 
 from kdlightning.networks.base import ChannelValues, Network
+from kdlightning.networks.pretrained import name_of
 
 
 class _External(Network):
     """Resizes images to ``input_size``, repeats a grey channel to ``wanted_channels``, then normalises."""
+
+    architecture: str
+    _bare: dict[str, str]  # from the names of the bare classifier's tensors to their names here
 
     def __init__(self, wanted: int, size: int | None, classes: int, in_channels: int, *own: int, **values: Any) -> None:  # noqa: ANN401
         super().__init__(classes, wanted, *own, **values)
@@ -29,9 +33,20 @@ class _External(Network):
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         return cast(Tensor, self.normalize(x.expand(-1, self.wanted_channels, -1, -1)))
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load its own state, or that of the bare classifier as it was trained elsewhere; see ``nn.Module``.
+
+        A RuntimeError, with ``strict``, for tensors of other names or shapes.
+        """
+        own = self.state_dict()
+        if not state_dict.keys() <= own.keys() and state_dict.keys() & self._bare.keys():
+            kept = {name: own[name] for name in own.keys() - set(self._bare.values())}
+            state_dict = kept | {self._bare.get(name, name): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(state_dict, strict, assign)
+
     def _remember(self, **init_args: object) -> None:
         """Correct what a reload will pass: it needs the structure, and must not download weights again."""
-        config = self._hub_mixin_config
+        config, self.settled = self._hub_mixin_config, init_args
         if isinstance(config, dict):
             config.update({name: value for name, value in init_args.items() if name in config})
 
@@ -106,7 +121,8 @@ class TimmNetwork(_Wrapper):
         wanted = arguments.get("in_chans", 3)
         super().__init__(wanted, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
         self._remember(pretrained=False, input_size=size, mean=mean, std=std)
-        self.model = model
+        self.architecture, self.model = name, model
+        self._bare = {inner: f"model.{inner}" for inner in model.state_dict()}
 
 
 class TorchvisionNetwork(_External):
@@ -151,13 +167,22 @@ class TorchvisionNetwork(_External):
         arguments = dict(model_args or {})
         if weights is None:
             arguments["num_classes"] = num_classes
-        body, neck, classifier = _split(torchvision.models.get_model(name, weights=weights, **arguments))
+        if name in ("googlenet", "inception_v3"):
+            arguments.setdefault("aux_logits", False)  # classifiers beside the classifier
+        model = torchvision.models.get_model(name, weights=weights, **arguments)
+        bare = {id(tensor): inner for inner, tensor in model.state_dict(keep_vars=True).items()}
+        body, neck, classifier = _split(model)
         if classifier.out_features != num_classes:
-            classifier = nn.Linear(classifier.in_features, num_classes)
+            last, classifier = classifier, nn.Linear(classifier.in_features, num_classes)
+            for old, new in ((last.weight, classifier.weight), (last.bias, classifier.bias)):
+                bare[id(new)] = bare.pop(id(old))
         features = classifier.in_features
         super().__init__(3, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
         self._remember(weights=None, input_size=size, mean=mean, std=std)
+        self.architecture = name
         self.body, self.neck, self.classifier = body, neck, classifier
+        own = self.state_dict(keep_vars=True).items()
+        self._bare = {bare[id(tensor)]: here for here, tensor in own if id(tensor) in bare}
 
 
 class Adapter(_Wrapper):
@@ -200,7 +225,8 @@ class Adapter(_Wrapper):
         features = int(getattr(get_classifier(), "in_features", 0)) if callable(get_classifier) else 0
         own = image_size or size or 32
         super().__init__(in_channels, size, num_classes, in_channels, own, features, mean=mean, std=std)
-        self.network = network
+        self.architecture, self.network = name_of(network), network
+        self._bare = {inner: f"network.{inner}" for inner in network.state_dict()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""

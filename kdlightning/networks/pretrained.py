@@ -2,18 +2,16 @@
 
 A saved network is a directory of two files: ``model.safetensors``, and ``config.json`` with the constructor's
 arguments at the top level (the Hugging Face Hub's convention) next to ``class_path``, ``fingerprint``,
-``kdlightning_version`` and ``notes``. Nothing is pickled.
+``kdlightning_version``, ``facts`` (its name, its classes and what it does to pixels) and ``notes``. Nothing is pickled.
 """
 
 import hashlib
-import importlib
 import inspect
 import json
 import os
 import re
 import shutil
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +24,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdlightning import __version__
+from kdlightning.networks.building import build, constructor_of, without_downloads
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FILES = (WEIGHTS, CONFIG)
-RESERVED = ("class_path", "fingerprint", "kdlightning_version", "notes")
+RESERVED = ("class_path", "fingerprint", "kdlightning_version", "facts", "notes")
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -54,6 +53,7 @@ def save_network(
     *,
     class_path: str | None = None,
     init_args: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -67,6 +67,7 @@ def save_network(
         class_path: dotted path of its class (the default), or of a function annotated to return a module.
         init_args: constructor arguments, JSON-able; a module among them is given as
             ``{"class_path": ..., "init_args": {...}}``. Default: what the network remembers.
+        class_names: of its K classes, in order. Default: its own ``class_names``, as `load_network` sets them.
         notes: anything JSON-able worth keeping next to the weights.
         overwrite: replace different weights that are already there.
 
@@ -74,19 +75,8 @@ def save_network(
         FileExistsError: if the directory holds different weights and ``overwrite`` is false.
         ValueError: if the class or its arguments cannot be recorded, or build a network of another shape.
     """
-    path = Path(path)
-    spec = _spec(network, class_path, init_args)
-    _require_same_shapes(network, spec)
-    taken = sorted(set(spec["init_args"]) & set(RESERVED))
-    if taken:
-        raise ValueError(f"{spec['class_path']} has arguments named {taken}, which {CONFIG} uses itself; rename them")
-    digest = fingerprint(network)
-    facts = {"class_path": spec["class_path"], "kdlightning_version": __version__, "fingerprint": digest}
-    config = {**spec["init_args"], **facts, **({"notes": dict(notes)} if notes else {})}
-    try:
-        text = json.dumps(config, indent=2) + "\n"
-    except TypeError as error:
-        raise ValueError(f"init_args and notes must be JSON-able to be saved: {error}; got {config}") from error
+    path, digest = Path(path), fingerprint(network)
+    text = _describe(network, class_path, init_args, class_names, notes, digest)
     if not overwrite and any((path / name).exists() for name in FILES):
         try:
             present = _read_config(path)["fingerprint"]
@@ -111,6 +101,13 @@ def save_network(
     return path
 
 
+def check_saving(
+    network: nn.Module, *, class_path: str | None = None, init_args: Mapping[str, Any] | None = None
+) -> None:
+    """Raise what `save_network` would, before the network is worth saving; writes nothing."""
+    _describe(network, class_path, init_args, None, None, "")
+
+
 def load_network(source: str | Path, *, revision: str | None = None) -> nn.Module:
     """Build a saved network and load its weights: in eval mode, on the CPU.
 
@@ -121,14 +118,15 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
 
     Raises:
         FileNotFoundError: if there is no such directory, repository or file.
-        ValueError: if a file is damaged, or the weights are not those that the configuration describes.
+        ValueError: if a file is damaged, or the weights are not those that the configuration describes, or the class
+            that it names is not installed, nor imported, nor in a place that the user has named.
         TypeError: if the configuration names something that is no module.
     """
     directory = _locate(source, revision)
     config = _read_config(directory)
     state = load_state(directory)
     init_args = {key: value for key, value in config.items() if key not in RESERVED}
-    network = _build({"class_path": config["class_path"], "init_args": init_args})
+    network = build({"class_path": config["class_path"], "init_args": init_args})
     for name, own in network.state_dict(keep_vars=True).items():
         if name in state and own.is_floating_point() and own.dtype != state[name].dtype:
             own.data = own.data.to(state[name].dtype)
@@ -141,6 +139,7 @@ def load_network(source: str | Path, *, revision: str | None = None) -> nn.Modul
         told = f"fingerprint {found[:16]}, expected {config['fingerprint'][:16]}"
         remedy = "restore or write the directory again"
         raise ValueError(f"the weights in {directory} are not those that were saved: {told}; {remedy}")
+    cast(Any, network).class_names = config.get("facts", {}).get("class_names")
     return network.eval()
 
 
@@ -177,6 +176,48 @@ def push_network(path: str | Path, repo_id: str, *, private: bool = True) -> str
     return str(api.upload_folder(repo_id=repo_id, folder_path=path, allow_patterns=[*FILES], commit_message=told))
 
 
+def _describe(
+    network: nn.Module,
+    class_path: str | None,
+    init_args: Mapping[str, Any] | None,
+    class_names: Sequence[str] | None,
+    notes: Mapping[str, Any] | None,
+    digest: str,
+) -> str:
+    """What ``config.json`` holds; a ValueError if that would not build the network."""
+    spec = _spec(network, class_path, init_args)
+    _require_same_shapes(network, spec)
+    taken = sorted(set(spec["init_args"]) & set(RESERVED))
+    if taken:
+        raise ValueError(f"{spec['class_path']} has arguments named {taken}, which {CONFIG} uses itself; rename them")
+    about = {"class_path": spec["class_path"], "kdlightning_version": __version__, "fingerprint": digest}
+    about["facts"] = _facts(network, class_names)
+    config = {**spec["init_args"], **about, **({"notes": dict(notes)} if notes else {})}
+    try:
+        return json.dumps(config, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"init_args and notes must be JSON-able to be saved: {error}; got {config}") from error
+
+
+def _facts(network: nn.Module, class_names: Sequence[str] | None) -> dict[str, Any]:
+    """What one wants to know without building it: its name, its classes, what it does to pixels. None is unknown."""
+    own: Any = network
+    names, number = class_names or getattr(own, "class_names", None), getattr(own, "num_classes", None)
+    if names is not None and number is not None and len(names) != number:
+        raise ValueError(f"expected a name for each of {number} classes, got {len(names)}: {list(names)}")
+    normalize = getattr(own, "normalize", None)
+    pixels = {name: getattr(own, name, None) for name in ("in_channels", "image_size", "input_size")}
+    for name in ("mean", "std"):
+        values = getattr(normalize, name, None)
+        pixels[name] = values.flatten().tolist() if isinstance(values, Tensor) else None
+    return {
+        "architecture": name_of(network),
+        "num_classes": number,
+        "class_names": None if names is None else list(names),
+        "preprocessing": pixels,
+    }
+
+
 def _spec(
     network: nn.Module, class_path: str | None = None, init_args: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -186,10 +227,13 @@ def _spec(
         raise ValueError(f"{cls.__qualname__} cannot be imported by name; move it to a module, or give class_path")
     class_path = class_path or f"{cls.__module__}.{cls.__qualname__}"
     if init_args is not None:
-        return {"class_path": class_path, "init_args": dict(init_args)}
+        told = {"class_path": class_path, "init_args": dict(init_args)}
+        same = constructor_of(class_path) is cls
+        return {**told, "init_args": without_downloads(told) | (getattr(network, "settled", {}) if same else {})}
     remembered = getattr(network, "_hub_mixin_config", None) or {}
     if not isinstance(network, PyTorchModelHubMixin) or not isinstance(remembered, dict):
-        raise ValueError(f"how this {class_path} was constructed is not known; give init_args to save it")
+        unknown = f"how this {class_path} was constructed is not known; give init_args to save it"
+        raise ValueError(f"{unknown}, or subclass huggingface_hub.PyTorchModelHubMixin, which remembers")
     # The mixin forgets arguments that are modules; they are described in their turn.
     modules = {
         name: _spec(argument)
@@ -202,7 +246,7 @@ def _spec(
 def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
     """A wrong description is found now, not when the network is needed."""
     with torch.random.fork_rng(devices=[]):
-        built = _build(spec).state_dict()
+        built = build(spec).state_dict()
     actual = {name: tensor.shape for name, tensor in network.state_dict().items()}
     # a lazy layer takes its shape from the weights
     rebuilt = {name: actual.get(name) if is_lazy(tensor) else tensor.shape for name, tensor in built.items()}
@@ -254,32 +298,3 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{file} has no {' and no '.join(missing)}; was it written by save_network?")
     return cast(dict[str, Any], config)
-
-
-def _build(spec: Mapping[str, Any]) -> nn.Module:
-    """Construct ``{"class_path", "init_args"}``; arguments that are such a mapping are constructed first."""
-    constructor = _constructor(spec["class_path"])
-    init_args = {
-        name: _build(value) if isinstance(value, dict) and "class_path" in value else value
-        for name, value in spec.get("init_args", {}).items()
-    }
-    try:
-        return constructor(**init_args)
-    except TypeError as error:
-        raise ValueError(f"{spec['class_path']} cannot be built from {init_args}: {error}") from error
-
-
-def _constructor(class_path: str) -> Callable[..., nn.Module]:
-    """The class or function of a dotted path, if it makes a module: a file must not call anything else."""
-    module_name, _, name = class_path.rpartition(".")
-    try:
-        constructor = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        remedy = "install the package that defines it"
-        raise ValueError(f"unknown network class {class_path!r} ({error}); {remedy}") from error
-    function = inspect.isfunction(constructor)
-    made = typing.get_type_hints(constructor).get("return") if function else constructor
-    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
-        remedy = f"; write `def {name}(...) -> torch.nn.Module:`" if function else ""
-        raise TypeError(f"{class_path} is neither a torch.nn.Module nor a function annotated to return one{remedy}")
-    return cast(Callable[..., nn.Module], constructor)

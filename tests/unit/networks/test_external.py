@@ -7,7 +7,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from kdlightning.networks import Adapter, LeNet5Half, TimmNetwork, TorchvisionNetwork
+from kdlightning.methods import Supervised
+from kdlightning.networks import Adapter, LeNet5Half, TimmNetwork, TorchvisionNetwork, fingerprint
+from kdlightning.networks.pretrained import name_of
+from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
 
 IMAGENET = (
     torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
@@ -171,3 +174,56 @@ def test_adapter_without_features_says_so():
     assert adapter.num_features == 0
     with pytest.raises(TypeError, match="Mean has no forward_features; methods that read features need"):
         adapter.forward_features(torch.rand(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "bare", "size"),
+    [
+        (lambda: TimmNetwork("resnet10t", 4, input_size=32), lambda: timm.create_model("resnet10t", num_classes=4), 32),
+        (
+            lambda: TorchvisionNetwork("resnet18", 4, input_size=32),
+            lambda: torchvision.models.resnet18(num_classes=4),
+            32,
+        ),
+        (
+            lambda: TorchvisionNetwork("shufflenet_v2_x0_5", 4, input_size=32),
+            lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=4),
+            32,
+        ),
+        (
+            lambda: TorchvisionNetwork("googlenet", 4, input_size=32),
+            lambda: torchvision.models.googlenet(num_classes=4, aux_logits=False, init_weights=False),
+            32,
+        ),
+        (lambda: Adapter(LeNet5Half(), 10, mean=[0.3], std=[0.2], in_channels=1), LeNet5Half, 28),
+    ],
+)
+def test_weights_trained_outside_are_loaded_as_they_are(wrapped, bare, size):
+    torch.manual_seed(3)
+    original, network = bare().eval(), wrapped().eval()
+    result = network.load_state_dict(original.state_dict())
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    x = torch.rand(2, network.in_channels, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), original(network.normalize(x)))
+    again = wrapped().eval()
+    again.load_state_dict(network.state_dict())  # its own, as ever
+    assert fingerprint(again) == fingerprint(network)
+
+
+def test_weights_of_another_head_or_another_network_are_refused():
+    network = TorchvisionNetwork("resnet18", 4, input_size=32)
+    with pytest.raises(RuntimeError, match=r"size mismatch for classifier\.weight"):
+        network.load_state_dict(torchvision.models.resnet18(num_classes=5).state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_state_dict({"nothing": torch.zeros(1)})
+
+
+def test_tables_call_a_network_by_its_architecture():
+    adapted = Adapter(TimmNetwork("resnet10t", 4, input_size=32), 4)
+    assert name_of(TimmNetwork("resnet10t", 4)) == name_of(adapted) == "resnet10t"
+    assert name_of(TorchvisionNetwork("resnet18")) == "resnet18"
+    assert name_of(Adapter(Mean(), 3)) == "Mean"
+    assert SoftLabelTeacher(adapted).identity["name"] == WhiteBoxTeacher(adapted).identity["name"] == "resnet10t"
+    assert Supervised(adapted).student_name == "resnet10t"

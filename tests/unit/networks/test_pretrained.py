@@ -1,10 +1,13 @@
 import json
+import socket
 import sys
 import types
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import kdlightning
@@ -17,6 +20,7 @@ from kdlightning.networks import (
     ResNet8,
     TimmNetwork,
     TorchvisionNetwork,
+    check_saving,
     fingerprint,
     load_network,
     load_state,
@@ -113,6 +117,18 @@ def test_directory_holds_two_files_that_describe_themselves(lenet):
         "class_path": "kdlightning.networks.lenet.LeNet5",
         "kdlightning_version": kdlightning.__version__,
         "fingerprint": fingerprint(network),
+        "facts": {
+            "architecture": "LeNet5",
+            "num_classes": 10,
+            "class_names": None,
+            "preprocessing": {
+                "in_channels": 1,
+                "image_size": 28,
+                "input_size": None,
+                "mean": [pytest.approx(0.1)],
+                "std": [pytest.approx(0.3)],
+            },
+        },
         "notes": {"seed": 1},
     }
 
@@ -378,3 +394,118 @@ def test_load_state_reads_a_directory_or_a_file(lenet):
         state = load_state(source)
         assert state.keys() == network.state_dict().keys()
         assert torch.equal(state["classifier.bias"], network.classifier.bias)
+
+
+FOREIGN = """
+from pathlib import Path
+from torch import nn
+Path("imported").touch()
+class Net(nn.Linear):
+    def __init__(self): super().__init__(2, 2)
+"""
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A downloaded folder: a network, and the module that it names beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "foreign_code.py").write_text(FOREIGN)
+    module = types.ModuleType("foreign_code")
+    exec(FOREIGN, module.__dict__)  # what its author has imported
+    monkeypatch.setitem(sys.modules, "foreign_code", module)
+    save_network(module.Net(), "net", init_args={})
+    monkeypatch.delitem(sys.modules, "foreign_code")
+    Path("imported").unlink()
+    return tmp_path
+
+
+def test_a_module_beside_a_network_is_imported_only_if_the_user_has_named_it(beside, monkeypatch):
+    for source in ("net", beside / "net"):
+        with pytest.raises(ValueError, match=r"foreign_code.Net lies in the current folder.*import foreign_code"):
+            load_network(source)
+    assert not Path("imported").exists()
+    monkeypatch.setenv("PYTHONPATH", str(beside))
+    assert load_network("net").weight.shape == (2, 2)
+    monkeypatch.delitem(sys.modules, "foreign_code")
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(beside / "mine.py"))  # a user's script
+    assert load_network("net").weight.shape == (2, 2)
+
+
+def test_a_file_of_an_installed_packages_name_is_not_taken_for_it(beside, monkeypatch):
+    Path("colorsys.py").write_text(FOREIGN)  # of the standard library, here not imported yet
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    edit(beside / "net", class_path="colorsys.Net")
+    with pytest.raises(ValueError, match=r"colorsys\.Net"):
+        load_network("net")
+    assert not Path("imported").exists()
+
+
+def test_what_the_user_has_imported_is_named(beside):
+    import foreign_code
+
+    assert isinstance(load_network("net"), foreign_code.Net)
+
+
+class Fetching(nn.Module):
+    """Asks the internet when it is built."""
+
+    def __init__(self, pretrained=False):
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        if pretrained:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                socket.create_connection(server.getsockname()).close()
+
+
+def test_loading_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fetching, "__module__", "user_networks")
+    sys.modules["user_networks"].Fetching = Fetching
+    sys.modules["user_networks"].fetch = fetch
+    path = save_network(Fetching(), tmp_path / "net", init_args={"pretrained": True})
+    assert json.loads((path / "config.json").read_text())["pretrained"] is False
+    edit(path, pretrained=True)
+    load_network(path)
+    edit(path, class_path="user_networks.fetch", pretrained=None)
+    with pytest.raises(ValueError, match=r"user_networks\.fetch connects to the internet when it is built, which"):
+        load_network(path)
+    fetch()  # elsewhere everybody may
+
+
+def fetch() -> nn.Module:
+    return Fetching(pretrained=True)
+
+
+def test_a_pretrained_network_is_saved_as_it_was_settled(tmp_path, monkeypatch):
+    """As from the command line, whose description still says what was fetched, and leaves sizes to the weights."""
+    original = torchvision.models.get_model
+    fetched = []
+    monkeypatch.setattr(
+        torchvision.models, "get_model",
+        lambda name, weights, **options: (fetched.append(weights), original(name, weights=None, **options))[1],
+    )  # fmt: skip
+    network = TorchvisionNetwork("mobilenet_v3_small", 1000, weights="IMAGENET1K_V1", input_size=32)
+    how = {"name": "mobilenet_v3_small", "num_classes": 1000, "weights": "IMAGENET1K_V1", "input_size": None}
+    config = json.loads((save_network(network, tmp_path / "net", init_args=how) / "config.json").read_text())
+    assert (config["weights"], config["input_size"], config["mean"]) == (None, 32, [0.485, 0.456, 0.406])
+    assert load_network(tmp_path / "net").input_size == 32
+    assert [weights for weights in fetched if weights] == ["IMAGENET1K_V1"]
+
+
+def test_a_network_takes_its_class_names_along(tmp_path):
+    path = save_network(LeNet5Fifth(3), tmp_path / "net", class_names=["cat", "dog", "elk"])
+    loaded = load_network(path)
+    assert loaded.class_names == ["cat", "dog", "elk"]
+    again = json.loads((save_network(loaded, tmp_path / "again") / "config.json").read_text())
+    assert again["facts"]["class_names"] == ["cat", "dog", "elk"]
+    with pytest.raises(ValueError, match=r"expected a name for each of 3 classes, got 2: \['a', 'b'\]"):
+        save_network(LeNet5Fifth(3), tmp_path / "net", class_names=["a", "b"])
+
+
+def test_saving_can_be_tried_before_there_is_anything_to_save():
+    with pytest.raises(ValueError, match="give init_args to save it, or subclass huggingface_hub"):
+        check_saving(Tiny(3))
+    check_saving(Tiny(3), init_args={"classes": 3})
+    check_saving(LeNet5Fifth())
