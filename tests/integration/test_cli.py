@@ -300,7 +300,7 @@ def test_a_student_that_does_not_fit_is_refused_before_the_teacher_is_asked(tmp_
     start += ("--trainer.default_root_dir", "run", "--model.student", "LeNet5Fifth", "--model.student.image_size")
     for student, text in (
         (("32", "--model.student.num_classes", "7"), "the student LeNet5Fifth answers 7 classes, digits has 10: set"),
-        (("28",), "does not take images of digits, (1, 32, 32): LeNet5Fifth was built for images of 28 x 28 pixels"),
+        (("28",), "does not take images of shape (1, 32, 32): LeNet5Fifth was built for images of 28 x 28 pixels"),
     ):
         with pytest.raises(SystemExit) as stopped:
             fit(*start, *student)

@@ -119,7 +119,7 @@ def choose(
     for name, share in (("alpha", alpha), ("least_share", least_share)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name}: expected a share from 0 to 1, got {share}")
-    device = next(iter(student.state_dict().values())).device
+    device = next(student.parameters()).device
     combined, alone = [], []
     for batch in data.predict_dataloader():
         pixels = batch.image.to(device).float() / 255

@@ -10,8 +10,9 @@ from helpers import TinyNet, ToyDataModule, rehearsed, trainer
 from torch import Tensor, nn
 from torchvision.models import GoogLeNet
 
+from kdlightning.callbacks import RunResult
 from kdlightning.methods import KD, Supervised, TeacherAnswers
-from kdlightning.networks import AlexNetQuarter, LeNet5Fifth, load_network, save_network
+from kdlightning.networks import AlexNetQuarter, LeNet5Fifth, ResNet8, load_network, save_network
 from kdlightning.networks.rehearsal import rehearse_student, rehearse_teacher, untouched
 from kdlightning.serving import ServedModel
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
@@ -309,3 +310,32 @@ def test_a_last_batch_of_one_is_left_out_where_it_cannot_be_trained_on(tmp_path)
 def test_alexnet_needs_two():
     assert rehearse_student(AlexNetQuarter(3, image_size=16), (3, 16, 16)) == (3, 2)
     assert rehearse_student(LeNet5Fifth(), (1, 28, 28)) == (10, 1)
+
+
+def test_a_student_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path):
+    teacher = SoftLabelTeacher(TinyNet())
+    run = trainer(tmp_path, callbacks=[RunResult()])
+    with pytest.raises(ValueError, match=r"how this torch.* was constructed is not known; give init_args to save it"):
+        run.fit(KD(teacher, nn.Sequential(nn.Flatten(), nn.Linear(64, 3))), datamodule=ToyDataModule())
+    assert (teacher.paid.queries, run.global_step) == (0, 0)
+
+
+def test_a_saved_student_says_its_classes(tmp_path):
+    data = ToyDataModule()
+    data.class_names = ["low", "middle", "high"]
+    student = ResNet8(3, 1)
+    trainer(tmp_path, callbacks=[RunResult()]).fit(Supervised(student), datamodule=data)
+    assert load_network(tmp_path / "network").class_names == ["low", "middle", "high"]
+
+
+@pytest.mark.parametrize("kind", [HardLabelTeacher, WhiteBoxTeacher])
+def test_classes_in_another_order_are_refused_where_both_orders_are_known(tmp_path, kind):
+    path = save_network(ResNet8(3, 1), tmp_path / "net", class_names=["elk", "cat", "dog"])
+    module = Supervised(TinyNet())
+    module.teacher = kind(path)
+    data = ToyDataModule()
+    data.class_names = ["cat", "dog", "elk"]
+    with pytest.raises(ValueError, match="differently: class 0 is 'elk' of the teacher's, 'cat' of toy's; give"):
+        trainer(tmp_path).fit(module, datamodule=data)
+    data.class_names = ["elk", "cat", "dog"]
+    trainer(tmp_path).fit(module, datamodule=data)
