@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def choose(
     for name, share in (("alpha", alpha), ("least_share", least_share)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name}: expected a share from 0 to 1, got {share}")
-    device = next(student.parameters()).device
+    device = next(chain(student.parameters(), student.buffers())).device
     combined, alone = [], []
     for batch in data.predict_dataloader():
         pixels = batch.image.to(device).float() / 255
