@@ -107,12 +107,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def kept(array: Path, facts: Path, make: Callable[[], tuple[np.ndarray, Any]]) -> tuple[np.ndarray, Any]:
     """An array, memory-mapped as a private copy, and the plain JSON about it; made if one of them is not there."""
-    if not (array.exists() and facts.exists()):
-        made, about = make()
-        array.parent.mkdir(parents=True, exist_ok=True)
-        with whole(array, ".npy") as temporary:
-            np.save(temporary, made)
-        write_json(facts, about)
+    if array.exists() and facts.exists():
+        with suppress(EOFError, ValueError):  # cut off, as by a full disk or a copy: made anew
+            return np.load(array, mmap_mode="c"), json.loads(facts.read_text(encoding="utf-8"))
+    made, about = make()
+    array.parent.mkdir(parents=True, exist_ok=True)
+    with whole(array, ".npy") as temporary:
+        np.save(temporary, made)
+    write_json(facts, about)
     return np.load(array, mmap_mode="c"), json.loads(facts.read_text(encoding="utf-8"))
 
 

@@ -116,6 +116,11 @@ def test_the_second_start_decodes_nothing(tmp_path, monkeypatch):
     second.setup()
     assert torch.equal(first.train_set.images, second.train_set.images)
     assert first.identity() == second.identity()
+    (array,) = (tmp_path / "cache").glob("*/images.npy")
+    for left in (0, 300):
+        array.write_bytes(array.read_bytes()[:left])
+        with pytest.raises(pytest.fail.Exception, match="decoded again"):  # what is cut off is made anew
+            pool(root, tmp_path).setup()
     (tmp_path / "web/new.png").write_bytes(picture((1, 2, 3)))
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         pool(root, tmp_path).setup()
