@@ -146,7 +146,7 @@ def test_a_bomb_is_cut_at_the_limit_without_its_memory(monkeypatch, encoding):
 @pytest.mark.parametrize(
     ("body", "encoding", "text"),
     [
-        (gzip.compress(b"[1]")[:-5], "gzip", "it is cut"),
+        (gzip.compress(b"[1]", mtime=0)[:-5], "gzip", "it is cut"),
         (b"[1]", "gzip", "in its announced encoding, gzip"),
         (b"[1]", "br", "gzip or none, got 'br'"),
     ],
