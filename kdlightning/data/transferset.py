@@ -55,7 +55,7 @@ class TransferSetWriter:
         if not begun.exists():
             write_record(begun, self.header)
         # another process may have been first: what lies there decides
-        there = _record(begun, "delete it and run the same command again: the rows stay")
+        there = read_header(begun)
         if there != self.header and not holds_answers(self.path):  # a run that was refused has nothing to lose
             write_record(begun, self.header)
         elif there != self.header:
@@ -351,6 +351,11 @@ def _read(paths: Iterable[Path], belongs: str | None = None) -> dict[str, Tensor
             raise DamagedFileError(f"{path} has columns {sorted(kind)}, not those of the other shards: move it away")
     columns = list(shards.values())
     return {name: torch.cat([shard[name] for shard in columns]) for name in columns[0]} if columns else {}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What an unfinished set was begun with, by its ``header.json``; a DamagedFileError with what to do."""
+    return _record(path, "delete it and run the same command again: the rows stay")
 
 
 def _record(path: Path, remedy: str) -> dict[str, Any]:

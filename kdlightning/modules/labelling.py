@@ -17,7 +17,7 @@ from kdlightning.accounting import AnswerJournal
 from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.cached import sweep, write_tensors
-from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_shard
+from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_header, read_shard
 from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.modules.base import check_launcher
 from kdlightning.modules.launch import Launch
@@ -149,7 +149,7 @@ class LabellingModule(L.LightningModule, ABC):
         header = self.output / "header.json"
         if not header.exists() or (self.output / "manifest.json").exists():
             return
-        there, same = json.loads(header.read_text()), json.loads(json.dumps(begun))
+        there, same = read_header(header), json.loads(json.dumps(begun))
         if isinstance(self.teacher, BlackBoxTeacher) and there != {**there, **same}:
             who = there.get("teacher", {}).get("fingerprint", "")
             if there == {**there, **same, "teacher": there.get("teacher")} and self.teacher.read_otherwise(who):
