@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from kdlightning.__main__ import main
-from kdlightning.commands.recipes import RecipeError, read_recipe
+from kdlightning.commands.recipes import RecipeError, Stage, read_recipe
 from kdlightning.networks import LeNet5Fifth, save_network
 
 STUDENT = {"class_path": "LeNet5Fifth", "init_args": {"image_size": 32}}
@@ -116,6 +116,34 @@ def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, 
     assert (tmp_path / "runs/x/teacher/stage.json").exists()
     assert main(["run", str(recipe), "--only", "teacher"]) == 0
     assert (tmp_path / "runs/x/teacher/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "holds"),
+    [
+        ("header.json", b"{}", False), (".lock", b"process 1", False), ("journal-0", b"", False),
+        ("queries.meter", bytes(52), False), ("queries.meter", b"\1" + bytes(23), True), ("journal-0", b"x", True),
+        ("shard-1.safetensors", b"x", True), ("manifest.json", b"{}", True), ("result.json", b"{}", True),
+        ("checkpoints/last.ckpt", b"x", True), ("network/config.json", b"{}", True),
+    ],
+)  # fmt: skip
+def test_only_a_stage_that_has_asked_made_or_learnt_something_blocks_other_settings(tmp_path, file, content, holds):
+    stage = Stage("labels", "predict", tmp_path, {"seed": 1})
+    for name in ("stage.json", "stage.yaml", "config.yaml", "log.txt"):
+        (tmp_path / name).write_text('{"digest": "another"}')
+    assert not stage.changed
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    assert stage.changed == holds
+
+
+def test_a_damaged_record_of_a_stage_is_a_sentence(tmp_path):
+    stage = Stage("labels", "predict", tmp_path, {"seed": 1})
+    (tmp_path / "stage.json").write_text("{")
+    (tmp_path / "manifest.json").write_text('{"seconds": 3')
+    assert stage.changed
+    with pytest.raises(RecipeError, match=r"manifest.json is damaged .* delete it and run the same command again"):
+        _ = stage.seconds
 
 
 def test_variables_fill_in_with_their_own_type_and_recursively(recipe):
