@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from kdlightning.accounting import accounts, rows
 from kdlightning.accounting.accounts import Cost, Limits, Totals
 from kdlightning.accounting.claims import Claims
-from kdlightning.accounting.rows import UNREAD, Answer, checksum_of, pack, unpack
+from kdlightning.accounting.rows import UNREAD, Answer, intact, pack, unpack
 from kdlightning.accounting.spool import DAMAGED, Settlement, Spool
 from kdlightning.accounting.store import LedgerError, LedgerFile, owner
 
@@ -128,10 +128,10 @@ class QueryLedger:
             )
         found = {key: self._checked(key, *row) for key, row in told.items() if row and row[0] != UNREAD}
         anew, failure = [], None
-        for request, keys, checksum, reply in unread:
-            if checksum_of(keys, reply) != checksum:
-                raise self._changed(f"the reply to request {request}")
+        for request, wanted, keys, checksum, reply in unread:
             each = [keys[at : at + 32] for at in range(0, len(keys), 32)]
+            if not intact(keys, reply, checksum) or not wanted <= set(each):
+                raise self._changed(f"the reply to request {request}")
             try:
                 packed = [pack(answer) for answer in read(zlib.decompress(reply), len(each))]  # type: ignore[misc]
                 found |= {key: unpack(data) for key, data in zip(each, packed, strict=True)}
@@ -296,7 +296,12 @@ class QueryLedger:
             WHERE answers.answer != X'' AND answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity = None if teacher is None else accounts.identity_text(teacher)
         for _, who, image, *facts, checksum, data in self._pages(query, identity is None, identity):
-            yield Entry._make((json.loads(who), image, *facts, self._checked(image, data, checksum)))
+            answer = self._checked(image, data, checksum)
+            try:
+                teacher = json.loads(who)
+            except (TypeError, ValueError) as error:
+                raise self._changed("the identity of a teacher") from error
+            yield Entry._make((teacher, image, *facts, answer))
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""
@@ -314,11 +319,11 @@ class QueryLedger:
                 wrong = [f"structure: {line}" for line in structure] + accounts.wrong_totals(connection)
             query = "SELECT id, image, answer, checksum FROM answers WHERE id > ? ORDER BY id LIMIT ?"
             for number, image, data, checksum in self._pages(query):
-                if checksum_of(image, data) != checksum:
-                    wrong.append(f"answer {number}: of image {image.hex()[:16]}, is not what was recorded")
+                if not intact(image, data, checksum):
+                    wrong.append(f"answer {number}: of image {rows.name(image)}, is not what was recorded")
             query = "SELECT request, images, reply, checksum FROM replies WHERE request > ? ORDER BY request LIMIT ?"
             for number, images, reply, checksum in self._pages(query):
-                if checksum_of(images, reply) != checksum:
+                if not intact(images, reply, checksum):
                     wrong.append(f"reply to request {number}: is not what was recorded")
         except LedgerError as error:
             return [str(error)]
@@ -337,8 +342,8 @@ class QueryLedger:
             last = rows[-1][0]
 
     def _checked(self, image: bytes, data: bytes, checksum: int) -> Answer:
-        if checksum_of(image, data) != checksum:
-            raise self._changed(f"the answer for image {image.hex()[:16]}")
+        if not intact(image, data, checksum):
+            raise self._changed(f"the answer for image {rows.name(image)}")
         return unpack(data)
 
     def _changed(self, what: str) -> LedgerError:

@@ -67,13 +67,17 @@ def insert(connection: Connection, teacher: int, rows: Iterable[tuple[bytes, int
 
 def replies(
     connection: Connection, teacher: Mapping[str, str], images: Sequence[bytes]
-) -> list[tuple[int, bytes, int, bytes]]:
-    """The replies that are kept for images: request, the hashes of its images, checksum, and the reply, compressed."""
+) -> list[tuple[int, set[bytes], bytes, int, bytes]]:
+    """The replies that are kept for images: request, which images it is for, the hashes of all, checksum, the reply."""
     endpoint = accounts.endpoint_number(connection, teacher, create=False)
     ask = "SELECT request FROM kept WHERE endpoint = ? AND image = ?"
-    found = [connection.execute(ask, (endpoint, image)).fetchone() for image in images]
-    ask = "SELECT request, images, checksum, reply FROM replies WHERE request = ?"
-    return [connection.execute(ask, number).fetchone() for number in dict.fromkeys(row for row in found if row)]
+    wanted: dict[int, set[bytes]] = {}
+    for image in images:
+        for (request,) in connection.execute(ask, (endpoint, image)):
+            wanted.setdefault(request, set()).add(image)
+    ask = "SELECT images, checksum, reply FROM replies WHERE request = ?"
+    lost = b"", -1, b""  # of a damaged file; is not intact
+    return [(key, some, *(connection.execute(ask, (key,)).fetchone() or lost)) for key, some in wanted.items()]
 
 
 def known(connection: Connection, endpoint: int, teacher: int) -> int:
@@ -108,6 +112,16 @@ def _keep(connection: Connection, endpoint: int, what: Settlement, reply: bytes)
 def checksum_of(image: bytes, data: bytes) -> int:
     """CRC-32 over the image's hash too: an answer that stands at another image is found as well."""
     return zlib.crc32(data, zlib.crc32(image))
+
+
+def intact(image: Any, data: Any, checksum: Any) -> bool:  # noqa: ANN401 - of a file that may be damaged
+    """Whether a row has the checksum that it was recorded with."""
+    return isinstance(image, bytes) and isinstance(data, bytes) and checksum_of(image, data) == checksum
+
+
+def name(image: object) -> str:
+    """An image's hash in a message; a damaged file may have anything there."""
+    return image.hex()[:16] if isinstance(image, bytes) else repr(image)[:16]
 
 
 def pack(answer: Answer) -> bytes:

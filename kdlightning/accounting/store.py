@@ -67,6 +67,7 @@ CREATE {temporary} TABLE claims (
 
 _lock = threading.RLock()  # one transaction at a time in this process; other processes wait in SQLite
 _files: "weakref.WeakSet[LedgerFile]" = weakref.WeakSet()
+_DAMAGED = "is damaged; `kdlightning ledger verify` says where, `sqlite3 FILE .recover` may save it"
 
 
 class LedgerError(RuntimeError):
@@ -142,6 +143,8 @@ class LedgerFile:
                     self._checkpoint(connection)
             except sqlite3.Error as error:
                 raise self._explain(error) from error
+            except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:  # what SQLite takes for a value
+                raise LedgerError(f"{self.path} {_DAMAGED} ({error})") from error
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -244,7 +247,7 @@ class LedgerFile:
             "SQLITE_BUSY": f"has been locked by another process for more than {self.timeout:g} s; see who holds it "
             "(`lsof`), or give a longer timeout",
             "SQLITE_NOTADB": "is not a query ledger, nor any SQLite file; choose another path",
-            "SQLITE_CORRUPT": "is damaged; `kdlightning ledger verify` says where, `sqlite3 FILE .recover` may save it",
+            "SQLITE_CORRUPT": _DAMAGED,
             "SQLITE_FULL": "could not be written because the disk is full; free space and run the same command again",
             "SQLITE_IOERR": "could not be read or written; see whether its disk is full or at fault",
             "SQLITE_CANTOPEN": "cannot be opened: expected a file in a directory that this user may write to, where "

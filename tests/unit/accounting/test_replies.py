@@ -106,6 +106,16 @@ def test_a_reply_that_was_changed_is_not_read(ledger):
     assert ledger.verify() == ["reply to request 1: is not what was recorded"]
 
 
+def test_a_reply_that_is_gone_is_told(ledger):
+    ledger.record(ledger.reserve(FIRST, IMAGES, Cost(1)), np.zeros(4), reply=REPLY)
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("DELETE FROM replies")
+    connection.close()
+    assert found(ledger, FIRST) == [0, 0, 0, 0]
+    with pytest.raises(LedgerError, match="the reply to request 1 is not what was recorded"):
+        found(ledger, SECOND)
+
+
 SCHEMA_1 = """
 CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
 CREATE TABLE requests (
