@@ -123,9 +123,8 @@ class QueryLedger:
         with self._file.transaction(write=False) as connection:
             number = accounts.teacher_number(connection, teacher)
             told = {key: connection.execute(ask, (number, key)).fetchone() for key in digests}
-            unread = (
-                [] if read is None else rows.replies(connection, teacher, [key for key, row in told.items() if not row])
-            )
+            lacking = [key for key, row in told.items() if not row]
+            unread = [] if read is None else rows.replies(connection, teacher, lacking)
         found = {key: self._checked(key, *row) for key, row in told.items() if row and row[0] != UNREAD}
         anew, failure = [], None
         for request, wanted, keys, checksum, reply in unread:
