@@ -137,7 +137,6 @@ class KDLightningCLI(LightningCLI):
         """Build model, data and trainer; what is wrong with their arguments is the user's to read, not a traceback."""
         try:
             super().instantiate_classes()
-            check_launcher(self.trainer)
         except (ValueError, FileNotFoundError, MisconfigurationException) as error:
             self.parser.error(str(error))
         config = self.config[self.subcommand]
@@ -159,7 +158,9 @@ class KDLightningCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             callback for kind, callback in mine.items() if not any(isinstance(own, kind) for own in given)
         ]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        check_launcher(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Refuse what the budget will surely not allow."""
