@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on a device; Lightning, which finds this method, need not look for tensors inside."""
-        return Batch(*(part if part is None else part.to(device, non_blocking=non_blocking) for part in self))
+        return self._make(part if part is None else part.to(device, non_blocking=non_blocking) for part in self)
 
 
 class Answers(NamedTuple):
