@@ -1,6 +1,6 @@
 """The shapes that travel between the stations of the package, and nothing else."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on a device; Lightning, which finds this method, need not look for tensors inside."""
-        return self._make(part if part is None else part.to(device, non_blocking=non_blocking) for part in self)
+        parts: list[Any] = [part if part is None else part.to(device, non_blocking=non_blocking) for part in self]
+        return Batch(*parts)
 
 
 class Answers(NamedTuple):
