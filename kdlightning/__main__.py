@@ -2,6 +2,7 @@
 
 import codecs
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -128,8 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
     if name in _ALL:
         arguments = ["--help" if argument == "--help_all" else argument for argument in arguments]
-    module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
-    return int(module.main(arguments if name in _ALL else arguments[1:]) or 0)
+    try:
+        module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
+        return int(module.main(arguments if name in _ALL else arguments[1:]) or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("kdlightning: stopped\n")
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

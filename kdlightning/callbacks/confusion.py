@@ -9,6 +9,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from kdlightning.data.cached import write_text
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
@@ -50,4 +51,4 @@ class ConfusionMatrix(Callback):
             names = getattr(getattr(trainer, "datamodule", None), "class_names", [])
             names = names if len(names) == len(counts) else [str(k) for k in range(len(counts))]
             content = {"schema": 1, "class_names": names, "counts": counts}
-            (Path(trainer.default_root_dir) / "confusion.json").write_text(json.dumps(content) + "\n")
+            write_text(Path(trainer.default_root_dir) / "confusion.json", json.dumps(content) + "\n")

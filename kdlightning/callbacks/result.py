@@ -1,6 +1,5 @@
 """What a finished run leaves: the student's weights, and one small record that reports read."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality
+from kdlightning.data.cached import write_json
 from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
 from kdlightning.modules.base import DistillationModule
@@ -81,15 +81,15 @@ class RunResult(Callback):
             how["class_names"] = getattr(data, "class_names", None)
         save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
         if made or getattr(data, "tested_on", "test") is None:
-            _write(root / "result.json", self.record(trainer, pl_module))
+            write_json(root / "result.json", self.record(trainer, pl_module))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record of a run that was fitted in this process."""
         if self._seconds and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
             root, data = Path(trainer.default_root_dir), getattr(trainer, "datamodule", None)
-            _write(root / "result.json", self.record(trainer, pl_module))
+            write_json(root / "result.json", self.record(trainer, pl_module))
             if isinstance(data, WebDataModule):  # the report shows what could not be used
-                _write(root / "unusable.json", {"files": data.files, "unusable": data.unusable})
+                write_json(root / "unusable.json", {"files": data.files, "unusable": data.unusable})
 
     def record(self, trainer: L.Trainer, module: DistillationModule | GeneratorModule) -> dict[str, Any]:
         """The run as one flat object; of a generator how near its images are to the local ones."""
@@ -180,10 +180,6 @@ def _how(module: DistillationModule | GeneratorModule) -> tuple[str, dict[str, A
     name = "generator" if isinstance(module, GeneratorModule) else "student"
     spec = module.description(name)
     return name, {key: spec.get(key) for key in ("class_path", "init_args")}
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def commit() -> str | None:

@@ -52,7 +52,7 @@ def sweep(directory: Path) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write text, also where several processes do so at once."""
     with whole(path) as temporary:
-        temporary.write_text(content)
+        temporary.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - plain JSON
