@@ -92,7 +92,10 @@ def distil(
     file = root / "distil.yaml"
     _, text = recipe(case_of(told), str(file))
     if file.exists() and file.read_text(encoding="utf-8") != text:
-        raise FileExistsError(f"{file} is the recipe of another case: give another output, or delete {root}")
+        raise FileExistsError(
+            f"{file} is the recipe of another case: give another output, or delete that file and the stages that it "
+            f"changes, but no ledger in {root}: what that has answered is not paid again"
+        )
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     _, stages, _ = read_recipe(file, output=str(root), variables={} if epochs is None else {"epochs": epochs})

@@ -21,6 +21,7 @@ the keys that it gives; a new one stands behind the stage before it in this file
 """
 
 import argparse
+import copy
 import hashlib
 import itertools
 import json
@@ -28,6 +29,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +45,7 @@ Variables = Mapping[str, Any]
 _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
 _KEPT = ("*.json", "*.safetensors", "*.jsonl", "journal-*", "journal", "checkpoints", "network")  # of a stage's work
 _TOLD = ("stage.json", "header.json")  # settings only
+_PURSE = ("budget", "budget_bytes", "budget_price", "price", "patience", "concurrency", "api_key_env", "api_key_file")
 
 
 class _Plain(yaml.SafeDumper):
@@ -82,9 +85,28 @@ class Stage:
 
     @property
     def changed(self) -> bool:
-        """Whether it was begun, or finished, with another configuration, so that there is something to lose."""
+        """Whether it was begun, or finished, with another configuration, so that there is something to lose.
+
+        How a teacher is paid for may change. So may all that is said of it while the stage is unfinished: the command
+        compares whom it has asked with whom it would ask.
+        """
         record = self.directory / "stage.json"
-        return record.exists() and _digest(record) != self.digest and _holds_work(self.directory)
+        if not record.exists() or _digest(record) == self.digest or not _holds_work(self.directory):
+            return False
+        try:
+            begun = yaml.safe_load((self.directory / "stage.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return True
+        return self._beside_teacher(begun) != self._beside_teacher(self.config)
+
+    def _beside_teacher(self, config: Any) -> Any:  # noqa: ANN401 - from YAML
+        """A configuration without what may change of the teacher."""
+        kept = copy.deepcopy(config)
+        with suppress(KeyError, TypeError):
+            told = kept["model"]["init_args"]["teacher"]["init_args"]
+            for name in list(told) if not self.finished else _PURSE:
+                told.pop(name, None)
+        return kept
 
     @property
     def seconds(self) -> float | None:
@@ -161,7 +183,8 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
     """
     if stage.changed:
         told = f"{stage.directory} holds stage '{stage.name}' with other settings"
-        raise RecipeError(f"{told}; choose another --output, or delete that directory to run it anew")
+        kept = "what a ledger has answered is not paid again"
+        raise RecipeError(f"{told}; delete that directory to run it anew ({kept}), or choose another --output")
     stage.directory.mkdir(parents=True, exist_ok=True)
     from kdlightning.data.cached import write_json, write_text
 

@@ -122,19 +122,20 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split, once; before ``fit`` look at the images to validate and test on, too.
+        """Load and split, once; before training, and before files are labelled, look at those to test on, too.
 
         A ValueError where more images are asked for than there are, or some cannot be used.
         """
         if not self._ready:
             self._split_up()
-        for images in (self.val_set, self.test_set) if stage == "fit" else ():
+        files = isinstance(self._val, ImageFileDataset) or isinstance(self._test, ImageFileDataset)
+        for images in (self.val_set, self.test_set) if stage == "fit" or (stage == "predict" and files) else ():
             self._look_before(images)
 
     def _split_up(self) -> None:
         train, val, test = self.load()
         self.source_length = len(train)
-        order = torch.randperm(len(train), generator=self._generator())
+        order = train.order(self.seed)
         number = 0 if val is not None else self._count(self.num_val, len(train), "num_val")
         held_out, rest = order[:number], order[number:]
         wanted = len(rest) if self.num_samples is None else self.num_samples

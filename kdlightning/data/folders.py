@@ -96,7 +96,7 @@ class ImageFolderDataModule(ImageDataModule):
         train = self._split("train", self.train)
         if self.num_test:
             number = self._count(self.num_test, len(train), "num_test")
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed + 2))
+            order = train.order(self.seed + 2)
             test, train = (train.take(part.sort().values) for part in (order[:number], order[number:]))
         if self.labelled and not self.ordered and sorted_otherwise(self.class_names):
             first = ", ".join(self.class_names[:4])
@@ -118,7 +118,7 @@ class ImageFolderDataModule(ImageDataModule):
         names, labels = zip(*found, strict=True)
         read = partial(self.files.image, names, self.image_size, self.channels)
         given = torch.tensor(labels) if self.labelled else None
-        return ImageFileDataset(read, torch.arange(len(names)), given, partial(self.files.stamp, names))
+        return ImageFileDataset(read, torch.arange(len(names)), given, partial(self.files.stamp, names), names)
 
 
 class TinyImageNetDataModule(ImageFolderDataModule):

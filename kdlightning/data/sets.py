@@ -1,5 +1,6 @@
 """Sets of images that are served a batch at a time, from memory or from files."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from copy import copy
@@ -49,6 +50,10 @@ class ImageSet(Dataset[Batch], ABC):
         taken.index, taken.labels = self.index[rows], None if self.labels is None else self.labels[rows]
         return taken
 
+    def order(self, seed: int) -> Tensor:
+        """All positions ``(N,)`` in an order drawn by ``seed``, in which images are split off."""
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+
     def withheld(self) -> Self:
         """The same images without labels."""
         bare = copy(self)
@@ -90,6 +95,8 @@ class ImageFileDataset(ImageSet):
 
     Args:
         stamp: tells states of the files apart, so that a check of all of them is done once; None: at every start.
+        names: of the files, by source index. What is split off goes by them: when one image is taken away, the others
+            stay in their part, so that none that a student has learnt from becomes a test image.
     """
 
     def __init__(
@@ -98,9 +105,18 @@ class ImageFileDataset(ImageSet):
         index: Tensor,
         labels: Tensor | None,
         stamp: Callable[[], str] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(index, labels)
-        self.read, self.stamp = read, stamp
+        self.read, self.stamp, self.names = read, stamp, names
+
+    def order(self, seed: int) -> Tensor:
+        """By ``seed``, and by the files' names where they are known."""
+        if self.names is None:
+            return super().order(seed)
+        texts = (f"{seed}/{self.names[index]}" for index in self.index.tolist())
+        drawn = [hashlib.sha256(text.encode(errors="surrogateescape")).digest() for text in texts]
+        return torch.tensor(sorted(range(len(drawn)), key=drawn.__getitem__), dtype=torch.long)
 
     def tried(self, rows: Tensor) -> list[Tensor | str]:
         """What is at these positions ``(M,)``: each an image, or what is wrong with it."""

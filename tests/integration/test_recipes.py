@@ -110,6 +110,47 @@ def test_a_stage_with_other_settings_is_not_taken_for_finished(tmp_path, recipe,
     assert "holds stage 'teacher' with other settings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("finished", "told", "changed"),
+    [
+        (False, {"budget": 200}, False), (False, {"labels": ["cat", "dog"]}, False),  # the command compares teachers
+        (True, {"budget": 200}, False), (True, {"labels": ["cat", "dog"]}, True),
+    ],
+)  # fmt: skip
+def test_what_a_teacher_may_be_told_otherwise(tmp_path, finished, told, changed):
+    teacher = {"class_path": "HTTPHardLabelTeacher", "init_args": {"labels": ["a", "b"], "budget": 100}}
+    config = {"model": {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher}}}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "stage.json").write_text('{"digest": "another"}')
+    (tmp_path / ("manifest.json" if finished else "journal-0")).write_text("{}")
+    teacher["init_args"] |= told
+    assert Stage("labels", "predict", tmp_path, config).changed == changed
+    assert Stage("labels", "predict", tmp_path, {**config, "seed_everything": 2}).changed
+
+
+def test_a_larger_budget_goes_on(tmp_path, capsys):
+    save_network(LeNet5Fifth(image_size=32), tmp_path / "teacher")
+    teacher = {
+        "class_path": "HardLabelTeacher",
+        "init_args": {"network": str(tmp_path / "teacher"), "budget": "{budget}"},
+    }
+    data = {"class_path": "DigitsDataModule", "init_args": {"num_samples": 64, "image_size": 32, "eval_batch_size": 16}}
+    config = {
+        "model": {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher, "output": "runs/x/labels"}},
+        "data": data, "return_predictions": False, "trainer": {"accelerator": "cpu", "logger": False},
+    }  # fmt: skip
+    stage = {"name": "labels", "command": "predict", "config": config}
+    recipe = {"output": "runs/x", "variables": {"budget": 40}, "stages": [stage], "report": False}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit):
+        main(["run", "recipe.yaml"])
+    assert "budget" in capsys.readouterr().err
+    for budget in (64, 100):
+        assert main(["run", "recipe.yaml", "--set", f"budget={budget}"]) == 0
+        manifest = json.loads(Path("runs/x/labels/manifest.json").read_text())
+        assert (manifest["rows"], manifest["queries"], manifest["queries_paid"]) == (64, 64, 64)
+
+
 def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, capsys):
     with pytest.raises(SystemExit):
         main(["run", str(recipe), "--only", "teacher", "--set", "n=many"])

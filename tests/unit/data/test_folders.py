@@ -215,3 +215,22 @@ def test_a_name_that_is_no_utf8_is_an_image_like_others(tmp_path):
     data = ready(root)
     assert (data.class_names, len(data.identity()["files"])) == (["cat", r"h\xfbte"], 16)
     assert np.array_equal(data.train_set.images[:, 0, 0, 0], [1, 2, 3])
+
+
+def parts(data):
+    """The shades of the training, validation and test images: which files they are."""
+    return [set(each.images[:, 0, 0, 0].tolist()) for each in (data.train_set, data.val_set, data.test_set)]
+
+
+@both
+def test_an_image_that_is_taken_away_moves_no_other_from_its_part(tmp_path, kind):
+    root = tree(tmp_path / "pets", {f"cat/{shade:03}.png": shade for shade in range(120)})
+    split = {"num_test": 30, "num_val": 20}
+    before = parts(ready(packed(root) if kind == "zip" else root, **split))
+    assert [len(each) for each in before] == [70, 20, 30]
+    gone = min(before[2])  # a test image: one other takes its place
+    (root / f"cat/{gone:03}.png").unlink()
+    after = parts(ready(packed(root) if kind == "zip" else root, **split))
+    assert len(before[2] & after[2]) == 29
+    assert len(before[1] & after[1]) >= 19
+    assert len(before[0] & after[0]) >= 69

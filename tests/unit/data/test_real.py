@@ -400,12 +400,11 @@ def test_all_broken_images_are_counted_and_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("stage", ["fit", "predict"])
-def test_a_broken_test_image_is_named_before_training_and_not_before_labelling(tmp_path, in_memory, stage, monkeypatch):
+def test_a_broken_test_image_is_named_before_training_and_before_anything_is_paid(
+    tmp_path, in_memory, stage, monkeypatch
+):
     root = write(tmp_path, "folder", members() | {"test/cat/0001.png": b"no image"})
     data = ImageFolderDataModule(str(root), 8, num_val=0, in_memory=in_memory)
-    if stage == "predict":
-        data.setup(stage)
-        return
     with pytest.raises(ValueError, match=r"test/cat/0001.png cannot be decoded as an image \(not an image\)"):
         data.setup(stage)
     (root / "train/dog/0002.png").rename(tmp_path / "kept.png")
