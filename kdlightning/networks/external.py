@@ -1,5 +1,6 @@
 """Classifiers of timm, of torchvision and of the user, made to take pixels in [0, 1] of any size."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -11,12 +12,15 @@ from torchvision.models import VGG, AlexNet, EfficientNet, MobileNetV3, ResNet
 from kdlightning.networks.base import ChannelValues, Network
 from kdlightning.networks.pretrained import name_of
 
+_log = logging.getLogger(__name__)
+
 
 class _External(Network):
     """Resizes images to ``input_size``, repeats a grey channel to ``wanted_channels``, then normalises."""
 
     architecture: str
     _bare: dict[str, str]  # from the names of the bare classifier's tensors to their names here
+    _sized = True  # by the user
 
     def __init__(self, wanted: int, size: int | None, classes: int, in_channels: int, *own: int, **values: Any) -> None:  # noqa: ANN401
         super().__init__(classes, wanted, *own, **values)
@@ -36,12 +40,17 @@ class _External(Network):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load its own state, or that of the bare classifier as it was trained elsewhere; see ``nn.Module``.
 
+        Says to which size images go, where nobody has given the one that such weights were trained at.
+
         A RuntimeError, with ``strict``, for tensors of other names or shapes.
         """
         own = self.state_dict()
         if not state_dict.keys() <= own.keys() and state_dict.keys() & self._bare.keys():
             kept = {name: own[name] for name in own.keys() - set(self._bare.values())}
             state_dict = kept | {self._bare.get(name, name): tensor for name, tensor in state_dict.items()}
+            if not self._sized:
+                told = "give input_size if these weights were trained at another size"
+                _log.warning("%s resizes images to %s pixels: %s", self.architecture, self.input_size, told)
         return super().load_state_dict(state_dict, strict, assign)
 
     def _remember(self, **init_args: object) -> None:
@@ -121,7 +130,7 @@ class TimmNetwork(_Wrapper):
         wanted = arguments.get("in_chans", 3)
         super().__init__(wanted, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
         self._remember(pretrained=False, input_size=size, mean=mean, std=std)
-        self.architecture, self.model = name, model
+        self.architecture, self.model, self._sized = name, model, input_size is not None or "img_size" in arguments
         self._bare = {inner: f"model.{inner}" for inner in model.state_dict()}
 
 
@@ -179,7 +188,7 @@ class TorchvisionNetwork(_External):
         features = classifier.in_features
         super().__init__(3, size, num_classes, in_channels, image_size or size, features, mean=mean, std=std)
         self._remember(weights=None, input_size=size, mean=mean, std=std)
-        self.architecture = name
+        self.architecture, self._sized = name, input_size is not None
         self.body, self.neck, self.classifier = body, neck, classifier
         own = self.state_dict(keep_vars=True).items()
         self._bare = {bare[id(tensor)]: here for here, tensor in own if id(tensor) in bare}

@@ -232,8 +232,11 @@ def _spec(
         return {**told, "init_args": without_downloads(told) | (getattr(network, "settled", {}) if same else {})}
     remembered = getattr(network, "_hub_mixin_config", None) or {}
     if not isinstance(network, PyTorchModelHubMixin) or not isinstance(remembered, dict):
-        unknown = f"how this {class_path} was constructed is not known; give init_args to save it"
-        raise ValueError(f"{unknown}, or subclass huggingface_hub.PyTorchModelHubMixin, which remembers")
+        unknown = f"how this {class_path} was constructed is not known, so that it cannot be saved"
+        raise ValueError(
+            f"{unknown}: take TorchvisionNetwork or TimmNetwork for one of theirs, let a class of yours inherit from "
+            "kdlightning.networks.Network, which remembers, or save it yourself by save_network with init_args"
+        )
     # The mixin forgets arguments that are modules; they are described in their turn.
     modules = {
         name: _spec(argument)

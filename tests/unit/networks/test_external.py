@@ -212,6 +212,14 @@ def test_weights_trained_outside_are_loaded_as_they_are(wrapped, bare, size):
     assert fingerprint(again) == fingerprint(network)
 
 
+def test_the_size_that_images_go_to_is_said_where_nobody_gave_it(caplog):
+    state = torchvision.models.resnet18(num_classes=4).state_dict()
+    for size, told in ((32, []), (None, ["resnet18 resizes images to 224 pixels"])):
+        caplog.clear()
+        TorchvisionNetwork("resnet18", 4, input_size=size).load_state_dict(state)
+        assert [message.partition(":")[0] for message in caplog.messages] == told
+
+
 def test_weights_of_another_head_or_another_network_are_refused():
     network = TorchvisionNetwork("resnet18", 4, input_size=32)
     with pytest.raises(RuntimeError, match=r"size mismatch for classifier\.weight"):

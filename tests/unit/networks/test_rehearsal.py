@@ -315,7 +315,9 @@ def test_alexnet_needs_two():
 def test_a_student_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path):
     teacher = SoftLabelTeacher(TinyNet())
     run = trainer(tmp_path, callbacks=[RunResult()])
-    with pytest.raises(ValueError, match=r"how this torch.* was constructed is not known; give init_args to save it"):
+    with pytest.raises(
+        ValueError, match=r"how this torch.* was constructed is not known, so that it cannot be saved: take Torchvision"
+    ):
         run.fit(KD(teacher, nn.Sequential(nn.Flatten(), nn.Linear(64, 3))), datamodule=ToyDataModule())
     assert (teacher.paid.queries, run.global_step) == (0, 0)
 
