@@ -3,6 +3,8 @@
 import fcntl
 import os
 import socket
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 NAME = ".lock"
@@ -21,12 +23,13 @@ class DirectoryLock:
     only where that passes locks on: NFS does, unless it is mounted with ``nolock`` or ``local_lock``.
 
     Args:
-        directory: made when it is locked, if absent.
+        directory: made when it is locked, if absent, and taken away again where nothing was put into it.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self._file = Path(directory).resolve() / NAME
         self._mine = False
+        self._made: list[Path] = []  # directories that were not there
 
     def acquire(self, *, shared: bool = False) -> None:
         """Take the directory for a launch, as its first process; ``shared``: others of the launch :meth:`join`.
@@ -49,26 +52,48 @@ class DirectoryLock:
             if number > 1:
                 _held[self._file] = descriptor, number - 1
             else:
+                self._tidy()
                 os.close(descriptor)
         self._mine = False
+
+    def _tidy(self) -> None:
+        """Leave no directories behind that hold nothing but the lock."""
+        if self._made and list(self._file.parent.iterdir()) == [self._file]:
+            self._file.unlink()
+            with suppress(OSError):  # not empty
+                for directory in self._made:
+                    directory.rmdir()
+        self._made = []
 
     def _take(self, mode: int) -> None:
         if self._mine:
             return
         descriptor, number = _held.get(self._file, (-1, 0))
         if not number:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = self._locked(mode)
+        _held[self._file] = descriptor, number + 1
+        self._mine = True
+
+    def _locked(self, mode: int) -> int:
+        """The descriptor of the file, locked; whoever let go of it a moment before may have taken the file away."""
+        while True:
+            place = self._file.parent
+            self._made = (
+                list(takewhile(lambda directory: not directory.exists(), (place, *place.parents))) or self._made
+            )
+            place.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 self._lock(descriptor, mode)
-                if mode == fcntl.LOCK_EX:
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                if os.fstat(descriptor).st_nlink:
+                    if mode == fcntl.LOCK_EX:
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                    return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
-        _held[self._file] = descriptor, number + 1
-        self._mine = True
+            os.close(descriptor)
 
     def _lock(self, descriptor: int, mode: int) -> None:
         try:

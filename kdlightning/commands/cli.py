@@ -109,9 +109,7 @@ class KDLightningCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose and guard the run's directory, and point every logger into it."""
         config = self.config[self.subcommand]
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(default_directory(config))
-        root = Path(config.trainer.default_root_dir)
+        root = _settle_paths(config)
         try:
             check_checkpoint(config.get("ckpt_path"))
         except ValueError as error:
@@ -202,7 +200,7 @@ class KDLightningCLI(LightningCLI):
             # after a signal another process, or code that is not Python's, may end with an error of its own
             told = self.model.interruption if isinstance(self.model, LabellingModule) else None
             if status := _status(told or stop):
-                if told is not None and rank() == 0 and not self.brief:
+                if rank() == 0 and not self.brief:  # else the recipe's command is what to run again
                     again = "run the same command again; nothing is asked twice"
                     sys.stderr.write(f"kdlightning: stopped\n  -> to go on: {again}\n")
                 raise SystemExit(status) from None
@@ -299,6 +297,18 @@ def _way_on(root: Path) -> tuple[bool, str]:
     """Whether a run in that directory has ended an epoch, and the option to go on with it."""
     last = root / "checkpoints" / "last.ckpt"
     return last.exists(), f"--ckpt_path {last}" if last.exists() else "--restart true"
+
+
+def _settle_paths(config: Namespace) -> Path:
+    """Fill in where a run goes, its directory, and expand ``~`` and a checkpoint called ``last``."""
+    for key, value in list(config.items()):
+        if isinstance(value, str) and value.startswith("~/"):  # a shell expands what it reads, YAML does not
+            config[key] = str(Path(value).expanduser())
+    root = Path(config.trainer.default_root_dir or default_directory(config))
+    config.trainer.default_root_dir = str(root)
+    if config.get("ckpt_path") == "last" and _way_on(root)[0]:
+        config.ckpt_path = str(root / "checkpoints" / "last.ckpt")
+    return root
 
 
 def default_directory(config: Namespace) -> Path:

@@ -101,7 +101,8 @@ def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # no
     if longer := [name for name in names if name.startswith(option)]:
         return _nearest(option, longer, "option")
     for place, kinds in _PLACES.items():
-        if option.split(".")[0] in chain(*(parameters(kind) for kind in kinds if inspect.isclass(kind))):
+        classes = (kind for kind in kinds if inspect.isclass(kind) and not issubclass(kind, BaseException))
+        if option.split(".")[0] in chain(*map(parameters, classes)):
             return f"there is no option '{option}'; did you mean '{place}.{option}'?"
     return _nearest(option, names, "option")
 

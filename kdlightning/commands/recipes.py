@@ -97,7 +97,7 @@ class Stage:
             begun = yaml.safe_load((self.directory / "stage.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return True
-        return self._beside_teacher(begun) != self._beside_teacher(self.config)
+        return bool(self._beside_teacher(begun) != self._beside_teacher(self.config))
 
     def _beside_teacher(self, config: Any) -> Any:  # noqa: ANN401 - from YAML
         """A configuration without what may change of the teacher."""
@@ -165,7 +165,7 @@ def read_recipe(
         RecipeError: with what is wrong and where.
     """
     recipe = load_recipe(path, output=output, variables=variables)
-    root = Path(_fill(recipe["output"], recipe["variables"]))
+    root = Path(_fill(recipe["output"], recipe["variables"])).expanduser()
     filled = recipe["variables"] | {"output": str(root)}
     stages = [stage for entry in recipe["stages"] for stage in _expand(entry, filled, root, str(path))]
     names = [stage.name for stage in stages]
@@ -272,7 +272,9 @@ def main(argv: Sequence[str]) -> int:
         root, stages, wants_report = read_recipe(options.recipe, **told)
         if not (options.list or options.print):
             check_chain(stages, root)
-        stages = [stage for stage in stages if re.search(options.only or "", stage.name)]
+        every, stages = stages, [stage for stage in stages if re.search(options.only or "", stage.name)]
+        if not stages:
+            raise RecipeError(f"--only {options.only} names none of its stages: {', '.join(one.name for one in every)}")
         if options.print:
             if options.only:
                 raise RecipeError("--print shows the whole recipe: leave --only out")

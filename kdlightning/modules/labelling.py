@@ -49,7 +49,7 @@ class LabellingModule(L.LightningModule, ABC):
     def __init__(self, teacher: BlackBoxTeacher | WhiteBoxTeacher, output: str) -> None:
         super().__init__()
         keep_plain_hyperparameters(self)
-        self.teacher, self.output = teacher, Path(output)
+        self.teacher, self.output = teacher, Path(output).expanduser()
         self.finished: TransferSet | None = None
         self._pools: list[Path] = []
         self.rows_done = self.rows_total = 0

@@ -261,7 +261,7 @@ def _require_same_shapes(network: nn.Module, spec: dict[str, Any]) -> None:
 
 def _locate(source: str | Path, revision: str | None) -> Path:
     """The local directory of a source, downloaded if need be."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"{source} is a local directory, which has no revision {revision}")

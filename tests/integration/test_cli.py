@@ -118,6 +118,7 @@ def test_what_is_not_finite_ends_with_a_sentence_and_no_record(tmp_path, capsys)
         (["--lr", "1"], "there is no option 'lr'; did you mean 'model.optimizer.lr'?"),
         (["--batch_size", "1"], "there is no option 'batch_size'; did you mean 'data.batch_size'?"),
         (["--max_epochs", "1"], "there is no option 'max_epochs'; did you mean 'trainer.max_epochs'?"),
+        (["--confg", "exp.yaml"], "there is no option 'confg'; did you mean 'config'?"),
         (["--budget", "1"], "there is no option 'budget'; did you mean 'model.teacher.budget'?"),
     ],
 )
@@ -127,6 +128,16 @@ def test_what_a_trainer_is_not_given_is_one_sentence(arguments, text, capsys, tm
     err = capsys.readouterr().err
     assert (stopped.value.code, text in err, "Traceback" in err) == (2, True, False)
     assert not (tmp_path / "runs").exists()
+
+
+def test_home_is_home_in_a_file_and_the_last_checkpoint_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    start = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "~/run")
+    fit(*start)
+    fit(*start, "--ckpt_path", "last")
+    assert (tmp_path / "home/run/result.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+    assert yaml.safe_load((tmp_path / "home/run/config.yaml").read_text())["trainer"]["default_root_dir"][0] == "/"
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
@@ -322,7 +333,10 @@ def test_ctrl_c_says_how_to_go_on(command, tmp_path, teacher, monkeypatch, capsy
             command, "--model", method.__name__, "--model.teacher", "SoftLabelTeacher",
             "--model.teacher.network", teacher, *options, "--trainer.default_root_dir", "run", *SMALL,
         ])  # fmt: skip
-    way = {"fit": "to go on: --restart true", "predict": "to go on: the same command; nothing is asked twice"}[command]
+    way = {
+        "fit": "to go on: --restart true",
+        "predict": "to go on: run the same command again; nothing is asked twice",
+    }[command]
     assert f"kdlightning: stopped\n  -> {way}\n" in capsys.readouterr().err
 
 

@@ -151,6 +151,11 @@ def test_a_larger_budget_goes_on(tmp_path, capsys):
         assert (manifest["rows"], manifest["queries"], manifest["queries_paid"]) == (64, 64, 64)
 
 
+def test_a_name_of_no_stage_is_told_the_names(recipe, capsys):
+    assert main(["run", str(recipe), "--only", "studnt"]) == 2
+    assert "--only studnt names none of its stages: teacher, labels, student-1, student-2" in capsys.readouterr().err
+
+
 def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, capsys):
     with pytest.raises(SystemExit):
         main(["run", str(recipe), "--only", "teacher", "--set", "n=many"])
