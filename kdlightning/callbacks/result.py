@@ -41,7 +41,7 @@ class RunResult(Callback):
         self.role, self.variant, self.seed = role, variant, seed
         self._began: float | None = None
         self._seconds = 0.0
-        self._trained = {"steps": 0, "epochs": 0}
+        self._trained: dict[str, int] = {}  # by this process
         self._best: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class RunResult(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record of a run that was fitted in this process."""
-        if self._seconds and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
+        if self._trained and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
             root, data = Path(trainer.default_root_dir), getattr(trainer, "datamodule", None)
             write_json(root / "result.json", self.record(trainer, pl_module))
             if isinstance(data, WebDataModule):  # the report shows what could not be used

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._util import import_object
@@ -24,6 +25,18 @@ def check_checkpoint(path: Any) -> None:  # noqa: ANN401 - a setting
     remote = "://" in str(path) or str(path).startswith("registry")
     what = "download it first: an address is not opened" if remote else "there is none"
     raise ValueError(f"ckpt_path: expected a checkpoint's file on this machine, got {path}; {what}")
+
+
+def check_metrics(trainer: L.Trainer, model: L.LightningModule) -> None:
+    """Refuse, with a ValueError, a callback of the user that waits for a metric which no method of the package has."""
+    if not type(model).__module__.startswith("kdlightning."):
+        return  # what others log, nobody knows before
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = getattr(callback, "monitor", None)
+        validated = isinstance(name, str) and name.startswith("val") and name != "val/accuracy"
+        if isinstance(name, str) and (validated or not ("/" in name or name.startswith("lr"))):
+            what = f"{type(callback).__name__}.monitor: there is no metric '{name}'"
+            raise ValueError(f"{what}; expected val/accuracy, train/loss or another that metrics.csv names")
 
 
 def check_trained(model: Any, config: Namespace, command: str) -> None:  # noqa: ANN401 - any LightningModule

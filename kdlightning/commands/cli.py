@@ -25,7 +25,7 @@ from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
-from kdlightning.commands.checks import ONE_START, check_checkpoint, check_class_paths, check_trained
+from kdlightning.commands.checks import ONE_START, check_checkpoint, check_class_paths, check_metrics, check_trained
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.disk import told
@@ -152,12 +152,13 @@ class KDLightningCLI(LightningCLI):
         if not isinstance(self.model, LabellingModule) and config.get("enable_checkpointing") is not False:
             checkpoints = Path(config.default_root_dir) / "checkpoints"
             mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-        given = as_list(config.get("callbacks"))
-        self.trainer_defaults["callbacks"] = [
+        given = [own for own in as_list(config.get("callbacks")) if not isinstance(own, ModelCheckpoint)]
+        self.trainer_defaults["callbacks"] = [  # a checkpoint to go on from is kept beside those of the user
             callback for kind, callback in mine.items() if not any(isinstance(own, kind) for own in given)
         ]
         trainer = super().instantiate_trainer(**kwargs)
         check_launcher(trainer)
+        check_metrics(trainer, self.model)
         return trainer
 
     def before_fit(self) -> None:

@@ -140,6 +140,29 @@ def test_home_is_home_in_a_file_and_the_last_checkpoint_is_found(tmp_path, monke
     assert yaml.safe_load((tmp_path / "home/run/config.yaml").read_text())["trainer"]["default_root_dir"][0] == "/"
 
 
+def test_callbacks_of_the_user_stand_beside_those_of_the_run(tmp_path, capsys):
+    own = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/accuracy", "filename": "best"}}
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss"}}
+    for name, callbacks in (("own", [own]), ("wrong", [stopping])):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    start = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "run")
+    fit("--config", "own.yaml", *start)
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+    assert len(list(tmp_path.rglob("best.ckpt"))) == 1
+    with pytest.raises(SystemExit):
+        fit("--config", "wrong.yaml", *start, "--overwrite", "true")
+    assert "EarlyStopping.monitor: there is no metric 'val_loss'; expected val/accuracy" in capsys.readouterr().err
+
+
+def test_a_test_of_a_finished_run_leaves_its_record(tmp_path):
+    start = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "run")
+    fit(*start)
+    record = (tmp_path / "run/result.json").read_text()
+    checkpoint = ("--ckpt_path", "run/checkpoints/last.ckpt")
+    assert main(["test", "--config", "run/config.yaml", *checkpoint]) == 0
+    assert (tmp_path / "run/result.json").read_text() == record
+
+
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_a_network_of_random_weights_is_not_measured(command, tmp_path, teacher, capsys):
     where = ["--trainer.default_root_dir", "run", *SMALL[:6], "--trainer.logger", "false"]
