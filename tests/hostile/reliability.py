@@ -48,8 +48,9 @@ class Tally:
 
 def table(rows: dict[tuple[str, str], Counter[str]]) -> str:
     lines = ["| What is tried | How often | What has to hold | Held |", "| --- | ---: | --- | ---: |"]
-    for (what, held), count in rows.items():
-        lines.append(f"| {what} | {count.total()} | {held} | {count['passed']} |")
+    for texts, count in rows.items():
+        what, held = (text[0].upper() + text[1:] for text in texts)
+        lines.append(f"| {what} | {count.total():,} | {held} | {count['passed']:,} |")
     return "\n".join(lines) + "\n"
 
 
