@@ -1,5 +1,6 @@
 """What a finished run leaves: the student's weights, and one small record that reports read."""
 
+import json
 import os
 import platform
 import subprocess
@@ -22,6 +23,8 @@ from kdlightning.networks.pretrained import check_saving, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 
 Role = Literal["teacher", "reference", "student"]
+
+_NAMED = ("student", "teacher", "generator", "critic", "output")
 
 
 class RunResult(Callback):
@@ -148,12 +151,19 @@ class RunResult(Callback):
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},
             "seconds": round(self._seconds, 2),
             "epochs": self._trained["epochs"],
+            "settings": _settings(module),
             "train_images": len(trained) if trained is not None else None,
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
             "config": str(Path(trainer.default_root_dir) / "config.yaml"),
         }
+
+
+def _settings(module: L.LightningModule) -> dict[str, Any]:
+    """What the method was told, beside the networks and places that the record names itself."""
+    told = {name: value for name, value in module.hparams.items() if name not in _NAMED and name[0] != "_"}
+    return json.loads(json.dumps(told, default=lambda _: None))  # type: ignore[no-any-return]
 
 
 def _shape(module: DistillationModule, data: Any) -> tuple[int, ...]:  # noqa: ANN401 - any datamodule, or None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlightning.report import ReportError, load_rows, print_generators, print_table, read_runs, write_report
+from kdlightning.report.rows import summarise
 
 _DESCRIPTION = """\
 Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, generators, the
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if findings.problems:
         files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in findings.problems)
         sys.stderr.write(f"kdlightning report: could not be read and is left out:{files}\n")
+    for note in summarise(findings.runs)[1]:
+        sys.stderr.write(f"kdlightning report: note: {note}\n")
     print_table(load_rows(output / "results.json"))
     print_generators(findings.generators)
     sys.stdout.write(f"{output / 'report.html'}\n")

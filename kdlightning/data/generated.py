@@ -1,5 +1,6 @@
 """Images that are made, not collected: a fixed pool that a teacher is asked about once, and trained on afterwards."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +17,8 @@ from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, Tran
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
 from kdlightning.types import Answers, Batch
+
+_log = logging.getLogger(__name__)
 
 Distribution = Literal["uniform", "normal", "scaled", "smooth"]
 
@@ -76,8 +79,20 @@ class PoolDataModule(SourcedDataModule):
             return
         answered = self.transfer_set = TransferSet(self.path)
         pixels, index = answered.images(self.source), answered.column("index")
-        images = ImageTensorDataset(pixels, index, None)
-        self.answered = AnsweredImages(images, index, answered.answers(self.source.num_classes))
+        answers = answered.answers(self.source.num_classes)
+        changed = answered.manifest.get("source", {}).get("files") not in (None, self.source.identity().get("files"))
+        if changed and (rows := self._are_tests(pixels)).any():
+            _log.warning("%s: %s answered images are test images here and are left out", self.path, int(rows.sum()))
+            pixels, index, answers = pixels[~rows], index[~rows], answers[~rows]
+        self.answered = AnsweredImages(ImageTensorDataset(pixels, index, None), index, answers)
+
+    def _are_tests(self, pixels: Tensor) -> Tensor:
+        """Which images ``(N, C, H, W)`` students are tested on, ``(N,)``."""
+        tested = self.source.tested
+        known = (
+            {image.numpy().tobytes() for image in tested.images} if isinstance(tested, ImageTensorDataset) else set()
+        )
+        return torch.tensor([image.numpy().tobytes() in known for image in pixels], dtype=torch.bool)
 
     @property
     def train_set(self) -> ImageTensorDataset:

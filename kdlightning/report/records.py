@@ -167,6 +167,7 @@ class Run(Compared, Finished):
     bytes_up: Whole | None = None  #: sent to the teacher
     bytes_down: Whole | None = None  #: received from the teacher
     checkpoint: Text | None = None  #: which weights were tested
+    settings: Mapping[str, object] = {}  #: of the method; older records do not tell them
 
     @property
     def time(self) -> tuple[int, str]:

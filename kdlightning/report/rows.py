@@ -73,6 +73,11 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             for key in ("parameters", "macs")
             if len({getattr(run, key) for run in members}) > 1
         ]
+        told = [run.settings for tries in group.values() for run in tries]
+        both = ((one, other) for one in told for other in told)
+        if different := sorted({key for one, other in both for key in one.keys() & other if one[key] != other[key]}):
+            apart = "are these the same experiment? --result.variant NAME keeps them apart"
+            notes.append(f"{name}: runs of one row differ in {', '.join(different)}; {apart}.")
         if others := sorted({run.checkpoint or "not stated" for run in members} - {"last"}):
             notes.append(f"{name}: not (only) the last checkpoint was tested, but: {', '.join(others)}.")
         notes += [

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from helpers import TinyNet, ToyDataModule, trainer
+from PIL import Image
 from torch import nn
 
-from kdlightning.data import GeneratedDataModule, NoiseDataModule, TransferSet, TransferSetWriter
+from kdlightning.data import GeneratedDataModule, ImageFolderDataModule, NoiseDataModule, TransferSet, TransferSetWriter
 from kdlightning.modules import LabellingModule
 from kdlightning.networks import DCGANGenerator, Generator, fingerprint, save_network
 from kdlightning.teachers import HardLabelTeacher
@@ -51,6 +52,31 @@ def answered(path, data, size, answer, channels=1, indices=None, **facts):
     writer = TransferSetWriter(path, {"method": "TeacherAnswers", "access": "soft", "source": data.identity()})
     writer.write({"index": indices, "image": pixels, "answer": answer, "queries": torch.ones_like(indices)})
     return writer.finish(indices, {"num_classes": 3, **facts})
+
+
+def test_what_has_become_a_test_image_since_it_was_asked_is_left_out(tmp_path, caplog):
+    folder = tmp_path / "pets"
+    (folder / "cat").mkdir(parents=True)
+    for shade in range(60):
+        Image.new("L", (8, 8), shade).save(folder / f"cat/{shade:02}.png")
+
+    def source():
+        data = ImageFolderDataModule(str(folder), 8, ".", test=None, channels=1, num_val=0, num_test=20)
+        data.setup()
+        return data
+
+    before = source()
+    shown, index = before.train_set.images, before.train_set.index
+    writer = TransferSetWriter(tmp_path / "set", {"method": "K", "access": "hard", "source": before.identity()})
+    writer.write({"index": index, "image": shown, "answer": torch.zeros(40).long(), "queries": torch.ones(40).long()})
+    writer.finish(index, {"num_classes": 1})
+    gone = int(before.test_set.images[0, 0, 0, 0])
+    (folder / f"cat/{gone:02}.png").unlink()  # another image takes its place
+    data = GeneratedDataModule(source(), path=str(tmp_path / "set"))
+    data.setup("fit")
+    trained, tested = (set(each[:, 0, 0, 0].tolist()) for each in (data.answered.images, data.source.test_set.images))
+    assert (len(trained), len(tested), trained & tested) == (39, 20, set())
+    assert "1 answered images are test images here and are left out" in caplog.text
 
 
 def test_every_index_once_and_in_order_rounded_as_a_file_would(tmp_path):

@@ -81,6 +81,17 @@ def test_every_key_of_the_group_separates(workspace, key):
     assert {getattr(row, key) for row in rows} >= {"other"}
 
 
+def test_settings_that_are_averaged_as_if_they_were_seeds_are_said(workspace):
+    workspace.run(seed=1, settings={"temperature": 4.0, "weight": 1.0})
+    workspace.run(seed=2, settings={"temperature": 1.0, "weight": 1.0})
+    workspace.run(seed=3)  # an older record
+    (row,), (note,) = rows_of(workspace)
+    assert row.seeds == [1, 2, 3]
+    assert note.endswith(
+        "runs of one row differ in temperature; are these the same experiment? --result.variant NAME keeps them apart."
+    )
+
+
 def test_rows_are_sorted_by_role_then_accuracy(workspace):
     workspace.run(method="C", accuracy=0.8)
     workspace.run(method="B", accuracy=0.9)
