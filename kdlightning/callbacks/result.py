@@ -60,7 +60,12 @@ class RunResult(Callback):
         """Start the clock, or let it go on; a ValueError if what is trained could not be saved at the end."""
         if _saves(pl_module, trainer):
             name, how = _how(pl_module)
-            check_saving(getattr(pl_module, name), **how)
+            try:
+                check_saving(getattr(pl_module, name), **how)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. Without the callback RunResult nothing is saved, and nothing refused"
+                ) from error
         self._began, self._seconds = time.monotonic() - self._seconds, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -87,15 +87,17 @@ class Stage:
     def changed(self) -> bool:
         """Whether it was begun, or finished, with another configuration, so that there is something to lose.
 
-        How a teacher is paid for may change. So may all that is said of it while the stage is unfinished: the command
-        compares whom it has asked with whom it would ask.
+        How a teacher is paid for may change, and where the recipe's output lies. So may all that is said of the teacher
+        while the stage is unfinished: the command compares whom it has asked with whom it would ask.
         """
         record = self.directory / "stage.json"
         if not record.exists() or _digest(record) == self.digest or not _holds_work(self.directory):
             return False
         try:
-            begun = yaml.safe_load((self.directory / "stage.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
+            text = (self.directory / "stage.yaml").read_text(encoding="utf-8")
+            there = str(Path(yaml.safe_load(text)["trainer"]["default_root_dir"]).parent)
+            begun = yaml.safe_load(text.replace(f"{there}/", f"{self.directory.parent}/"))
+        except (OSError, KeyError, TypeError, yaml.YAMLError):
             return True
         return bool(self._beside_teacher(begun) != self._beside_teacher(self.config))
 

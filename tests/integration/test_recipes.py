@@ -119,13 +119,22 @@ def test_a_stage_with_other_settings_is_not_taken_for_finished(tmp_path, recipe,
 )  # fmt: skip
 def test_what_a_teacher_may_be_told_otherwise(tmp_path, finished, told, changed):
     teacher = {"class_path": "HTTPHardLabelTeacher", "init_args": {"labels": ["a", "b"], "budget": 100}}
-    config = {"model": {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher}}}
+    model = {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher}}
+    config = {"model": model, "trainer": {"default_root_dir": str(tmp_path)}}
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "stage.json").write_text('{"digest": "another"}')
     (tmp_path / ("manifest.json" if finished else "journal-0")).write_text("{}")
     teacher["init_args"] |= told
     assert Stage("labels", "predict", tmp_path, config).changed == changed
     assert Stage("labels", "predict", tmp_path, {**config, "seed_everything": 2}).changed
+
+
+def test_a_recipe_whose_output_has_moved_is_the_same(tmp_path, recipe, capsys):
+    main(["run", str(recipe), "--only", "teacher|labels"])
+    (tmp_path / "runs/x").rename(tmp_path / "runs/y")
+    capsys.readouterr()
+    assert main(["run", str(recipe), "--only", "teacher|labels", "--output", "runs/y"]) == 0
+    assert "2 of 2 stages finished already" in capsys.readouterr().out
 
 
 def test_a_larger_budget_goes_on(tmp_path, capsys):
