@@ -18,7 +18,7 @@ from kdlightning.data.sets import ImageSet
 from kdlightning.data.transferset import SourcedDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.networks.statistics import count_parameters
-from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, WhiteBoxTeacher
+from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -37,13 +37,16 @@ class Agreement(Callback):
 
     Args:
         teacher: asked for evaluation only; give it no budget. Of probabilities the top class counts. It is another
-            object than the method's teacher, so that evaluation never touches the method's count.
+            object than the method's teacher, so that evaluation never touches the method's count. A network, or the
+            directory of one, will do; a TypeError for anything else.
     """
 
     without_labels = True  # students may be tested on images that have none
 
     def __init__(self, teacher: BlackBoxTeacher | None = None) -> None:
-        self.teacher = teacher
+        self.teacher: BlackBoxTeacher | None = None
+        if teacher is not None:
+            self.teacher = as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher)
         self.parameters: int | None = None  #: the teacher's, where they are known
         self._judge: Judge | None = None
         self._agreed, self._right = MeanMetric(), MeanMetric()

@@ -5,11 +5,13 @@ import os
 import platform
 import subprocess
 import time
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from kdlightning.callbacks.agreement import Agreement
@@ -37,13 +39,15 @@ class RunResult(Callback):
     Args:
         role: the network's in a comparison: ``teacher``, ``reference`` (the same student from labels) or ``student``.
         variant: tells runs of one method apart, e.g. ``mbd``.
-        seed: stands in the record; by default the run's seed.
+        seed: stands in the record; by default the run's seed, or where `seed_everything` was not called a number
+            that stands for torch's random state when the training began.
     """
 
     def __init__(self, role: Role = "student", variant: str = "", seed: int | None = None) -> None:
         self.role, self.variant, self.seed = role, variant, seed
         self._began: float | None = None
         self._seconds = 0.0
+        self._state = 0
         self._trained: dict[str, int] = {}  # by this process
         self._best: float | None = None
 
@@ -67,6 +71,7 @@ class RunResult(Callback):
                     f"{error}. Without the callback RunResult nothing is saved, and nothing refused"
                 ) from error
         self._began, self._seconds = time.monotonic() - self._seconds, 0.0
+        self._state = zlib.crc32(torch.get_rng_state().numpy().tobytes())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the best validation accuracy."""
@@ -87,6 +92,7 @@ class RunResult(Callback):
         notes = {"method": type(pl_module).__name__, "checkpoint": "last", **paid}
         if not made:
             how["class_names"] = getattr(data, "class_names", None)
+        (root / "result.json").unlink(missing_ok=True)  # of the network that was there
         save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
         if made or getattr(data, "tested_on", "test") is None:
             write_json(root / "result.json", self.record(trainer, pl_module))
@@ -109,7 +115,7 @@ class RunResult(Callback):
         transfer_set: TransferSet | None = getattr(data, "transfer_set", None) if student else None
         manifest = transfer_set.manifest if transfer_set else {}
         teacher = module.teacher_identity or manifest.get("teacher") or {}
-        seed = os.environ.get("PL_GLOBAL_SEED") if self.seed is None else self.seed
+        seed = os.environ.get("PL_GLOBAL_SEED", self._state) if self.seed is None else self.seed
         tested_on = getattr(data, "tested_on", None)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if isinstance(module, DistillationModule):
@@ -151,7 +157,7 @@ class RunResult(Callback):
             "teacher": teacher.get("name"),
             "teacher_fingerprint": teacher.get("fingerprint"),
             "access": module.access,
-            "seed": None if seed is None else int(seed),
+            "seed": int(seed),
             **own,
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},
             "seconds": round(self._seconds, 2),

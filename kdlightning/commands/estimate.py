@@ -163,6 +163,11 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
     check_chain(stages, root)
     found, unknown = [], []
     for stage in stages:
+        if stage.changed:
+            why = "has other settings than what lies there: `kdlightning run` will refuse it"
+            console.print(f"{stage.name}: {why}", soft_wrap=True)
+            unknown.append(stage.name)
+            continue
         if stage.finished:
             console.print(f"[dim]{stage.name}: finished already[/dim]")
             continue

@@ -177,16 +177,7 @@ def read_recipe(
 
 
 def run_stage(stage: Stage, *, verbose: bool = False) -> None:
-    """Run one stage, or resume it if it was interrupted.
-
-    Raises:
-        RecipeError: the stage was begun or finished with other settings.
-        SystemExit: the command failed.
-    """
-    if stage.changed:
-        told = f"{stage.directory} holds stage '{stage.name}' with other settings"
-        kept = "what a ledger has answered is not paid again"
-        raise RecipeError(f"{told}; delete that directory to run it anew ({kept}), or choose another --output")
+    """Run one stage, or resume it if it was interrupted; a SystemExit where its command failed."""
     stage.directory.mkdir(parents=True, exist_ok=True)
     from kdlightning.data.cached import write_json, write_text
 
@@ -233,8 +224,18 @@ def _holds_work(directory: Path) -> bool:
 
 
 def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = False) -> None:
-    """Run what is not finished, in order, each under a line that says how far the recipe is."""
-    finished = [stage.name for stage in stages if stage.finished and not stage.changed]
+    """Run what is not finished, in order, each under a line that says how far the recipe is.
+
+    Raises:
+        RecipeError: a stage was begun or finished with other settings.
+        SystemExit: a command failed.
+    """
+    for stage in stages:  # before the first one asks
+        if stage.changed:
+            told = f"{stage.directory} holds stage '{stage.name}' with other settings"
+            kept = "what a ledger has answered is not paid again"
+            raise RecipeError(f"{told}; delete that directory to run it anew ({kept}), or choose another --output")
+    finished = [stage.name for stage in stages if stage.finished]
     if finished:
         names = textwrap.shorten(", ".join(finished), 100, placeholder=" ...")
         console.print(f"{len(finished)} of {len(stages)} stages finished already, skipped: {names}", style="dim")

@@ -170,8 +170,10 @@ class GeneratedDataModule(PoolDataModule):
 
     @property
     def paid(self) -> Answers:
-        """What the generator's training has paid, from its notes."""
-        told = {} if self._given is None or isinstance(self._given, Generator) else notes(self._given)
+        """What the generator's training has paid, from its notes, or as it says itself."""
+        if self._given is None or isinstance(self._given, Generator):
+            return Answers(0, 0, 0) if self._given is None else self._given.paid
+        told = notes(self._given)
         return Answers(*(int(told.get(name, 0)) for name in Answers._fields))
 
     def origin(self) -> dict[str, Any]:

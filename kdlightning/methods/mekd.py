@@ -180,7 +180,8 @@ class MEKDGenerator(GeneratorModule):
             self._journal.close()
 
     def on_fit_end(self) -> None:
-        """The answers have done their work."""
+        """The answers have done their work; the generator knows what it has cost, wherever it is used."""
+        self.generator.paid = self.paid
         for file in self._journals.glob(f"*-epoch-*-rank-{self.global_rank}"):
             file.unlink()
 

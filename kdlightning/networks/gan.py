@@ -13,6 +13,8 @@ from typing import cast
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from kdlightning.types import Answers
+
 # Of all batch normalisations but the first, as in MEKD's released code: large enough to act as a weak regulariser
 _EPS = 0.8
 
@@ -29,6 +31,7 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
     """
 
     body: nn.Module
+    paid = Answers(0, 0, 0)  #: what its training in this process has asked for
 
     def __init__(self, latent_dim: int, channels: int, image_size: int) -> None:
         super().__init__()

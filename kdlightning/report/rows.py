@@ -58,7 +58,8 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     notes: list[str] = []
     for group in groups.values():
-        members = [tries[-1] for _, tries in sorted(group.items())]
+        # the newest, but none that has its answers from a ledger where another has paid for them
+        members = [max(tries, key=lambda run: (bool(run.queries), run.time)) for _, tries in sorted(group.items())]
         rows.append(_average(members))
         name = f"{members[0].label}, {members[0].student} on {members[0].dataset}"
         notes += [
@@ -66,13 +67,17 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             f"and {older.path} ({_result(older)}) is left out."
             for kept in members
             for older in group[kept.seed]
-            if (older.accuracy, older.agreement) != (kept.accuracy, kept.agreement)
+            if older is not kept and (older.accuracy, older.agreement) != (kept.accuracy, kept.agreement)
         ]
         notes += [
             f"{name}: seeds {', '.join(map(str, sorted(group)))} differ in {key}; are these the same experiment?"
             for key in ("parameters", "macs")
             if len({getattr(run, key) for run in members}) > 1
         ]
+        if len({bool(run.queries) for run in members if run.queries is not None}) > 1:
+            notes.append(
+                f"{name}: some seeds have paid for no query, as if a ledger had answered: the mean is no price."
+            )
         told = [run.settings for tries in group.values() for run in tries]
         both = ((one, other) for one in told for other in told)
         if different := sorted({key for one, other in both for key in one.keys() & other if one[key] != other[key]}):

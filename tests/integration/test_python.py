@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdlightning import methods
 from kdlightning.callbacks import Agreement, ConfusionMatrix, GeneratorQuality, QueryLogger, RunProgress, RunResult
 from kdlightning.commands import cli
-from kdlightning.data import DatasetDataModule, TransferSet, TransferSetDataModule
+from kdlightning.data import DatasetDataModule, GeneratedDataModule, TransferSet, TransferSetDataModule
 from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator
+from kdlightning.report import read_runs
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch
 
@@ -323,3 +324,29 @@ def test_the_page_is_one_session_that_runs(tmp_path):
         assert method in session
     assert sum(text.count("assert ") for text in blocks) >= 8
     assert TransferSet("runs/python/zero").manifest["queries"] > 0
+
+
+def test_records_of_python_runs_are_read_and_belong_to_their_network(tmp_path, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    seeds = []
+    for seed in (7, 7, 8):
+        method = methods.KD(net(), net(width=0.5))
+        run = trainer(tmp_path, callbacks=[RunResult(), Agreement(net())])
+        torch.manual_seed(seed)
+        run.fit(method, loader())
+        run.test(method, loader())
+        (found,) = read_runs([tmp_path]).runs
+        assert (found.queries, found.teacher_accuracy is None) == (24, False)
+        seeds.append(found.seed)
+    assert seeds[0] == seeds[1] != seeds[2]
+    trainer(tmp_path, callbacks=[RunResult()]).fit(methods.Supervised(net()), loader())
+    assert not (tmp_path / "result.json").exists()  # it told of another network
+    with pytest.raises(TypeError, match="teacher: expected a SoftLabelTeacher or BlackBoxTeacher, or a network"):
+        Agreement(3)
+
+
+def test_a_generator_knows_what_its_training_has_asked(tmp_path):
+    module = methods.MEKDGenerator(generator(), DCGANCritic(1, 8, width=4), net(), queries=16)
+    trainer(tmp_path).fit(module, datamodule=ToyDataModule(24))
+    pool = GeneratedDataModule(ToyDataModule(24), module.generator, size=16)
+    assert pool.paid.queries == module.paid.queries == 16

@@ -160,6 +160,21 @@ def test_a_larger_budget_goes_on(tmp_path, capsys):
         assert (manifest["rows"], manifest["queries"], manifest["queries_paid"]) == (64, 64, 64)
 
 
+def test_a_changed_stage_is_told_before_any_other_runs_and_by_the_estimate(tmp_path, recipe, capsys):
+    main(["run", str(recipe), "--only", "labels|teacher"])
+    changed = yaml.safe_load(recipe.read_text())
+    changed["stages"][1]["config"]["model"]["init_args"]["robustness"] = "noise"
+    recipe.write_text(yaml.safe_dump(changed, sort_keys=False))
+    (tmp_path / "runs/x/teacher/result.json").unlink()
+    capsys.readouterr()
+    assert main(["run", str(recipe)]) == 2
+    shown = capsys.readouterr()
+    assert "holds stage 'labels' with other settings; delete that directory" in shown.err
+    assert "stage 1 of" not in shown.out
+    main(["estimate", str(recipe)])
+    assert "labels: has other settings than what lies there" in capsys.readouterr().out
+
+
 def test_a_name_of_no_stage_is_told_the_names(recipe, capsys):
     assert main(["run", str(recipe), "--only", "studnt"]) == 2
     assert "--only studnt names none of its stages: teacher, labels, student-1, student-2" in capsys.readouterr().err

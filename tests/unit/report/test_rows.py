@@ -92,6 +92,16 @@ def test_settings_that_are_averaged_as_if_they_were_seeds_are_said(workspace):
     )
 
 
+def test_a_replay_from_a_ledger_takes_no_place_and_sets_no_price(workspace):
+    workspace.run(seed=1, queries=81)
+    workspace.run(seed=1, queries=0)  # the newest
+    (row,), notes = rows_of(workspace)
+    assert (row.queries, notes) == (81, [])
+    workspace.run(seed=2, queries=0)
+    (note,) = rows_of(workspace)[1]
+    assert note.endswith("some seeds have paid for no query, as if a ledger had answered: the mean is no price.")
+
+
 def test_rows_are_sorted_by_role_then_accuracy(workspace):
     workspace.run(method="C", accuracy=0.8)
     workspace.run(method="B", accuracy=0.9)
