@@ -1,4 +1,8 @@
-"""Folders of real images for tests: scikit-learn's digits as files."""
+"""Folders of real images for tests, and archives: scikit-learn's digits as files."""
+
+import io
+import tarfile
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -17,3 +21,18 @@ def write_digits(root, per_class, side=16, flat=False, mode="L", classes=10):
             grey = Image.fromarray((digits.images[number] * 15.9).astype(np.uint8)).resize((side, side + 2))
             grey.convert(mode).save(folder / f"{number:04}.png")
     return root
+
+
+def pack(path, files):
+    """Contents by name as an archive: a zip, or a tar that is packed as its suffix says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, f"w:{path.suffix[1:].removeprefix('tar')}") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path

@@ -5,11 +5,11 @@ import io
 import os
 import tarfile
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import pack
 from PIL import Image
 
 from kdlightning.data import ImageFolderDataModule, NoImagesDataModule, WebDataModule
@@ -26,22 +26,6 @@ def picture(shade=9, form="PNG", side=8):
     pixels = np.random.default_rng(shade).integers(0, 255, (side, side, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(stream, form)
     return stream.getvalue()
-
-
-def zipped(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def tarred(path, files):
-    with tarfile.open(path, f"w:{path.suffix[1:].replace('tar', '')}") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def pool(root, **options):
@@ -68,15 +52,15 @@ def patched(path, member, at, value):
 
 
 def encrypted(path):
-    return patched(zipped(path, {"train/a/0.png": picture(0), "train/a/1.png": picture(1)}), "train/a/0.png", 6, 1)
+    return patched(pack(path, {"train/a/0.png": picture(0), "train/a/1.png": picture(1)}), "train/a/0.png", 6, 1)
 
 
 def deflate64(path):
-    return patched(zipped(path, {"train/a/0.png": picture(0), "train/a/1.png": picture(1)}), "train/a/0.png", 8, 9)
+    return patched(pack(path, {"train/a/0.png": picture(0), "train/a/1.png": picture(1)}), "train/a/0.png", 8, 9)
 
 
 def bomb(path):
-    return zipped(path, {"train/a/0.png": bytes(MOST + 1), "train/a/1.png": picture(1)})
+    return pack(path, {"train/a/0.png": bytes(MOST + 1), "train/a/1.png": picture(1)})
 
 
 @pytest.fixture(autouse=True)
@@ -121,8 +105,8 @@ FILES = {f"{number}.png": picture(number, side=40) for number in range(6)}
 def test_a_cut_or_empty_archive_of_a_pool_is_counted_and_what_is_whole_is_used(tmp_path, name, left):
     folder = tmp_path / "web"
     folder.mkdir()
-    whole = zipped(folder / "a.zip", {"x.png": picture()})
-    path = (zipped if name.endswith("zip") else tarred)(folder / name, FILES)
+    whole = pack(folder / "a.zip", {"x.png": picture()})
+    path = pack(folder / name, FILES)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * left)])
     data = pool(folder)
@@ -138,7 +122,7 @@ def test_a_cut_or_empty_archive_of_a_pool_is_counted_and_what_is_whole_is_used(t
 @pytest.mark.tried("a zip of class folders is cut off or empty", "one sentence with its name")
 @pytest.mark.parametrize("left", [0.0, 0.9])
 def test_a_cut_zip_of_class_folders_is_named(tmp_path, left):
-    root = zipped(tmp_path / "pets.zip", {"train/a/0.png": picture()})
+    root = pack(tmp_path / "pets.zip", {"train/a/0.png": picture()})
     content = root.read_bytes()
     root.write_bytes(content[: int(len(content) * left)])
     with pytest.raises(ValueError, match=r"pets.zip is a file but no zip, or one that is cut off"):
@@ -161,7 +145,7 @@ def test_a_script_is_never_started_whatever_it_is_called(tmp_path, monkeypatch):
 )
 def test_names_lead_nowhere_and_kill_nothing(tmp_path):
     files = {"../../0.png": picture(0), "/etc/1.png": picture(1), "./2.png": picture(2), "a\nb.png": picture(3)}
-    data = pool(tarred(tmp_path / "web.tar", {**files, b"caf\xe9.png".decode("utf-8", "surrogateescape"): b"x"}))
+    data = pool(pack(tmp_path / "web.tar", {**files, b"caf\xe9.png".decode("utf-8", "surrogateescape"): b"x"}))
     assert len(data.train_set) == 4
     assert [one.name.rpartition("/")[2] for one in data.unusable] == [r"caf\xe9.png"]
     assert not (tmp_path.parent / "0.png").exists()
@@ -203,7 +187,7 @@ def test_pipes_and_links_that_end_nowhere_are_named(tmp_path):
 def test_a_tar_of_thousands_of_members_takes_linear_time(tmp_path):
     content, seconds = picture(), []
     for number in (1000, 8000):
-        path = tarred(tmp_path / f"{number}.tar", {f"{k}.png": content for k in range(number)})
+        path = pack(tmp_path / f"{number}.tar", {f"{k}.png": content for k in range(number)})
         began, archive = time.process_time(), Archive(path)
         assert all(archive.read(member) == content for member in archive.sizes())
         seconds.append(time.process_time() - began)
@@ -226,7 +210,7 @@ def test_flipped_bytes_are_an_image_or_a_reason(form):
 
 
 def test_a_gzip_that_ends_early_keeps_the_members_before(tmp_path):
-    plain = tarred(tmp_path / "web.tar", FILES).read_bytes()
+    plain = pack(tmp_path / "web.tar", FILES).read_bytes()
     (tmp_path / "web.tar").unlink()
     (tmp_path / "web.tgz").write_bytes(gzip.compress(plain)[:-4000])
     archive = Archive(tmp_path / "web.tgz")

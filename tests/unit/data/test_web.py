@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ToyDataModule
+from pictures import pack
 from PIL import Image
 
 from kdlightning.data import NoImagesDataModule, WebDataModule
@@ -131,18 +132,7 @@ def packed(kind, files, root):
     if kind == "list":
         root.with_suffix(".txt").write_text("".join(f"{root.name}/{name}\n" for name in files), encoding="utf-8-sig")
         return root.with_suffix(".txt")
-    if kind == "zip":
-        with zipfile.ZipFile(root.with_suffix(".zip"), "w") as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        return root.with_suffix(".zip")
-    path = Path(f"{root}.{kind}")
-    with tarfile.open(path, f"w:{kind.partition('.')[2]}") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
+    return pack(Path(f"{root}.{kind}"), files)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "list"])
