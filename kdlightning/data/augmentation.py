@@ -1,15 +1,70 @@
-"""Augmentation regimes that come from papers; everything else is torchvision's own transforms.
+"""Augmentation that torchvision lacks: drawn for each image of a batch by itself, and the regimes of papers.
 
+.. [DeVries2017] T. DeVries, G. W. Taylor. Improved Regularization of Convolutional Neural Networks with Cutout.
+   arXiv:1708.04552.
 .. [Frank2023] L. Frank, J. Davis. Data-Free Knowledge Distillation Using Adversarially Perturbed OpenGL Shader Images.
    2023.
 """
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 _FILL = 0.5  # what a transform uncovers becomes grey
+
+
+class CropFlipCutout(nn.Module):
+    """Random crops, horizontal flips and cutout [DeVries2017]_, drawn for each image, in one gather for the batch.
+
+    A v2 transform draws once a call, so that images of a group share their crop; these share nothing.
+
+    Args:
+        padding: pixels that a crop may be away from the image's own place; what it uncovers mirrors the image.
+        flip: the probability of a horizontal flip.
+        cutout: pixels of a side of the square, clipped at the image's edge, that becomes the batch's mean colour; 0
+            for none.
+
+    Raises:
+        ValueError: a negative number, or a probability above 1.
+    """
+
+    per_image = True  #: one call augments a whole batch: a datamodule need not split it in groups
+
+    def __init__(self, padding: int = 4, flip: float = 0.5, cutout: int = 0) -> None:
+        super().__init__()
+        if padding < 0 or cutout < 0 or not 0 <= flip <= 1:
+            got = f"got {padding}, {cutout} and {flip}"
+            raise ValueError(f"expected padding and cutout of at least 0 pixels, and flip in [0, 1], {got}")
+        self.padding, self.flip, self.cutout = padding, flip, cutout
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)`` in [0, 1], the same shape; a ValueError for images no larger than ``padding``."""
+        number, channels, height, width = images.shape
+        if self.padding >= min(height, width):
+            raise ValueError(
+                f"padding: expected fewer than the image's {min(height, width)} pixels, got {self.padding}"
+            )
+        here = {"device": images.device}
+        top, left = torch.randint(2 * self.padding + 1, (2, number, 1), **here)
+        rows, columns = top + torch.arange(height, **here), left + torch.arange(width, **here)
+        columns = torch.where(torch.rand(number, 1, **here) < self.flip, columns.flip(1), columns)
+        padded = F.pad(images, [self.padding] * 4, mode="reflect")
+        index = torch.arange(number, **here)[:, None, None, None], torch.arange(channels, **here)[:, None, None]
+        made: Tensor = padded[(*index, rows[:, None, :, None], columns[:, None, None, :])]
+        if self.cutout:
+            inside = [self._span(number, size, images.device) for size in (height, width)]
+            hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+            made = torch.where(hole, images.mean((0, 2, 3), keepdim=True), made)
+        return made
+
+    def _span(self, number: int, size: int, device: torch.device) -> Tensor:
+        """Where the square covers one axis, ``(N, size)``: its middle is drawn among the pixels."""
+        start = torch.randint(size, (number, 1), device=device) - self.cutout // 2
+        place = torch.arange(size, device=device)
+        return (start <= place) & (place < start + self.cutout)
 
 
 class ShaderAugmentation(nn.Module):

@@ -60,7 +60,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         augmentation: a transform of float batches ``(N, C, H, W)`` in [0, 1], such as ``torchvision.transforms.v2``'s,
             for training; what it returns is clamped to [0, 1].
         augmentation_groups: a v2 transform draws once per call, so a batch is augmented in this many groups, each with
-            a draw of its own: more are more diverse and slower.
+            a draw of its own: more are more diverse and slower. :class:`CropFlipCutout` draws for each image.
         seed: owner of the split, the subset and the order.
         num_workers: of the loaders, and of decoding files into memory; images in memory need none.
     """
@@ -245,7 +245,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Pixels to float32 in [0, 1], on the device; augmentation while training."""
         image = batch.image.float().div_(255) if batch.image.dtype == torch.uint8 else batch.image
         if self.augmentation is not None and self.trainer is not None and self.trainer.training:
-            groups = image.chunk(min(self.augmentation_groups, len(image)))
+            by_itself = getattr(self.augmentation, "per_image", False)
+            groups = image.chunk(1 if by_itself else min(self.augmentation_groups, len(image)))
             image = torch.cat([self.augmentation(group) for group in groups]).clamp_(0, 1)
         return batch._replace(image=image)
 

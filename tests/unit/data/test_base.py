@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.data import ImageDataModule, ImageFileDataset, ImageTensorDataset
+from kdlightning.data.augmentation import CropFlipCutout
 from kdlightning.types import Batch
 
 
@@ -334,3 +335,27 @@ def test_predict_goes_through_the_draw_once_and_in_order(tmp_path):
     returned = trainer(tmp_path).predict(Recorder(), datamodule=data)
     assert len(returned) == math.ceil(37 / 16)
     assert torch.cat(returned).tolist() == sorted(data.train_set.index.tolist()) == data.predict_indices().tolist()
+
+
+def test_each_image_has_a_crop_a_flip_and_a_hole_of_its_own() -> None:
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    image = torch.stack([rows, columns, torch.zeros(8, 8)]) / 8
+    torch.manual_seed(0)
+    seen = CropFlipCutout(padding=2, flip=0.5)(image.repeat(256, 1, 1, 1))
+
+    reflected = torch.tensor([2, 1, 0, 1, 2, 3, 4, 5, 6, 7, 6, 5])  # by hand: two mirrored pixels on each side
+    spans = [reflected[start : start + 8].float() / 8 for start in range(5)]
+    known = [torch.stack([row[:, None].expand(8, 8), column.expand(8, 8), torch.zeros(8, 8)])
+             for row in spans for span in spans for column in (span, span.flip(0))]  # fmt: skip
+    matches = torch.stack([(seen == one).flatten(1).all(1) for one in known])
+    assert matches.any(0).all()  # every image is one of the 50 crops
+    assert len(matches.float().argmax(0).unique()) == 50  # and every crop is drawn
+    assert torch.equal(CropFlipCutout(padding=0, flip=0)(image[None]), image[None])
+
+    white = torch.ones(512, 1, 8, 8)
+    white[0] = 0  # the mean colour is 511/512
+    holes = (CropFlipCutout(padding=0, flip=0, cutout=4)(white)[1:] < 1).sum((1, 2, 3))
+    assert holes.max() == 16
+    assert holes.min() == 4  # in a corner, where two pixels of a side are left
+    with pytest.raises(ValueError, match="fewer than the image's 8 pixels, got 8"):
+        CropFlipCutout(padding=8)(white)
