@@ -7,7 +7,7 @@ A recipe is one YAML file::
     stages:
       - name: labels-{robustness}      # also the stage's directory below `output`
         command: predict
-        matrix: {robustness: [bd, mbd]}  # one stage for every combination, none where a list is empty
+        matrix: {robustness: [bd, mbd]}  # one stage for every combination; an entry {a: 1, b: 2} sets a and b together
         config: {...}                  # the whole configuration, or the path of a file (relative to the recipe)
         set: {model.init_args.output: "{output}/labels-{robustness}"}  # single values on top of it
     report: true
@@ -28,6 +28,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -197,10 +198,7 @@ def run_stage(stage: Stage, *, verbose: bool = False) -> None:
 
 
 def check_chain(stages: Sequence[Stage], root: Path) -> None:
-    """Refuse, with a RecipeError, a stage that reads what no stage before it writes, or otherwise than it is written.
-
-    ``root`` is the recipe's directory.
-    """
+    """Refuse, with a RecipeError, a stage that reads below ``root`` what no stage before it writes, or otherwise."""
     from kdlightning.commands.chain import faults
 
     if found := list(faults(stages, root)):
@@ -275,12 +273,12 @@ def main(argv: Sequence[str]) -> int:
         root, stages, wants_report = read_recipe(options.recipe, **told)
         if not (options.list or options.print):
             check_chain(stages, root)
-        every, stages = stages, [stage for stage in stages if re.search(options.only or "", stage.name)]
-        if not stages:
-            raise RecipeError(f"--only {options.only} names none of its stages: {', '.join(one.name for one in every)}")
+        names = ", ".join(stage.name for stage in stages)
+        if not (stages := [stage for stage in stages if re.search(options.only or "", stage.name)]):
+            raise RecipeError(f"--only {options.only} names none of its stages: {names}")
+        if options.print and options.only:
+            raise RecipeError("--print shows the whole recipe: leave --only out")
         if options.print:
-            if options.only:
-                raise RecipeError("--print shows the whole recipe: leave --only out")
             recipe = load_recipe(options.recipe, **told)
             sys.stdout.write(yaml.dump(recipe, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120))
             return 0
@@ -355,6 +353,7 @@ def _expand(entry: Mapping[str, Any], filled: Mapping[str, Any], root: Path, pat
             raise RecipeError(f"{where}: matrix takes lists, got {name}: {values}")
     for values in itertools.product(*matrix.values()):
         variables = {**filled, **dict(zip(matrix, values, strict=True))}
+        variables.update(ChainMap(*(value for value in values if isinstance(value, dict))))
         name = str(_fill(entry["name"], variables))
         config = _fill(entry["config"], variables)
         if isinstance(config, str):
