@@ -6,7 +6,7 @@
    2023.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class CropFlipCutout(nn.Module):
             raise ValueError(
                 f"padding: expected fewer than the image's {min(height, width)} pixels, got {self.padding}"
             )
-        here = {"device": images.device}
+        here: dict[str, Any] = {"device": images.device}
         top, left = torch.randint(2 * self.padding + 1, (2, number, 1), **here)
         rows, columns = top + torch.arange(height, **here), left + torch.arange(width, **here)
         columns = torch.where(torch.rand(number, 1, **here) < self.flip, columns.flip(1), columns)
