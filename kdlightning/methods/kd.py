@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import Options, above_zero
-from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.functional.divergence import kd_divergence, log_softened, softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.schedule import schedule
@@ -117,6 +117,6 @@ class AnsweredKD(AnsweredModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """T² KL, Sec. 2 of [Hinton2015]_."""
-        logits, answer = self.responses(batch)
-        divergence = kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
+        student, teacher = self.vectors(*self.responses(batch))
+        divergence = kd_divergence(student, softened(teacher, self.temperature), self.temperature)
         return {"kd": self.temperature**2 * divergence}

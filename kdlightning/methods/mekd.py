@@ -37,7 +37,7 @@ from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import above_zero
 from kdlightning.data.generated import check_latent
 from kdlightning.functional import gan
-from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.generator import GeneratorModule, grouped
 from kdlightning.modules.schedule import schedule
@@ -263,6 +263,7 @@ class MEKD(AnsweredModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_F + β L_KL, Eq. 14 of [Ma2024]_."""
         logits, answer = self.responses(batch)
+        student, teacher = self.vectors(logits, answer)
         terms = {}
         if self.mapping_weight:
             if self.response == "released":
@@ -271,13 +272,12 @@ class MEKD(AnsweredModule):
                 with torch.no_grad():
                     one, other = logits, self._frozen["teacher"](batch.image)
             else:
-                one, other = self.vectors(logits, answer)
+                one, other = student, teacher
             with torch.no_grad():
                 wanted = self.generator(other / self.temperature)
             made = self.generator(one / self.temperature)
             terms["mapping"] = self.mapping_weight * gan.image_distance(made, wanted, self.distance)  # Eq. (14), L_F
         if self.beta:
-            softened = log_softened(answer, self.kd_temperature)
-            divergence = kd_divergence(logits, softened, self.kd_temperature)
+            divergence = kd_divergence(student, softened(teacher, self.kd_temperature), self.kd_temperature)
             terms["kl"] = self.beta * self.kd_temperature**2 * divergence  # Eq. (14), second term
         return terms

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.transferset import SourcedDataModule
-from kdlightning.functional.divergence import centred, centred_log_probabilities, smoothed_labels
+from kdlightning.functional.divergence import centred, smoothed_labels, softened
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
@@ -23,7 +24,8 @@ class AnsweredModule(DistillationModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         confidence: probability of the label that a hard answer becomes; the other classes share the rest evenly.
-        floor: least probability of an answer: an API rounds, and log 0 is not finite.
+        floor: least probability of an answer: an API rounds, and log 0 is not finite. It says "so much or less": where an
+            answer is at the floor, a student's smaller probability is right.
         options: those of :class:`DistillationModule`.
     """
 
@@ -84,5 +86,11 @@ class AnsweredModule(DistillationModule):
         return logits, answer
 
     def vectors(self, logits: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sides as centred logits ``(N, K)``: an API's probabilities hide the constant that centring removes."""
-        return centred(logits), centred_log_probabilities(answer, self.floor)
+        """Both sides as centred logits ``(N, K)``, equal where the student is the teacher.
+
+        An API's probabilities hide the constant that centring removes, and what is below the ``floor``: where the
+        teacher's are at it, the student's stop there, too. Elsewhere they do not, or nothing would pull them up.
+        """
+        student, teacher = softened(logits, 1.0), answer.log()
+        student = torch.where(answer > self.floor, student, student.maximum(teacher))
+        return centred(student), centred(teacher)

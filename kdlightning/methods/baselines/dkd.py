@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdlightning.data.base import above_zero
-from kdlightning.functional.divergence import decoupled_divergence, log_softened
+from kdlightning.functional.divergence import decoupled_divergence, softened
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.types import Batch
 
@@ -52,9 +52,9 @@ class DKD(AnsweredModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """α TCKD + β NCKD, Sec. 3.3 of [Zhao2022]_."""
-        logits, answer = self.responses(batch)
-        target = log_softened(answer, self.temperature)
-        tckd, nckd = decoupled_divergence(logits, target, answer.argmax(1), self.temperature)
+        student, teacher = self.vectors(*self.responses(batch))
+        target = softened(teacher, self.temperature)
+        tckd, nckd = decoupled_divergence(student, target, teacher.argmax(1), self.temperature)
         scale = self.warmup(self.current_epoch) * self.temperature**2
         return {"target": self.alpha * scale * tckd.mean(), "others": self.beta * scale * nckd.mean()}
 

@@ -591,6 +591,16 @@ def test_a_student_with_the_teachers_logits_has_no_loss():
     assert abs(float(terms["kl"].detach())) < 1e-6
 
 
+def test_a_sure_student_with_the_teachers_logits_has_no_loss_below_the_floor():
+    draw = torch.Generator().manual_seed(5)
+    net = Linear(torch.zeros(3, 64), 10 * torch.randn(3, generator=draw) + torch.tensor([20.0, 0.0, -20.0]))
+    answer = net(batch().image).softmax(1).detach()
+    assert float(answer.min()) < 1e-9
+    terms = MEKD(net, frozen(), kd_temperature=4.0).losses(batch()._replace(answer=answer))
+    assert float(terms["mapping"].detach()) < 1e-6
+    assert abs(float(terms["kl"].detach())) < 1e-5
+
+
 def test_weights_of_0_leave_terms_out():
     assert set(MEKD(student(), frozen(), mapping_weight=0.0).losses(batch())) == {"kl"}
     assert set(MEKD(student(), frozen(), beta=0.0).losses(batch())) == {"mapping"}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kdlightning.__main__ import main
 from kdlightning.data import TransferSetDataModule
 from kdlightning.functional.divergence import decoupled_divergence, kd_divergence
-from kdlightning.methods import TeacherAnswers
+from kdlightning.methods import AnsweredKD, TeacherAnswers
 from kdlightning.methods.baselines import AL, CAN, CDL, DAFL, DKD, ML
 from kdlightning.methods.baselines.cdl import class_distance, class_means
 from kdlightning.methods.baselines.dafl import activation_loss, information_entropy_loss, one_hot_loss
@@ -106,6 +106,53 @@ def test_zero_probabilities_stop_at_the_floor():
     value = module.losses(data._replace(answer=torch.tensor([[1.0, 0.0, 0.0]])))["logits"]
     wanted = centre(torch.tensor([[0.0, math.log(1e-4), math.log(1e-4)]]))
     torch.testing.assert_close(value, F.mse_loss(centre(module(data.image)), wanted))
+
+
+class Sure(nn.Module):
+    """Logits of scale 10 for 10 classes: a third of their probabilities are below any usual floor."""
+
+    num_classes = 10
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(10 * torch.randn(40, 10, generator=torch.Generator().manual_seed(5)) + 3)
+
+    def forward(self, x):
+        return self.logits[: len(x)]
+
+
+@pytest.mark.parametrize(
+    "make", [ML, AL, CAN, partial(CDL, class_weight=0.0), DKD, *(partial(AnsweredKD, temperature=t) for t in (1.0, 8.0))]
+)
+def test_a_student_that_is_the_teacher_is_not_told_from_it_below_the_floor(make):
+    net = Sure()
+    answer = net.logits.detach().softmax(1)
+    assert 0.2 < (answer < 1e-7).float().mean() < 0.7
+    data = Batch(torch.zeros(40, 1, 2, 2), torch.arange(40), None, answer)
+    module = make(net)
+    module.access = "soft"
+    student, teacher = module.vectors(*module.responses(data))
+    torch.testing.assert_close(student, teacher, atol=2e-5, rtol=0)
+    terms = module.losses(data)
+    for name in {"logits", "kd", "target", "others"} & terms.keys():
+        assert abs(float(terms[name].detach())) < 1e-5
+    if isinstance(module, (AL, CAN)):
+        real, made = (module.discriminator(side) for side in (teacher, student))
+        torch.testing.assert_close(real, made, atol=1e-4, rtol=0)
+
+
+def test_a_student_below_the_floor_is_pulled_up_to_an_answer_above_it():
+    logits = torch.tensor([[0.0, -30.0, -40.0]], requires_grad=True)
+    answer = torch.tensor([[0.6, 0.4, 1e-7]])
+    student, teacher = ML(tiny()).vectors(logits, answer)
+    # the third entry counts as 1e-7; the second is not raised
+    wanted = centre(torch.tensor([[0.0, -30.0, math.log(1e-7)]]))
+    torch.testing.assert_close(student, wanted)
+    F.mse_loss(student, teacher).backward()
+    difference = (wanted - teacher)[0]
+    # of a row mean m: d/dv_j sum (v_k - m - t_k)² / 3 = 2/3 (d_j - mean d), and mean d = 0; p_1 = 1 takes all of lse
+    assert float(logits.grad[0, 1]) == pytest.approx(2 / 3 * float(difference[1]), rel=1e-4)
+    assert float(logits.grad[0, 2]) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ANSWERED)
