@@ -1,11 +1,13 @@
 """What a finished run leaves: the student's weights, and one small record that reports read."""
 
 import json
+import math
 import os
 import platform
 import subprocess
 import time
 import zlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -41,10 +43,25 @@ class RunResult(Callback):
         variant: tells runs of one method apart, e.g. ``mbd``.
         seed: stands in the record; by default the run's seed, or where `seed_everything` was not called a number
             that stands for torch's random state when the training began.
+        point: where the run lies on a curve, numbers by their names, e.g. ``{"images": 200}``: a report draws the
+            accuracy against them, and compares runs that have the same point.
+
+    Raises:
+        ValueError: ``point`` has a name without characters, or what is no finite number.
     """
 
-    def __init__(self, role: Role = "student", variant: str = "", seed: int | None = None) -> None:
-        self.role, self.variant, self.seed = role, variant, seed
+    def __init__(
+        self,
+        role: Role = "student",
+        variant: str = "",
+        seed: int | None = None,
+        point: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.role, self.variant, self.seed, self.point = role, variant, seed, dict(point or {})
+        for name, value in self.point.items():
+            if not str(name).strip() or type(value) not in (int, float) or not math.isfinite(value):
+                told = "point takes finite numbers by their names, such as images: 200"
+                raise ValueError(f"{told}; got {name}: {value!r}")
         self._began: float | None = None
         self._seconds = 0.0
         self._state = 0
@@ -157,6 +174,7 @@ class RunResult(Callback):
             "teacher": teacher.get("name"),
             "teacher_fingerprint": teacher.get("fingerprint"),
             "access": module.access,
+            "point": self.point,
             "seed": int(seed),
             **own,
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},

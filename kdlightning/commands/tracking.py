@@ -56,8 +56,9 @@ def label_runs(trainer: L.Trainer, model: TaughtModule | LabellingModule, data: 
     as ``key:value``.
     """
     facts = describe_run(model, data)
-    if variant := next((one.variant for one in trainer.callbacks if isinstance(one, RunResult)), ""):  # type: ignore[attr-defined]
-        facts["variant"] = variant
+    for one in (one for one in trainer.callbacks if isinstance(one, RunResult)):  # type: ignore[attr-defined]
+        told = {"variant": one.variant, **one.point}
+        facts |= {key: str(value) for key, value in told.items() if value != ""}
     for logger in wandb_loggers(trainer):
         told = logger._wandb_init  # Lightning makes the run from these when it is first logged to
         if not told.get("group") and "WANDB_RUN_GROUP" not in os.environ:

@@ -126,8 +126,8 @@ def _aside(spots: Sequence[Sequence[float]], least: float) -> list[tuple[float, 
 
 
 def _short_names(rows: Sequence[Row]) -> list[str]:
-    """Method and variant, with the student and the access where there are several, the teacher where rows need it."""
-    names = [row.label for row in rows]
+    """Method, variant, point; the student and the access where there are several, the teacher where rows need it."""
+    names = [", ".join(part for part in (row.label, row.place) if part) for row in rows]
     for key in ("student", "access", "teacher"):
         needed = key != "teacher" or len(set(names)) < len(names)
         if needed and len({getattr(row, key) for row in rows}) > 1:

@@ -99,7 +99,7 @@ def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]
 
     Of a seed that was run twice, those of the newest count.
     """
-    groups: dict[tuple[str | None, ...], dict[int, Run]] = {}
+    groups: dict[tuple[object, ...], dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: run.time):
         if run.role == "student" and run.path.with_name(CONFUSION_FILE).exists():
             groups.setdefault(run.key, {})[run.seed] = run

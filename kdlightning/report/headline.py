@@ -21,7 +21,8 @@ def headline(rows: Sequence[Row]) -> str | None:
         return None
     best = max(students, key=lambda row: [-1 if value is None else value for value in score(row)])
     teachers = [row for row in rows if row.role == "teacher" and row.student == best.teacher]
-    references = [row for row in rows if row.role == "reference" and row.student == best.student]
+    alike = [row for row in rows if row.role == "reference" and row.student == best.student]
+    references = [row for row in alike if row.point == best.point]
     if best.accuracy_mean is None:
         seeds = len(best.seeds)
         agreed = f"{text.spread(best.agreement, best.agreement_std, seeds)} % of images ({text.plural(seeds, 'seed')})"
@@ -30,7 +31,8 @@ def headline(rows: Sequence[Row]) -> str | None:
     others = [f"its teacher {best.teacher} has {_accuracy(teachers)}"] if teachers else []
     others += [f"{best.student} without a teacher has {_accuracy(references)}"] if references else []
     compared = "; ".join(others) or "its teacher is not among these runs"
-    return f"{best.label} reaches {_accuracy([best])} with {_size(best, teachers)}{_price(best)}; {compared}."
+    where = f", at {best.place}," if best.point else ""
+    return f"{best.label}{where} reaches {_accuracy([best])} with {_size(best, teachers)}{_price(best)}; {compared}."
 
 
 def _accuracy(rows: Sequence[Row]) -> str:

@@ -85,6 +85,15 @@ def _square(rows: tuple[tuple[T, ...], ...], info: ValidationInfo) -> tuple[tupl
     return rows
 
 
+def _point(value: object) -> object:
+    """Finite numbers by their names; older records have none."""
+    told: dict[Any, Any] = value if isinstance(value, dict) else {"": value}
+    fine = all(name.strip() and type(one) in (int, float) and math.isfinite(one) for name, one in told.items())
+    if value is not None and not fine:
+        raise wrong(f"expected finite numbers by their names, such as images: 200, got {reprlib.repr(value)}")
+    return value or {}
+
+
 _NUMBER = Field(strict=True, allow_inf_nan=False)
 Text = Annotated[str, expected("a string")]
 Whole = Annotated[int, Field(strict=True, ge=0), expected("a whole number that is not negative")]
@@ -93,6 +102,7 @@ Number = Annotated[float, _NUMBER, expected("a number")]
 Duration = Annotated[float, _NUMBER, Field(ge=0), expected("a number that is not negative")]
 Fraction = Annotated[float, _NUMBER, Field(ge=0, le=1), expected("a fraction in [0, 1]")]
 Role = Annotated[Literal["teacher", "reference", "student"], expected("one of teacher, reference, student")]
+Point = Annotated[Mapping[str, int | float], BeforeValidator(_point)]
 Versions = Annotated[Mapping[str, str], expected("an object of texts")]
 Names = Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], expected("a list of names", bool)]
 DatasetName = Annotated[Text, BeforeValidator(lambda name: "unnamed data set" if name is None else name)]
@@ -127,11 +137,18 @@ class Compared(Named):
     teacher: Text | None  #: teacher's network; None for a network without one
     student: Text  #: network that was trained (a teacher's own network, for a teacher)
     access: Text | None  #: what the teacher answers with (``"hard"``, ``"soft"``, ``"white"``, ``"labels"``) or None
+    point: Point = {}  #: where it lies on a curve, ``{"images": 200}``; the same for all rows that are compared there
 
     @property
-    def key(self) -> tuple[str | None, ...]:
+    def key(self) -> tuple[object, ...]:
         """All of it."""
-        return tuple(getattr(self, name) for name in Compared.model_fields)
+        told = self.__dict__ | {"point": tuple(sorted(self.point.items()))}
+        return tuple(told[name] for name in Compared.model_fields)
+
+    @property
+    def place(self) -> str:
+        """The point in words, ``"images 1,000, share 0.1"``; empty where there is none."""
+        return ", ".join(f"{name} {text.decimal(value)}" for name, value in self.point.items())
 
 
 class Finished(Named):
@@ -176,7 +193,7 @@ class Run(Compared, Finished):
 
 
 class Row(Compared):
-    """One line of the comparison: the seeds of one method, variant, role, data set, teacher, student and access."""
+    """One line of the comparison: the seeds of all that is the same in `Compared`."""
 
     accuracy_mean: Fraction | None  #: mean test accuracy over the seeds, in [0, 1]; None unless every seed has it
     #: sample standard deviation of the test accuracy over the seeds; None for one seed (0.0 in older records)
@@ -282,8 +299,8 @@ class Confusion(Counts, Compared):
 
     @property
     def label(self) -> str:
-        """Method, variant, student and access, ``"DB3KD (mbd), LeNet5Fifth, hard"``."""
-        return ", ".join(part for part in (super().label, self.student, self.access) if part)
+        """Method, variant, student, access and point, ``"DB3KD (mbd), LeNet5Fifth, hard"``."""
+        return ", ".join(part for part in (super().label, self.student, self.access, self.place) if part)
 
 
 class Nearness(Record):

@@ -43,16 +43,16 @@ def load_rows(path: Path) -> list[Row]:
 
 
 def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
-    """Average the seeds of each method, variant, role, data set, teacher, student and access.
+    """Average the seeds of each method, variant, role, data set, teacher, student, access and point.
 
     Returns:
-        The rows, sorted by data set, then teacher → reference → student, then accuracy, or else agreement (highest
-        first), and sentences about what a reader must know: seeds that were there twice, seeds that do not belong
-        together, checkpoints other than the last, students that were not tested on test images. A teacher that is not
-        among the runs has a row by what its students' records say of it.
+        The rows, sorted by data set, then point (none first), then teacher → reference → student, then accuracy, or
+        else agreement (highest first), and sentences about what a reader must know: seeds that were there twice, seeds
+        that do not belong together, checkpoints other than the last, students that were not tested on test images. A
+        teacher that is not among the runs has a row by what its students' records say of it.
     """
     runs = list(runs)
-    groups: dict[tuple[str | None, ...], dict[int, list[Run]]] = {}
+    groups: dict[tuple[object, ...], dict[int, list[Run]]] = {}
     for run in sorted([*runs, *_unseen_teachers(runs)], key=lambda run: run.time):
         groups.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
     rows: list[Row] = []
@@ -61,7 +61,8 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
         # the newest, but none that has its answers from a ledger where another has paid for them
         members = [max(tries, key=lambda run: (bool(run.queries), run.time)) for _, tries in sorted(group.items())]
         rows.append(_average(members))
-        name = f"{members[0].label}, {members[0].student} on {members[0].dataset}"
+        one = members[0]
+        name = f"{', '.join(part for part in (one.label, one.student, one.place) if part)} on {one.dataset}"
         notes += [
             f"{name}: seed {kept.seed} was run more than once; the newest is kept ({kept.path}: {_result(kept)}) "
             f"and {older.path} ({_result(older)}) is left out."
@@ -79,8 +80,8 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
                 f"{name}: some seeds have paid for no query, as if a ledger had answered: the mean is no price."
             )
         told = [run.settings for tries in group.values() for run in tries]
-        both = ((one, other) for one in told for other in told)
-        if different := sorted({key for one, other in both for key in one.keys() & other if one[key] != other[key]}):
+        both = ((this, other) for this in told for other in told)
+        if different := sorted({key for this, other in both for key in this.keys() & other if this[key] != other[key]}):
             apart = "are these the same experiment? --result.variant NAME keeps them apart"
             notes.append(f"{name}: runs of one row differ in {', '.join(different)}; {apart}.")
         if others := sorted({run.checkpoint or "not stated" for run in members} - {"last"}):
@@ -90,13 +91,18 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             for where, said in _ELSEWHERE.items()
             for images in sorted({run.test_images for run in members if run.tested_on == where}, key=str)
         ]
-    rows.sort(key=lambda row: (row.dataset, _ROLES.index(row.role), *map(_last, score(row)), row.label, row.student))
+    rows.sort(key=_order)
     return rows, notes
 
 
 def score(row: Row) -> tuple[float | None, float | None]:
     """What rows are compared by: the accuracy, and where that is not known the agreement."""
     return row.accuracy_mean, row.agreement
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    role = _ROLES.index(row.role)
+    return row.dataset, sorted(row.point.items()), role, *map(_last, score(row)), row.label, row.student
 
 
 def _last(value: float | None) -> float:

@@ -16,7 +16,10 @@ from kdlightning.report.rows import teacher_sizes
 
 Value = Callable[[Any], float | None]
 _STYLES = {"teacher": "bold", "reference": "dim"}
-_ROWS = ("Method", "Student", "Access", "Accuracy % ± std (seeds)", "Agreement %", "Parameters", "Queries", "Seconds")
+_ROWS = (
+    *("Method", "Point", "Student", "Access"),
+    *("Accuracy % ± std (seeds)", "Agreement %", "Parameters", "Queries", "Seconds"),
+)
 _GENERATORS = (
     *("Method", "Generator / critic", "Access", "Measured with"),
     *("FID", "KID", "Class entropy", "Queries", "Seconds"),
@@ -79,8 +82,10 @@ def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
         std = row.agreement_std if row.accuracy_mean is None else None
         return text.spread(row.agreement, std, len(row.seeds))
 
+    points = [_words("Point", "place")] if any(row.point for row in rows) else []
     columns = (
         _words("Method", "label"),
+        *points,
         _words("Student", "student", "narrow"),
         Column("Access", lambda row: row.role if row.role == "teacher" else row.access or text.DASH),
         Column("Accuracy %\n± std (seeds)", accuracy, lambda row: row.accuracy_mean),
@@ -183,7 +188,7 @@ def print_generators(generators: Sequence[GeneratorRun], console: Console | None
 def _print(table: Table, title: str, headings: Sequence[str], console: Console | None) -> None:
     """Some of the columns, with a rule where the kind of the items changes."""
     known = {column.heading: column for column in table.columns}
-    chosen = [known[heading] for heading in headings]
+    chosen = [known[heading] for heading in headings if heading in known]
     drawn = RichTable(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     drawn.pad_edge, drawn.collapse_padding = False, True  # two blanks between columns: it all fits into 100
     for column in chosen:

@@ -78,8 +78,8 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     rows = json.loads((tmp_path / "runs/x/report/results.json").read_text())
     (student,) = [row for row in rows if row["role"] == "student"]
     assert set(student) == {
-        "method", "variant", "role", "dataset", "teacher", "student", "access", "accuracy_mean", "accuracy_std",
-        "seeds",
+        "method", "variant", "role", "dataset", "teacher", "student", "access", "point", "accuracy_mean",
+        "accuracy_std", "seeds",
         "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
         "hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std",
     }  # fmt: skip

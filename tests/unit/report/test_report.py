@@ -16,7 +16,7 @@ from kdlightning.report import ReportError, print_table, read_runs, summarise, w
 from kdlightning.report.tables import comparison
 
 KEYS = [
-    *("method", "variant", "role", "dataset", "teacher", "student", "access"),
+    *("method", "variant", "role", "dataset", "teacher", "student", "access", "point"),
     *("accuracy_mean", "accuracy_std", "seeds", "agreement", "parameters", "macs"),
     *("queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit"),
     *("hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std"),
@@ -76,7 +76,7 @@ def test_csv_says_what_json_says(runs):
     assert list(lines[0]) == KEYS
     for line, result in zip(lines, results, strict=True):
         expected = {k: " ".join(map(str, value)) if isinstance(value, list) else value for k, value in result.items()}
-        expected["versions"] = "torch=2.8.0"
+        expected |= {"versions": "torch=2.8.0", "point": ""}
         assert line == {key: "" if value is None else str(value) for key, value in expected.items()}
 
 
