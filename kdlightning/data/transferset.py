@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as L
 import torch
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import DamagedFileError, read_record, read_tensors, write_record, write_tensors
+from kdlightning.data.controls import class_means, shuffled
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 from kdlightning.types import Batch
 
@@ -276,14 +277,21 @@ class TransferSetDataModule(SourcedDataModule):
         path: the transfer set.
         column: which of its columns becomes ``Batch.answer``; None: what :meth:`TransferSet.answers` takes.
         per_class: only so many rows of every class (by the column ``label``), the first by index; None for all.
+        control: answers without the image's own knowledge, for an ablation that asks nothing: ``shuffled`` among the
+            classes other than the row's own, or the ``class_means``; None: as they are.
     """
 
     def __init__(
-        self, source: ImageDataModule, path: str, column: str | None = None, per_class: int | None = None
+        self,
+        source: ImageDataModule,
+        path: str,
+        column: str | None = None,
+        per_class: int | None = None,
+        control: Literal["shuffled", "class_means"] | None = None,
     ) -> None:
         super().__init__(source)
         at_least(1, per_class=per_class)
-        self.path, self.column, self.per_class = path, column, per_class
+        self.path, self.column, self.per_class, self.control = path, column, per_class, control
 
     def setup(self, stage: str) -> None:
         """Load the source and join the transfer set to it; a ValueError if it was made from another source."""
@@ -301,8 +309,12 @@ class TransferSetDataModule(SourcedDataModule):
             raise ValueError(f"{self.path} was made from {made_from} but the source is {here}: {differ}")
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
-        index = self.transfer_set.column("index")
+        columns, index = self.transfer_set.columns, self.transfer_set.column("index")
         answers = self.transfer_set.answers(self.source.num_classes, self.column)
+        if self.control is not None:
+            own = columns["label"] if "label" in columns else answers.argmax(1)
+            seed = self.source.seed
+            answers = shuffled(answers, own, seed) if self.control == "shuffled" else class_means(answers, own)
         if self.per_class is not None:
             label = self.transfer_set.column("label")
             rows = torch.cat([(label == k).nonzero()[: self.per_class, 0] for k in label.unique()]).sort().values

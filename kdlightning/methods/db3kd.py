@@ -20,6 +20,9 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
    ``temperature: 20``, ``reduction: sum`` in DB3KD.
 7. An image that the teacher already puts in the target class (only with ``truth``) costs no query: distance
    ``min_distance``. C does not return. A class that the teacher never answers: distance inf, weight 0.
+8. ``mapping: linear`` is neither P's nor C's: logits −slope · r at T = 4, taken as KD takes a soft teacher's. Eq. 7 at
+   τ = 0.3 leaves near and far classes almost alike; a network's logits fall about linearly with the distance to its
+   boundaries, so this map keeps what the search has measured.
 """
 
 from typing import Any, Literal
@@ -29,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import ImageDataModule, above_zero
+from kdlightning.data.transferset import TransferSet
 from kdlightning.functional import boundary
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.base import DistillationModule
@@ -224,13 +228,19 @@ def _mean(values: Tensor) -> float | None:
 class DB3KD(DistillationModule):
     """Phase 2, ``fit`` on a ``TransferSetDataModule``: Eq. 1 with the soft labels of phase 1.
 
+    Both mappings read one transfer set, paid for once: ``eq7`` its column ``activation``, ``linear`` its ``distance``.
+
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
-        temperature: τ of Eq. 1, both sides (the paper's 0.3; Eq. 7 has made the labels soft already).
+        temperature: τ of Eq. 1, both sides. None: 0.3 with ``eq7``, the paper's, which has made the labels soft
+            already; 4 with ``linear``, whose term carries τ² as in KD.
         kd_weight: λ of Eq. 1.
         ce_weight: weight of the cross-entropy.
         cross_entropy: with ground-truth ``labels`` where they exist, with the ``teacher``'s top-1 labels, or ``none``.
         reduction: of the KL over the batch; ``sum`` is the released code's.
+        mapping: from distances to the teacher's logits: ``eq7`` of the paper, or ``linear``, see difference 8.
+        slope: logits of ``linear`` in the unit of the set, the mean distance to the nearest other class; without a
+            transfer set (a loader of your own) in that of the distances given.
         options: those of :class:`DistillationModule`.
     """
 
@@ -239,17 +249,35 @@ class DB3KD(DistillationModule):
     def __init__(
         self,
         student: nn.Module,
-        temperature: float = 0.3,
+        temperature: float | None = None,
         kd_weight: float = 1.0,
         ce_weight: float = 1.0,
         cross_entropy: Literal["labels", "teacher", "none"] = "labels",
         reduction: Literal["mean", "sum"] = "mean",
+        mapping: Literal["eq7", "linear"] = "eq7",
+        slope: float = 5.0,
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)
-        above_zero(temperature=temperature)
-        self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
+        self.temperature = temperature if temperature is not None else {"eq7": 0.3, "linear": 4.0}[mapping]
+        above_zero(temperature=self.temperature, slope=slope)
+        self.mapping, self.slope, self.unit = mapping, slope, 1.0
+        self.kd_weight, self.ce_weight = kd_weight, ce_weight
         self.cross_entropy, self.reduction = cross_entropy, reduction
+
+    def setup(self, stage: str) -> None:
+        """Take the unit of length from the transfer set; a ValueError where its column is not ``mapping``'s."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        made: TransferSet | None = getattr(data, "transfer_set", None)
+        if made is None:
+            return
+        column = getattr(data, "column", None)
+        if (column == "distance") != (self.mapping == "linear"):
+            wanted = f"column: {'distance' if self.mapping == 'linear' else 'null (activation)'}, got {column}"
+            raise ValueError(f"mapping: {self.mapping} needs the TransferSetDataModule's {wanted}")
+        if self.mapping == "linear":
+            self.unit = boundary.mean_nearest(made.column("distance"), made.column("label"))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_CE(P_s, y) + λ L_KD(P_t^τ, P_s^τ), Eq. 1 of [Wang2021]_."""
@@ -258,12 +286,14 @@ class DB3KD(DistillationModule):
                 "DB3KD trains on a TransferSetDataModule, whose batches carry the soft labels of phase 1; a loader of "
                 "your own has to yield {'image': ..., 'answer': ...}"
             )
-        logits = self(batch.image)
-        target = softened(batch.answer, self.temperature)
-        divergence = kd_divergence(logits, target, self.temperature)
-        scale = len(logits) if self.reduction == "sum" else 1
+        logits, given, scale = self(batch.image), batch.answer, 1.0
+        if self.mapping == "linear":
+            given, scale = boundary.linear_logits(given / self.unit, self.slope), self.temperature**2
+        divergence = kd_divergence(logits, softened(given, self.temperature), self.temperature)
+        if self.reduction == "sum":
+            scale *= len(logits)
         terms = {"kd": self.kd_weight * scale * divergence}  # Eq. (1), second term
-        hard = batch.answer.argmax(1) if self.cross_entropy == "teacher" else batch.label
+        hard = given.argmax(1) if self.cross_entropy == "teacher" else batch.label
         if self.cross_entropy != "none" and hard is not None and self.ce_weight > 0:
             terms["ce"] = self.ce_weight * F.cross_entropy(logits, hard)  # Eq. (1), first term
         return terms

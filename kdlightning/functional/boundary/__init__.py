@@ -15,7 +15,7 @@ All points lie in the pixel box, so a distance is that of an image that was real
 
 from kdlightning.functional.boundary.candidates import Subspace, nearest_candidates, probe_bank, sample_distance
 from kdlightning.functional.boundary.descent import TRIES, boundary_normal, minimal_boundary_distance, retreat
-from kdlightning.functional.boundary.labels import activations
+from kdlightning.functional.boundary.labels import activations, linear_logits, mean_nearest
 from kdlightning.functional.boundary.search import (
     BoundaryPoints,
     Predict,
@@ -27,6 +27,6 @@ from kdlightning.functional.boundary.search import (
 
 __all__ = [
     "TRIES", "BoundaryPoints", "Predict", "Subspace", "activations", "any_but", "boundary_distance", "boundary_normal",
-    "is_target", "minimal_boundary_distance", "most_boundary_queries", "nearest_candidates", "probe_bank", "retreat",
-    "sample_distance",
+    "is_target", "linear_logits", "mean_nearest", "minimal_boundary_distance", "most_boundary_queries",
+    "nearest_candidates", "probe_bank", "retreat", "sample_distance",
 ]  # fmt: skip

@@ -30,3 +30,34 @@ def activations(robustness: Tensor, own: Tensor, *, normalise: bool = True, floo
     safe = total.clamp_min(floor)
     inverse[rows, own] = safe
     return inverse / safe[:, None] ** 2  # Eq. (7)
+
+
+def linear_logits(robustness: Tensor, slope: float) -> Tensor:
+    """Logits that fall with the distance to a class, -slope * r, as a trained network's do near its boundaries.
+
+    Args:
+        robustness: distances r ``(N, K)`` in a unit that means something for the set, 0 for the own class; inf for a
+            class that was never found, which then lies as far as the row's farthest one, and at least one unit away.
+        slope: how many logits lie in a unit.
+
+    Returns:
+        ``(N, K)``, 0 for the own class.
+    """
+    found = torch.isfinite(robustness)
+    far = torch.where(found, robustness, 1.0).amax(dim=1, keepdim=True)
+    return -slope * torch.where(found, robustness, far)
+
+
+def mean_nearest(robustness: Tensor, own: Tensor) -> float:
+    """The mean over images of the distance to the nearest other class, a set's own unit of length.
+
+    Of distances ``(N, K)``, whose own class ``own`` ``(N,)`` is left out; rows without any other class found as well. A
+    ValueError where no row has one.
+    """
+    others = robustness.clone()
+    others[torch.arange(len(own)), own] = torch.inf
+    nearest = others.amin(dim=1)
+    nearest = nearest[torch.isfinite(nearest)]
+    if not len(nearest):
+        raise ValueError("no image has a finite distance to another class: the candidate pool is of one class only")
+    return float(nearest.mean())

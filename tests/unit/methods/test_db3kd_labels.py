@@ -11,9 +11,10 @@ import torch
 from helpers import Linear, ToyDataModule, rehearsed, trainer
 
 from kdlightning.accounting import QueryBudgetExceededError
-from kdlightning.data import TransferSet
+from kdlightning.data import TransferSet, TransferSetDataModule
+from kdlightning.data.controls import class_means, shuffled
 from kdlightning.functional.boundary import activations
-from kdlightning.methods import DB3KDLabels
+from kdlightning.methods import DB3KD, DB3KDLabels
 from kdlightning.teachers import HardLabelTeacher
 
 
@@ -178,6 +179,23 @@ def test_over_budget_everything_paid_for_is_kept(tmp_path):
     assert made.manifest["queries_paid"] == whole.manifest["queries"]
     assert net.seen >= whole.manifest["queries"] - whole.manifest["queries"] // 2
     assert torch.equal(made.column("distance"), whole.column("distance"))
+
+
+def test_one_set_of_distances_serves_both_maps_and_their_controls(tmp_path):
+    made, path = label(tmp_path), str(tmp_path / "set")
+    distance, own = made.column("distance"), made.column("label")
+    nearest = distance.masked_fill(torch.nn.functional.one_hot(own, 3).bool(), math.inf).amin(1).mean()
+    module = DB3KD(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), mapping="linear")
+    trainer(tmp_path, max_epochs=1).fit(module, datamodule=TransferSetDataModule(ToyDataModule(), path, "distance"))
+    assert module.unit == pytest.approx(float(nearest))
+    for mapping, column, told in (("linear", None, "column: distance, got None"), ("eq7", "distance", "column: null")):
+        data = TransferSetDataModule(ToyDataModule(), path, column)
+        with pytest.raises(ValueError, match=told):
+            trainer(tmp_path, max_epochs=1).fit(DB3KD(module.student, mapping=mapping), datamodule=data)
+    for control, expected in (("shuffled", shuffled(distance, own, 0)), ("class_means", class_means(distance, own))):
+        data = TransferSetDataModule(ToyDataModule(), path, "distance", control=control)
+        data.setup("fit")
+        assert torch.equal(data.answered.answer, expected)
 
 
 KILLED = """

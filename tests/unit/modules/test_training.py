@@ -45,6 +45,15 @@ def test_supervised_is_cross_entropy_and_needs_labels():
         module.losses(data._replace(label=None))
 
 
+def test_label_smoothing_by_hand():
+    module, data = Supervised(student(), label_smoothing=0.3), batch()
+    target = 0.7 * F.one_hot(data.label, 3) + 0.1
+    expected = -(target * module(data.image).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(module.losses(data)["ce"], expected)
+    with pytest.raises(ValueError, match=r"label_smoothing: expected a share .* got 1"):
+        Supervised(student(), label_smoothing=1.0)
+
+
 def test_mixup_mixes_images_and_labels_alike():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="mixup needs to know the number of classes: give Sequential num_classes"):
@@ -87,6 +96,22 @@ def test_db3kd_terms_by_hand():
     summed = DB3KD(module.student, temperature=20.0, reduction="sum").losses(data)["kd"]
     mean = DB3KD(module.student, temperature=20.0).losses(data)["kd"]
     torch.testing.assert_close(summed, 4 * mean)
+
+
+def test_db3kds_linear_map_is_kd_with_logits_that_fall_with_the_distance():
+    data, net = batch(), student()
+    distance = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.0, 3.0], [1.0, 4.0, 0.0], [0.0, 0.1, torch.inf]])
+    module = DB3KD(net, mapping="linear", slope=3.0, kd_weight=2.0)
+    logits, far = module(data.image), distance.clone()
+    far[3, 2] = 1.0
+    p, q = (-3 * far / 4).softmax(1), (logits / 4).softmax(1)
+    terms = module.losses(data._replace(answer=distance))
+    torch.testing.assert_close(terms["kd"], 2 * 16 * (p * (p / q).log()).sum(1).mean())
+    by_teacher = DB3KD(net, mapping="linear", cross_entropy="teacher").losses(data._replace(answer=distance))["ce"]
+    torch.testing.assert_close(by_teacher, F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])))
+    assert (DB3KD(net).temperature, module.temperature) == (0.3, 4.0)
+    with pytest.raises(ValueError, match="slope"):
+        DB3KD(net, mapping="linear", slope=0.0)
 
 
 def test_db3kd_cross_entropy_choices():

@@ -34,3 +34,16 @@ def test_activations_of_classes_never_found():
     torch.testing.assert_close(a[0], torch.tensor([2.0, 2.0, 0.0]))
     assert a[1].tolist() == pytest.approx([1000.0, 0.0, 0.0])
     assert a[1].softmax(0)[0] == 1
+
+
+def test_linear_logits_by_hand():
+    r = torch.tensor([[0.0, 2.0, 0.5], [3.0, 0.0, math.inf], [0.0, 0.5, math.inf], [0.0, math.inf, math.inf]])
+    expected = [[0.0, -6.0, -1.5], [-9.0, 0.0, -9.0], [0.0, -1.5, -3.0], [0.0, -3.0, -3.0]]
+    assert boundary.linear_logits(r, 3.0).tolist() == expected
+
+
+def test_the_mean_distance_to_the_nearest_other_class_by_hand():
+    r = torch.tensor([[0.0, 2.0, 5.0], [4.0, 0.0, math.inf], [math.inf, math.inf, 0.0]])
+    assert boundary.mean_nearest(r, torch.tensor([0, 1, 2])) == 3.0
+    with pytest.raises(ValueError, match="one class only"):
+        boundary.mean_nearest(r[2:], torch.tensor([2]))
