@@ -10,6 +10,8 @@ Prints a table and writes it to --output as JSON. Rates per size and back end:
 3. ``times``: every image with its own time only, the program known already.
 The last two are medians over programs of their own rates, --images at a time (fewer at 224 px).
 
+Then what a program is made of, on average over 12 x --programs: what a pass over its graph could merge, and what not.
+
 Then, by torch, the speed of training while a tenth of every batch is rendered anew (``ShaderDataModule(online=True)``)
 over that with stored images, of batches of --batch images at 32 px: for LeNet-5 and ResNet-18, by KD on the images (the
 cheapest step) and by shader KD. Both are trained in turns, --turns times --steps steps, and the median of the turns'
@@ -24,6 +26,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,8 @@ from kdlightning.methods import ShaderKD
 from kdlightning.methods.shaderkd import Part
 from kdlightning.networks import LeNet5Classic, ResNet18
 from kdlightning.shaders import OpenGLRenderer, OpenGLUnavailableError, Program
+from kdlightning.shaders.grammar import sentence
+from kdlightning.shaders.graph import Node, schedule
 from kdlightning.teachers import WhiteBoxTeacher
 
 Render = Callable[[Program, list[float], int, range | None], Tensor]
@@ -86,6 +91,20 @@ def opengl_backend(renderer: OpenGLRenderer) -> Render:
         return renderer.render(program, times, size, variants=variants)
 
     return render
+
+
+def anatomy(seeds: range) -> dict[str, float]:
+    """Mean numbers of nodes, constants and operations of these programs, and of those that repeat another one."""
+    counts: Counter[str] = Counter()
+    for seed in seeds:
+        known: dict[tuple[str, tuple[int, ...], float], int] = {}
+        number: dict[Node, int] = {}
+        for node in schedule(sentence(seed)[0]):
+            key = (node.operation, tuple(number[each] for each in node.arguments), node.value)
+            kind = "operations" if node.arguments else "constants" if node.operation == "constant" else "other leaves"
+            counts.update(["nodes", kind, *([f"repeated {kind}"] if key in known else [])])
+            number[node] = known.setdefault(key, len(known))
+    return {name: round(count / len(seeds), 1) for name, count in counts.items()}
 
 
 class StepTimer(L.Callback):
@@ -173,6 +192,8 @@ def main() -> None:
                 add(f"OpenGL, {opengl.device}", opengl_backend(opengl), size)
         except OpenGLUnavailableError as error:
             print(error)
+    record["program"] = anatomy(range(12 * options.programs))
+    print("  ".join(f"{name} {value}" for name, value in record["program"].items()))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for name, network, channels, parts, steps in (
         ("LeNet-5, KD", LeNet5Classic, 1, ["mixed"], 5 * options.steps),

@@ -209,7 +209,7 @@ def _none(facts: Facts, budget: int | None) -> list[tuple[bool, Plan]]:
         Phase("baseline-noise", "TeacherAnswers", data=_NOISE.format(f"size: {number}")) for number in (size, _NOISES)
     )
     beside = "The baseline learns what the teacher says of {:,} images of smooth noise."
-    attack = ", epsilon: 64, step: 24, iterations: 6, deeper_epsilon: 16" if facts.channels == 1 else ""
+    attack = ", epsilon: 64, step: 4, iterations: 24, deeper_epsilon: 16" if facts.channels == 1 else ""
     return [
         (budget is None, Plan(
             "You have the teacher's weights and no images: ShaderKD renders images that show nothing and pushes them "

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.generated import PoolDataModule
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 
 
@@ -93,7 +94,7 @@ class CollectedDataModule(StandInDataModule):
 
 
 class UnionDataModule(CollectedDataModule):
-    """The training images of other data sets, together, as one unlabelled pool.
+    """The training images of other data sets, and made images (``NoiseDataModule``), together, as one unlabelled pool.
 
     They are resized, and made grey or repeated over three channels, to be what the source's are. KD³'s pools are
     MNIST-M and SVHN for MNIST, and ImageNet for CIFAR-10, CIFAR-100, CINIC-10 and Tiny ImageNet.
@@ -103,10 +104,12 @@ class UnionDataModule(CollectedDataModule):
     Args:
         source: the task's data set. Its training images are never used.
         pools: other data sets, at least one (else a ValueError); of each, its training images (``num_samples`` of them,
-            ``num_val`` left out).
+            ``num_val`` left out); of a pool of made images, all ``size`` of them.
     """
 
-    def __init__(self, source: ImageDataModule, pools: list[ImageDataModule], fraction: float = 1.0) -> None:
+    def __init__(
+        self, source: ImageDataModule, pools: list[ImageDataModule | PoolDataModule], fraction: float = 1.0
+    ) -> None:
         super().__init__(source, fraction)
         if not pools:
             raise ValueError("pools: expected at least one data set to draw images from")
@@ -122,8 +125,7 @@ class UnionDataModule(CollectedDataModule):
         """One pool after the other, each in its own order."""
         images, truth = [], []
         for pool in self.pools:
-            pool.setup()
-            whole = pool.train_set.__getitems__(list(range(len(pool.train_set))))
+            whole = pool.candidate_pool()
             images.append(self.resize(_channels(whole.image, self.channels)))
             if whole.label is not None:
                 ours = [self.class_names.index(name) if name in self.class_names else -1 for name in pool.class_names]

@@ -74,7 +74,8 @@ class PoolDataModule(SourcedDataModule):
         super().setup(stage)
         if self.path is None and stage == "fit":
             name = type(self).__name__
-            raise ValueError(f"{name} trains on answered images: give TeacherAnswers' transfer set as path")
+            own = f"a method that chooses from a pool takes UnionDataModule(source, pools=[{name}(...)])"
+            raise ValueError(f"{name} trains on answered images: give TeacherAnswers' transfer set as path; {own}")
         if self.path is None or stage == "predict" or hasattr(self, "answered"):
             return
         answered = self.transfer_set = TransferSet(self.path)

@@ -75,10 +75,14 @@ class TargetedImages(Dataset[Batch]):
 class ShaderKD(SelectingModule):
     """Distillation from adversarially perturbed images of a pool.
 
+    A step learns from up to four images for each one attacked. So an ablation without the attack takes a batch four
+    times as large, and four times ``per_class``, to have as many images a step and as many steps.
+
     Args:
         teacher: a white box; gradients reach its input.
         student: pixels in [0, 1] to logits ``(N, K)``.
-        per_class: N_i, images that are assigned to every class; None: as many as the pool has, divided by K.
+        per_class: N_i, images that are assigned to every class; None: as many as the pool has, divided by K, of which
+            less than a half are different ones then: ``selection.jsonl`` tells how many are ``drawn`` and ``distinct``.
         parts: what the student learns from: ``post`` and ``pre``, the images just behind and before the boundary;
             ``deeper``, both a step further into their classes; ``mixed``, the images that were attacked; ``normal``,
             those before mixup. Without the first three nothing is attacked.
@@ -158,7 +162,11 @@ class ShaderKD(SelectingModule):
         return {"kd": self.temperature**2 * divergence}
 
     def training_images(self, batch: Batch) -> Tensor:
-        """What the student learns from in this step ``(M, C, H, W)``, in [0, 1]; logs how many images survive."""
+        """What the student learns from in this step ``(M, C, H, W)``, in [0, 1].
+
+        Logs M as ``images``, which share of the attacks ended as they should (``survived``), and of how many of these
+        the image before the boundary is the one that the attack began at (``unmoved``): the step is too large then.
+        """
         if batch.label is None:
             raise ValueError("ShaderKD needs a target class for every image: fit it on a pool, by Trainer.fit")
         mixed = mix(batch.image) if self.mixup else batch.image
@@ -170,6 +178,7 @@ class ShaderKD(SelectingModule):
             pairs = border_attack(self.teacher, images, targets, **self.attack)
             kept = pairs.success if self.filtered else torch.ones_like(pairs.success)
             self.watched["survived"] = pairs.success.float().mean()
+            self.watched["unmoved"] = (pairs.pre == images).flatten(1).all(1)[kept].float().mean().nan_to_num()
             found |= {"post": pairs.post[kept], "pre": pairs.pre[kept]}
             if "deeper" in self.parts:
                 edge = torch.cat([found["post"], found["pre"]])
@@ -179,7 +188,9 @@ class ShaderKD(SelectingModule):
                     deeper_attack(self.teacher, edge, classes, epsilon=size, step=size) if len(edge) else edge
                 )
         learnt = torch.cat([found[part] for part in self.parts])
-        return learnt if len(learnt) > 1 else mixed
+        learnt = learnt if len(learnt) > 1 else mixed
+        self.watched["images"] = torch.tensor(float(len(learnt)))
+        return learnt
 
     def selected(self) -> Dataset[Batch]:
         """The pool's images with their targets, D_K of Eqs. 1-3 of [Frank2023]_."""
@@ -189,6 +200,8 @@ class ShaderKD(SelectingModule):
         per_class = self.per_class or max(1, len(predicted) // data.num_classes)
         self._draws = torch.Generator().manual_seed(data.seed + 1_000_003 * self.current_epoch * self.every_epoch)
         assigned = assign_targets(predicted, data.num_classes, per_class, self._draws)
+        if self.facts:  # else nothing was chosen anew
+            self.facts |= {"drawn": len(assigned[0]), "distinct": len(assigned[0].unique())}
         self._targeted = TargetedImages(data.train_set, *assigned)
         return self._targeted
 

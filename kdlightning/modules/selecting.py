@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from kdlightning.data.transferset import SourcedDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
@@ -65,6 +66,12 @@ class SelectingModule(DistillationModule):
             raise ValueError(
                 f"{type(self).__name__} chooses from a pool: give it a datamodule such as WebDataModule, "
                 "UnionDataModule, or DatasetDataModule(dataset) of a data set of your own"
+            )
+        if isinstance(data, SourcedDataModule):
+            name = type(data).__name__
+            raise ValueError(
+                f"{type(self).__name__} chooses from a pool and asks its teacher itself, but {name} has images with "
+                f"answers: put what makes the images into UnionDataModule(source, pools=[{name}(...)])"
             )
         self._chosen: Tensor | None = None
         self.facts = {}

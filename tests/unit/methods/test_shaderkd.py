@@ -6,14 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import Linear, ToyDataModule, trainer
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from kdlightning.data import ShaderDataModule, UnionDataModule
+from kdlightning.data import (
+    DatasetDataModule,
+    ImageFolderDataModule,
+    NoiseDataModule,
+    ShaderDataModule,
+    UnionDataModule,
+)
 from kdlightning.functional.adversarial import border_attack, deeper_attack
-from kdlightning.methods import ShaderKD
+from kdlightning.methods import ShaderKD, TeacherAnswers
 from kdlightning.methods.shaderkd import TargetedImages, mix
-from kdlightning.teachers import WhiteBoxTeacher
+from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch
 
 
@@ -190,6 +197,72 @@ def test_what_is_shown_to_a_pool_online_is_never_of_its_target(tmp_path):
     agree = torch.cat([oracle()(b.image).argmax(1) == b.label for b in seen])
     assert not agree.any()
     assert data.renewed > 100
+
+
+def noise(tmp_path):
+    task = ToyDataModule()
+    return UnionDataModule(task, [NoiseDataModule(task, size=60, distribution="smooth", cells=(2, 4))])
+
+
+def folder(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    for number, image in enumerate(torch.randint(0, 255, (60, 8, 8), dtype=torch.uint8, generator=generator)):
+        file = tmp_path / "photos" / "train" / str(number % 3) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(file)
+    return ImageFolderDataModule(
+        str(tmp_path / "photos"), 8, channels=1, batch_size=16, num_val=12, test=None, in_memory=False
+    )
+
+
+def dataset(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    rows = [(torch.rand(1, 8, 8, generator=generator), number % 3) for number in range(60)]
+    return DatasetDataModule(rows, batch_size=16, num_val=12)
+
+
+@pytest.mark.parametrize(
+    "pool", [noise, folder, dataset, lambda _: ToyDataModule()], ids=["noise", "files", "rows", "toy"]
+)
+def test_any_images_are_a_pool_and_their_own_labels_are_unused(pool, tmp_path):
+    module, data, seen = shaderkd(epsilon=60, step=4, threshold=1.0, mixup=False, per_class=8), pool(tmp_path), []
+    module.losses, losses = lambda b: (seen.append(b), losses(b))[1], module.losses
+    trainer(tmp_path, max_epochs=1).fit(module, datamodule=data)
+    labels = torch.cat([b.label for b in seen])
+    assert torch.bincount(labels).tolist() == [8, 8, 8]
+    assert (oracle()(torch.cat([b.image for b in seen])).argmax(1) != labels).all()
+    drawn = torch.cat([b.index for b in seen])
+    (row,) = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text().splitlines()]
+    assert (row["drawn"], row["distinct"]) == (24, len(drawn.unique()))
+
+
+def test_noise_by_itself_is_no_pool_and_the_way_is_told(tmp_path):
+    alone = NoiseDataModule(ToyDataModule(), size=60)
+    teacher = SoftLabelTeacher(oracle())
+    trainer(tmp_path).predict(TeacherAnswers(teacher, str(tmp_path / "answers")), alone, return_predictions=False)
+    for data in (alone, NoiseDataModule(ToyDataModule(), path=str(tmp_path / "answers"))):
+        with pytest.raises(ValueError, match=r"UnionDataModule\(source, pools=\[NoiseDataModule\(...\)\]\)"):
+            trainer(tmp_path, max_epochs=1).fit(shaderkd(), datamodule=data)
+
+
+def test_what_a_step_learns_from_is_counted_and_a_pair_that_began_at_the_boundary_is_told():
+    data = batch()
+    module = shaderkd(mixup=False, epsilon=60, step=60, threshold=1.1)
+    module.training_images(data)
+    assert module.watched["survived"] == 1.0
+    assert module.watched["images"] == 4 * 8  # both of a pair, and both deeper
+    assert module.watched["unmoved"] == 1.0  # one step was enough: "before" is the image itself
+    small = shaderkd(mixup=False, epsilon=60, step=2, iterations=40, threshold=1.1)
+    pairs = border_attack(
+        oracle(), data.image, data.label, epsilon=60 / 255, step=2 / 255, iterations=40, threshold=1.1
+    )
+    small.training_images(data)
+    still = (pairs.iterations == 1)[pairs.success].float().mean()
+    torch.testing.assert_close(small.watched["unmoved"], still)
+    assert 0 < still < 1
+    plain = shaderkd(parts=["mixed"])
+    plain.training_images(data)
+    assert plain.watched["images"] == 8
 
 
 def test_a_student_learns_the_boundaries(tmp_path):
