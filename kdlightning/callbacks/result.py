@@ -23,7 +23,7 @@ from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.generator import GeneratorModule
-from kdlightning.networks.pretrained import check_saving, save_network
+from kdlightning.networks.pretrained import check_saving, fingerprint, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 
 Role = Literal["teacher", "reference", "student"]
@@ -151,6 +151,7 @@ class RunResult(Callback):
                 "macs": count_macs(module.student, _shape(module, data)),
                 "labelling_seconds": manifest.get("seconds", 0.0),
                 "checkpoint": "last",
+                "fingerprint": fingerprint(module.student),
                 "steps": self._trained["steps"],
                 "transfer_set": None if transfer_set is None else str(transfer_set.path),
                 "queries_per_pair": manifest.get("queries_per_pair"),

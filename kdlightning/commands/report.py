@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlightning.report import ReportError, load_rows, print_generators, print_table, read_runs, write_report
-from kdlightning.report.rows import summarise
+from kdlightning.report import ReportError, print_generators, print_table, read_report
 
 _DESCRIPTION = """\
 Compare finished runs: tables with mean and standard deviation over seeds, accuracy against queries, generators, the
@@ -18,7 +17,8 @@ set) and privacy.json (beside a pool's manifest). Nothing is trained, no teacher
 _EPILOG = """\
 files written into DIR (an earlier report there is replaced):
   report.md, report.html      the tables and figures; the HTML file is self-contained
-  results.csv, results.json   one row per method, variant, role, data set, teacher, student and access
+  results.csv, results.json   one row per method, variant, role, data set, teacher, student, access and point
+  comparisons.json            rows against their baselines, seed by seed
   generators.json             the runs that trained a generator, if there are any
   transfer-sets.json          queries, rows and seconds of every transfer set, if there are any
   *.png                       the figures
@@ -26,6 +26,7 @@ files written into DIR (an earlier report there is replaced):
 examples:
   kdlightning report runs/
   kdlightning report runs/db3kd runs/mekd --output comparison
+  kdlightning report runs/db3kd --baseline 'DB3KD (noise)'
   WANDB_MODE=online kdlightning report runs/ --wandb"""
 
 
@@ -40,19 +41,27 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--wandb", action="store_true", help="also log to Weights & Biases: offline, unless WANDB_MODE says otherwise"
     )
+    parser.add_argument(
+        "--baseline", metavar="ROW", action="append", default=[],
+        help="compare all other rows with this one, seed by seed: method and variant as the table has them, with as "
+        "much of student and access as tells it from others: 'DB3KD (noise) | LeNet5Half'; may be repeated (default: "
+        "the references)",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
-        output = write_report(arguments.runs, arguments.output, wandb=arguments.wandb)
+        report = read_report(arguments.runs, arguments.baseline)
+        output = report.write(arguments.output, wandb=arguments.wandb)
     except ReportError as error:
         sys.stderr.write(f"kdlightning report: {error}\n")
         return 2
-    findings = read_runs(arguments.runs)
-    if findings.problems:
-        files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in findings.problems)
+    if report.problems:
+        files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in report.problems)
         sys.stderr.write(f"kdlightning report: could not be read and is left out:{files}\n")
-    for note in summarise(findings.runs)[1]:
+    for note in report.notes:
         sys.stderr.write(f"kdlightning report: note: {note}\n")
-    print_table(load_rows(output / "results.json"))
-    print_generators(findings.generators)
+    print_table(report.rows)
+    print_generators(report.generators)
+    if arguments.baseline:
+        sys.stdout.writelines(f"{one.statement}\n" for one in report.compared)
     sys.stdout.write(f"{output / 'report.html'}\n")
     return 0

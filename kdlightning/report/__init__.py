@@ -13,7 +13,8 @@ Each kind of file is a model of `kdlightning.report.records`; a file that does n
 
 from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
 from kdlightning.report.findings import Findings, Problem, read_confusions, read_runs
-from kdlightning.report.pages import Report, write_html, write_markdown, write_report
+from kdlightning.report.pages import Report, read_report, write_html, write_markdown, write_report
+from kdlightning.report.paired import Comparison, compare, compare_all
 from kdlightning.report.records import (
     Confusion,
     GeneratorRun,
@@ -25,13 +26,13 @@ from kdlightning.report.records import (
     Run,
     TransferSet,
 )
-from kdlightning.report.rows import load_rows, summarise
+from kdlightning.report.rows import find, load_rows, summarise
 from kdlightning.report.tables import print_generators, print_table
 from kdlightning.report.tracking import log_to_wandb
 
 __all__ = [
-    "Confusion", "Findings", "GeneratorRun", "LeftOut", "Nearness", "Picture", "Privacy", "Problem", "Report",
-    "ReportError", "Row", "Run", "TransferSet", "draw_confusions", "draw_figures", "draw_privacy", "load_rows",
-    "log_to_wandb", "print_generators", "print_table", "read_confusions", "read_runs", "summarise", "write_html",
-    "write_markdown", "write_report",
+    "Comparison", "Confusion", "Findings", "GeneratorRun", "LeftOut", "Nearness", "Picture", "Privacy", "Problem",
+    "Report", "ReportError", "Row", "Run", "TransferSet", "compare", "compare_all", "draw_confusions",
+    "draw_figures", "draw_privacy", "find", "load_rows", "log_to_wandb", "print_generators", "print_table",
+    "read_confusions", "read_report", "read_runs", "summarise", "write_html", "write_markdown", "write_report",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from kdlightning.report import tables, text
 from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
 from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, read_confusions, read_pools, read_runs
 from kdlightning.report.headline import headline
+from kdlightning.report.paired import compare_all
 from kdlightning.report.records import GeneratorRun, ReportError, Run
 from kdlightning.report.rows import KEYS, summarise
 from kdlightning.report.tracking import log_to_wandb
@@ -36,6 +37,9 @@ _TEMPLATES.filters["md"] = _escape
 _NOTES: Any = _TEMPLATES.get_template("notes.j2").module  # what a reader has to know about a table
 
 
+_UNFOLDED = 12  # comparisons that a page shows unasked
+
+
 class Part(NamedTuple):
     """What stands together in a section; what is empty is left out."""
 
@@ -50,14 +54,23 @@ class Part(NamedTuple):
 
 
 class Report:
-    """What both pages say of the findings in the directories that were searched, the sources."""
+    """What both pages say of the findings in the directories that were searched, the sources.
 
-    def __init__(self, sources: Sequence[Path], findings: Findings) -> None:
+    Attributes:
+        rows: one per comparison, seeds averaged.
+        compared: rows against the baselines, seed by seed.
+        notes: what a reader must know.
+        problems: files that could not be read.
+    """
+
+    def __init__(self, sources: Sequence[Path], findings: Findings, baselines: Sequence[str] = ()) -> None:
         self.created = datetime.now(UTC)
-        self.sources = sources
+        self.sources, self.findings = sources, findings
         self.finished: tuple[Run | GeneratorRun, ...] = (*findings.runs, *findings.generators)
         self.generators = findings.generators
         self.rows, self.notes = summarise(findings.runs)
+        self.compared, uncompared = compare_all(self.rows, baselines)
+        self.notes += uncompared
         finished = [run.path.resolve() for run in self.finished]
         empty = [root for root in sources if not any(path.is_relative_to(root.resolve()) for path in finished)]
         self.notes += [f"No finished run was found in {root}." for root in empty]
@@ -134,7 +147,61 @@ class Report:
         groups[text.plural(len(others), "other student")] = others
         first = Part("", headline(rows), table=tables.comparison(rows) if rows else None, pictures=pictures)
         seen = [Part(title, pictures=some, grid="matrices", folded=some is others) for title, some in groups.items()]
-        return [first, *(part for part in seen if part.pictures)]
+        pairs = [one for one in self.compared if one.dataset == dataset]
+        table = tables.paired_table(pairs)
+        against = Part("Paired comparisons", table=table, note=_NOTES.paired, folded=len(pairs) > _UNFOLDED)
+        return [first, *([against] if pairs else []), *(part for part in seen if part.pictures)]
+
+    def write(self, output: Path | None = None, *, wandb: bool = False) -> Path:
+        """Write ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
+
+        Where rows were compared, also ``comparisons.json``; where generators were trained, ``generators.json``; where
+        there are transfer sets, ``transfer-sets.json``. An earlier report in the same directory is replaced; each file
+        appears complete or not at all.
+
+        Args:
+            output: directory to write into; None for ``report`` in the first of the sources.
+            wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
+
+        Returns:
+            The directory that was written into.
+
+        Raises:
+            ReportError: W&B could not start.
+        """
+        output = output or self.sources[0] / "report"
+        output.mkdir(parents=True, exist_ok=True)
+        files = {picture.name: picture.png for picture in self.drawn}
+        files["results.json"] = _as_json([row.model_dump() for row in self.rows])
+        if self.compared:
+            files["comparisons.json"] = _as_json(
+                [{**one._asdict(), "statement": one.statement} for one in self.compared]
+            )
+        if self.generators:
+            files["generators.json"] = _as_json([run.record() for run in self.generators])
+        if self.findings.manifests:
+            files["transfer-sets.json"] = _as_json(self.findings.manifests)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, KEYS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row.flat() for row in self.rows)
+        files["results.csv"] = table.getvalue().encode()
+        files["report.md"], files["report.html"] = write_markdown(self).encode(), write_html(self).encode()
+        for name, content in files.items():
+            draft = output / f".{name}.{os.getpid()}"  # a reader sees the old file or the new one, never a part
+            draft.write_bytes(content)
+            draft.replace(output / name)
+        if wandb:
+            log_to_wandb(
+                self.rows,
+                [output / picture.name for picture in self.drawn],
+                os.environ.get("WANDB_PROJECT", "kdlightning"),
+                name=output.resolve().name,
+                transfer_sets=self.findings.transfer_sets,
+                confusions=[entry for entry, _ in self.confusions],
+                generators=self.generators,
+            )
+        return output
 
 
 def write_markdown(report: Report) -> str:
@@ -147,23 +214,28 @@ def write_html(report: Report) -> str:
     return _TEMPLATES.get_template("report.html").render(report=report)
 
 
-def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: bool = False) -> Path:
-    """Compare finished runs: ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
+def write_report(
+    runs: Sequence[Path], output: Path | None = None, *, baselines: Sequence[str] = (), wandb: bool = False
+) -> Path:
+    """Compare finished runs: `read_report`, and what `Report.write` makes of it; the directory that was written into.
 
-    Where generators were trained, also ``generators.json``; where there are transfer sets, ``transfer-sets.json``. An
-    earlier report in the same directory is replaced; each file appears complete or not at all.
+    Raises:
+        ReportError: there is no finished run, no such baseline, or W&B could not start.
+    """
+    return read_report(runs, baselines).write(output, wandb=wandb)
+
+
+def read_report(runs: Sequence[Path], baselines: Sequence[str] = ()) -> Report:
+    """What finished runs have to say.
 
     Args:
         runs: directories, searched recursively for ``result.json`` (a finished run), ``manifest.json`` (a transfer
             set) and ``privacy.json`` (how near its images come to local ones); ``confusion.json`` beside a run is used.
-        output: directory to write into; None for ``report`` in the first of ``runs``.
-        wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
-
-    Returns:
-        The directory that was written into.
+        baselines: rows that all others are compared with, seed by seed, such as ``"DB3KD (noise)"``; none for the
+            references.
 
     Raises:
-        ReportError: there is no finished run, or W&B could not start.
+        ReportError: there is no finished run, or no such baseline.
     """
     if not runs:
         raise ReportError("No directories were given; name the ones that finished runs wrote into.")
@@ -174,36 +246,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None, *, wandb: boo
         raise ReportError(
             f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{failed}"
         )
-    report = Report(runs, findings)
-    output = output or runs[0] / "report"
-    output.mkdir(parents=True, exist_ok=True)
-    files = {picture.name: picture.png for picture in report.drawn}
-    files["results.json"] = _as_json([row.model_dump() for row in report.rows])
-    if findings.generators:
-        files["generators.json"] = _as_json([run.record() for run in findings.generators])
-    if findings.manifests:
-        files["transfer-sets.json"] = _as_json(findings.manifests)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, KEYS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.flat() for row in report.rows)
-    files["results.csv"] = table.getvalue().encode()
-    files["report.md"], files["report.html"] = write_markdown(report).encode(), write_html(report).encode()
-    for name, content in files.items():
-        draft = output / f".{name}.{os.getpid()}"  # a reader sees the old file or the new one, never a part
-        draft.write_bytes(content)
-        draft.replace(output / name)
-    if wandb:
-        log_to_wandb(
-            report.rows,
-            [output / picture.name for picture in report.drawn],
-            os.environ.get("WANDB_PROJECT", "kdlightning"),
-            name=output.resolve().name,
-            transfer_sets=findings.transfer_sets,
-            confusions=[entry for entry, _ in report.confusions],
-            generators=findings.generators,
-        )
-    return output
+    return Report(runs, findings, baselines)
 
 
 def _as_json(content: object) -> bytes:

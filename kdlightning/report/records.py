@@ -185,6 +185,8 @@ class Run(Compared, Finished):
     bytes_down: Whole | None = None  #: received from the teacher
     checkpoint: Text | None = None  #: which weights were tested
     settings: Mapping[str, object] = {}  #: of the method; older records do not tell them
+    fingerprint: Text | None = None  #: of the network: SHA-256 of its weights; None in older records
+    sequential: bool = False  #: its seeds were added until there was a verdict (`kdlightning run --seeds auto`)
 
     @property
     def time(self) -> tuple[int, str]:
@@ -214,6 +216,9 @@ class Row(Compared):
     accuracies_best: list[Fraction] | None = None  #: of the seeds' validation-selected checkpoints, in [0, 1]
     configs: list[str] | None = None  #: 12 digits of their files' SHA-256; None unless all of them are there
     agreement_std: Fraction | None = None  #: sample standard deviation of the agreement; None for one seed
+    teacher_fingerprint: Text | None = None  #: the seeds' common value, else ``"mixed"``
+    fingerprints: list[Text] | None = None  #: of the seeds' networks, in their order; None unless all are known
+    sequential: bool = False  #: seeds were added until there was a verdict
 
     def flat(self) -> dict[str, str | float | None]:
         """All fields as single values: what a list or a mapping holds is separated by spaces."""

@@ -95,6 +95,17 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     return rows, notes
 
 
+def find(rows: Iterable[Row], address: str) -> list[Row]:
+    """The rows that an address means, ``"DB3KD (bd) | LeNet5Half | images=200"``.
+
+    It is method and variant, and as much of student, role, access and the point's numbers as tells a row from others.
+    """
+    label, *parts = (part.strip() for part in address.split("|"))
+    named = [row for row in rows if row.label == label]
+    told = [{row.student, row.role, row.access, *(f"{name}={one}" for name, one in row.point.items())} for row in named]
+    return [row for row, known in zip(named, told, strict=True) if set(parts) <= known]
+
+
 def score(row: Row) -> tuple[float | None, float | None]:
     """What rows are compared by: the accuracy, and where that is not known the agreement."""
     return row.accuracy_mean, row.agreement
@@ -151,7 +162,7 @@ def _average(members: list[Run]) -> Row:
     complete = {key: None if None in values else values for key, values in each.items()}
     means: dict[str, Any] = {key: None if (known := complete[key]) is None else fmean(known) for key in _MEANS}
     common: dict[str, Any] = {key: _common(each[key], None) for key in ("parameters", "macs")}
-    common |= {key: _common(each[key], "mixed") for key in ("checkpoint", "commit", "hardware")}
+    common |= {key: _common(each[key], "mixed") for key in ("checkpoint", "commit", "hardware", "teacher_fingerprint")}
     stated = [versions or {} for versions in each["versions"]]
     packages = sorted({package for versions in stated for package in versions})
     configs = [Path(config or "") for config in each["config"]]
@@ -167,6 +178,8 @@ def _average(members: list[Run]) -> Row:
         versions={name: str(_common([one.get(name) for one in stated], "mixed")) for name in packages} or None,
         accuracies=known,
         accuracies_best=complete["accuracy_best"],
+        fingerprints=complete["fingerprint"],
+        sequential=any(each["sequential"]),
         configs=[hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in configs] if found else None,
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kdlightning.report import text
+from kdlightning.report.paired import Comparison, p_value, points
 from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Row, Run
 from kdlightning.report.rows import teacher_sizes
 
@@ -100,6 +101,33 @@ def comparison(rows: Sequence[Row], *, ratios: bool = True) -> Table:
         _numbers("Seconds", "seconds", text.seconds, "extra"),
     )
     return Table(columns, rows)
+
+
+def paired_table(compared: Sequence[Comparison]) -> Table:
+    """Rows of one data set against their baselines, seed by seed."""
+
+    def interval(one: Comparison) -> str:
+        return text.DASH if one.low is None else f"{points(one.low)} to {points(one.high)} ({1 - one.level:.0%})"
+
+    def needed(one: Comparison) -> str:
+        return text.DASH if one.p is None else text.count(one.needed) if one.needed else "> 1,000"
+
+    places = [_words("Point", "place")] if any(one.place for one in compared) else []
+    columns = (
+        _words("Method", "row"),
+        _words("Against", "baseline"),
+        *places,
+        _words("Student", "student", "narrow"),
+        _numbers("Difference, points", "difference", points),
+        Column("Interval, points", interval, lambda one: one.low),
+        Column("Better in", lambda one: f"{one.wins} of {len(one.seeds)} seeds", lambda one: one.wins),
+        _numbers("p", "p", p_value),
+        _numbers("p (Holm)", "p_holm", p_value),
+        Column("Verdict", lambda one: ("worse", "not told apart", "better")[one.verdict + 1]),
+        Column("Seeds needed", needed, lambda one: one.needed, "extra"),
+        Column("Seeds of one only", lambda one: ", ".join(map(str, one.alone)) or text.DASH, None, "extra"),
+    )
+    return Table(columns, compared)
 
 
 def generator_table(generators: Sequence[GeneratorRun]) -> Table:

@@ -82,6 +82,7 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
         "accuracy_std", "seeds",
         "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
         "hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std",
+        "teacher_fingerprint", "fingerprints", "sequential",
     }  # fmt: skip
     assert (student["method"], student["variant"], student["seeds"]) == ("DB3KD", "bd", [1, 2])
     assert (student["access"], student["teacher"], student["checkpoint"]) == ("hard", "LeNet5Fifth", "last")
