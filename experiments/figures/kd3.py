@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threshold", type=float, help="V_th, instead of the run's")
         command.add_argument("--mapping", choices=("linear", "convex"), help="instead of the run's")
         command.add_argument("--least-share", type=float, help="instead of the run's")
+        command.add_argument("--selection-temperature", type=float, help="instead of the run's")
         command.add_argument("--original", choices=("train", "val", "test"), default="train", help="images of the task")
         command.add_argument("--number", type=int, default=number, help="images of each kind, at most")
         command.add_argument("--seed", type=int, default=0)

@@ -15,6 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid, save_image
 
 from kdlightning.modules.generator import GeneratorModule
+from kdlightning.modules.schedule import progress
 from kdlightning.networks.base import penultimate_features
 from kdlightning.networks.pretrained import load_network
 
@@ -61,7 +62,7 @@ class GeneratorQuality(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, on the first process."""
-        last = trainer.current_epoch + 1 == trainer.max_epochs
+        last = progress(trainer, trainer.current_epoch + 1) == 1
         if isinstance(pl_module, GeneratorModule) and (last or (trainer.current_epoch + 1) % self.every_n_epochs == 0):
             values = trainer.strategy.broadcast(self.measure(trainer, pl_module) if trainer.is_global_zero else {})
             pl_module.log_dict({f"generator/{name}": value for name, value in values.items()}, rank_zero_only=True)

@@ -1,6 +1,7 @@
 """Images to train, label and test on: real sets, and transfer sets that pair them with a teacher's answers."""
 
 from kdlightning.data.base import ImageDataModule
+from kdlightning.data.blended import BlendedDataModule
 from kdlightning.data.collected import CollectedDataModule, UnionDataModule
 from kdlightning.data.datasets import DatasetDataModule
 from kdlightning.data.folders import (
@@ -29,6 +30,7 @@ from kdlightning.data.transferset import TransferSet, TransferSetDataModule, Tra
 from kdlightning.data.web import WebDataModule
 
 __all__ = [
+    "BlendedDataModule",
     "CIFAR10DataModule", "CIFAR100DataModule", "CINIC10DataModule", "CollectedDataModule", "DatasetDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule", "Flowers102DataModule", "GeneratedDataModule", "ImageDataModule", "ImageFileDataset",

@@ -4,6 +4,7 @@
    arXiv:1708.04552.
 .. [Frank2023] L. Frank, J. Davis. Data-Free Knowledge Distillation Using Adversarially Perturbed OpenGL Shader Images.
    2023.
+.. [Zhang2018] H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz. mixup: Beyond Empirical Risk Minimization. ICLR 2018.
 """
 
 from typing import Any, Literal
@@ -65,6 +66,26 @@ class CropFlipCutout(nn.Module):
         start = torch.randint(size, (number, 1), device=device) - self.cutout // 2
         place = torch.arange(size, device=device)
         return (start <= place) & (place < start + self.cutout)
+
+
+class Mixup(nn.Module):
+    """Every image with another one of the batch [Zhang2018]_, in a proportion from Beta(α, α) of its own.
+
+    A ValueError for an α that is not above 0.
+    """
+
+    per_image = True
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        if not alpha > 0:
+            raise ValueError(f"alpha: expected a number above 0, got {alpha}")
+        self.alpha = alpha
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)``, the same shape."""
+        proportion = torch.distributions.Beta(self.alpha, self.alpha).sample((len(images), 1, 1, 1)).to(images)
+        return proportion * images + (1 - proportion) * images[torch.randperm(len(images), device=images.device)]
 
 
 class ShaderAugmentation(nn.Module):

@@ -55,7 +55,8 @@ class CollectedDataModule(StandInDataModule):
         num_workers: processes that decode.
     """
 
-    #: the task's class that an image of the pool shows ``(N,)``, or -1; None: unknown. No method is given it
+    #: the task's class that an image of the pool shows ``(N,)``, or -1; None: unknown. For reports, and the reference
+    #: ``selection: oracle`` of :class:`KD3`; no method is given it
     truth: Tensor | None = None
 
     def __init__(self, source: ImageDataModule, fraction: float = 1.0, root: str = "", num_workers: int = 0) -> None:
@@ -126,7 +127,7 @@ class UnionDataModule(CollectedDataModule):
         images, truth = [], []
         for pool in self.pools:
             whole = pool.candidate_pool()
-            images.append(self.resize(_channels(whole.image, self.channels)))
+            images.append(self.resize(in_channels(whole.image, self.channels)))
             if whole.label is not None:
                 ours = [self.class_names.index(name) if name in self.class_names else -1 for name in pool.class_names]
                 truth.append(torch.tensor(ours)[whole.label])
@@ -138,7 +139,7 @@ class UnionDataModule(CollectedDataModule):
         return {**super().identity(), "pools": [pool.identity() for pool in self.pools]}
 
 
-def _channels(images: Tensor, channels: int) -> Tensor:
+def in_channels(images: Tensor, channels: int) -> Tensor:
     """uint8 images ``(N, C, H, W)`` in grey (ITU-R BT.601) or in three channels."""
     if images.shape[1] == channels:
         return images

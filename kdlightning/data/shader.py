@@ -93,6 +93,15 @@ class ShaderDataModule(CollectedDataModule):
         super().prepare_data()
         self._rendered()
 
+    def setup(self, stage: str | None = None) -> None:
+        """Refuse, with a ValueError, to be online where nobody renews the images."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if self.online and stage == "fit" and not getattr(module, "renews", False):
+            raise ValueError(
+                f"online: expected ShaderKD, which renews the pool, got {type(module).__name__}: set online: false"
+            )
+        super().setup(stage)
+
     def collect(self) -> Tensor:
         """The pool, from the cache if it has been rendered before."""
         images, facts = self._rendered()

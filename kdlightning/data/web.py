@@ -98,10 +98,13 @@ class WebDataModule(CollectedDataModule):
 
     def identity(self) -> dict[str, Any]:
         """Adds which pool, by names, sizes and some bytes of its files, wherever they lie."""
+        return {**super().identity(), "channels": self.channels, "files": self.files_identity()}
+
+    def files_identity(self) -> str:
+        """Which files these are, by names, sizes and some bytes, wherever they lie."""
         named = _files(self.root)
         sizes = {name: size_and_time(path)[0] for name, path in named.items()}
-        files = digest(sizes, lambda name, number: _head(named[name], number))
-        return {**super().identity(), "channels": self.channels, "files": files}
+        return digest(sizes, lambda name, number: _head(named[name], number))
 
     def _key(self) -> str:
         """SHA-256 of the files' names, sizes and times, and of what decoding depends on."""

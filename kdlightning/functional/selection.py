@@ -8,7 +8,7 @@ Reference code of KD³: https://github.com/tangjialiang97/KD3 (no licence: read 
 """
 
 import math
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +16,24 @@ from torch import Tensor
 Mapping = Literal["linear", "convex"]
 
 
-def student_share(progress: float) -> float:
-    """α(t), the student's share in the combined prediction, Eq. 4 of [Tang2023]_.
+class Choice(NamedTuple):
+    """What is said of a pool of M images.
+
+    Attributes:
+        mask: bool ``(M,)``: chosen.
+        label: predicted class ``(M,)``, int64.
+        confidence: its probability ``(M,)``, where the choice rests on it.
+        teacher_alone: whether the teacher has chosen alone, for want of sure predictions.
+    """
+
+    mask: Tensor
+    label: Tensor
+    confidence: Tensor | None = None
+    teacher_alone: bool = False
+
+
+def student_weight(progress: float) -> float:
+    """α(t), the student's weight in the combined prediction, Eq. 4 of [Tang2023]_.
 
     With the progress t / I, the share of the training that is over, exp(-5 (2 t / I - 1)²) in the first half, 1 in the
     second. A ValueError outside [0, 1].
@@ -48,8 +64,8 @@ def class_thresholds(count: Tensor, threshold: float = 0.95, mapping: Mapping = 
     most = count.max()
     if most <= 0:
         raise ValueError("class_thresholds needs the counts of at least one image, all of them are 0")
-    share = count.float() / most  # Eq. (7)
-    return threshold * (share if mapping == "linear" else share / (2 - share))  # Eq. (6)
+    frequency = count.float() / most  # Eq. (7)
+    return threshold * (frequency if mapping == "linear" else frequency / (2 - frequency))  # Eq. (6)
 
 
 def select(confidence: Tensor, label: Tensor, threshold: float = 0.95, mapping: Mapping = "linear") -> Tensor:
@@ -59,6 +75,27 @@ def select(confidence: Tensor, label: Tensor, threshold: float = 0.95, mapping: 
     its class ``(N,)``, int64.
     """
     return confidence > class_thresholds(torch.bincount(label), threshold, mapping)[label]  # Eq. (8)
+
+
+def top_predictions(p_teacher: Tensor, p_student: Tensor, alpha: float) -> Tensor:
+    """Top probability and class of the teacher's and of the combined prediction, ``(N, 4)``: Eqs. 3 and 5."""
+    pair = (p_teacher, combine(p_teacher, p_student, alpha))
+    return torch.cat([torch.stack(torch.max(p, 1), 1).float() for p in pair], 1)  # Eq. (5)
+
+
+def choose(
+    predictions: Tensor, threshold: float = 0.95, mapping: Mapping = "linear", least_share: float = 0.01
+) -> Choice:
+    """Which images of a pool are learnt from, Eqs. 5-8 of [Tang2023]_.
+
+    By the combined prediction of :func:`top_predictions` ``(M, 4)``; by the teacher's where that chooses less than
+    ``least_share`` of the pool.
+    """
+    alone, combined = (
+        Choice(select(p, label.long(), threshold, mapping), label.long(), p, teacher_alone)
+        for p, label, teacher_alone in ((*predictions[:, :2].T, True), (*predictions[:, 2:].T, False))
+    )
+    return alone if combined.mask.sum() < least_share * len(predictions) else combined
 
 
 def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed", "released"] = "printed") -> Tensor:
@@ -74,16 +111,16 @@ def agreement_weights(student: Tensor, teacher: Tensor, form: Literal["printed",
         return cast(Tensor, (student - teacher).norm(dim=1).sigmoid())
 
 
-def mix_distribution(images: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+def mix_distribution(images: Tensor, partner: Tensor, coefficient: Tensor) -> Tensor:
     """Images with the mean and the spread of a mixture with another image's, Eqs. 11-12 of [Tang2023]_.
 
     Statistics are those of every channel of every image over its pixels, as in the released code. The partners are
-    the other images' positions in the batch ``(N,)``, a permutation; the share λ ``(N,)`` is how much of an image's own
-    statistics stays. ``(N, C, H, W)`` to ``(N, C, H, W)``, not clamped.
+    the other images' positions in the batch ``(N,)``, a permutation; the coefficient λ ``(N,)`` says how much of an
+    image's own statistics stays. ``(N, C, H, W)`` to ``(N, C, H, W)``, not clamped.
     """
     mean = images.mean(dim=(2, 3), keepdim=True)
     spread = (images.var(dim=(2, 3), keepdim=True) + 1e-6).sqrt()  # above 0 for a constant image, too
-    own = share[:, None, None, None]
+    own = coefficient[:, None, None, None]
     gamma = own * spread + (1 - own) * spread[partner]  # Eq. (11)
     beta = own * mean + (1 - own) * mean[partner]
     return gamma * (images - mean) / spread + beta  # Eq. (12)

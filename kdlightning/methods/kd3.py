@@ -26,31 +26,35 @@ Differences from the paper (P) and the released code (R):
    it is left out.
 10. δ of Beta(δ, δ) is 0.1 (R; P does not say). λ is drawn per image, statistics are per image and channel (R).
 11. α of Eq. 18 is 0.01 (P); R's default is 0.001.
-12. Where fewer than ``least_share`` of the pool are chosen, the teacher alone chooses in that epoch, with a warning:
+12. Where less than ``least_share`` of the pool are chosen, the teacher alone chooses in that epoch, with a warning:
    from a student that is not trained far enough at half time almost nothing is chosen, and it never recovers.
-13. The last student. R keeps the best test accuracy.
+13. t / I is the share of the training that is over, by epochs or by steps, whichever end it first.
+14. The last student. R keeps the best test accuracy.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlightning.data.base import above_zero
+from kdlightning.data.base import above_zero, at_least
 from kdlightning.functional.divergence import kd_divergence
 from kdlightning.functional.selection import (
+    Choice,
     Mapping,
     agreement_weights,
-    combine,
+    choose,
+    class_thresholds,
     contrastive_loss,
     mix_distribution,
-    select,
-    student_share,
+    student_weight,
+    top_predictions,
 )
 from kdlightning.modules.arguments import check_networks
 from kdlightning.modules.base import run_seed
+from kdlightning.modules.schedule import progress
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.networks.pretrained import name_of
 from kdlightning.networks.shared import Features, SharedClassifierNetwork
@@ -64,11 +68,15 @@ class KD3(SelectingModule):
     Args:
         teacher: a white box that ends in a linear layer and follows timm's conventions.
         student: likewise; it becomes a :class:`SharedClassifierNetwork`, with the teacher's classifier.
-        selection: which images an epoch trains on: ``combined`` predictions of teacher and student (Eq. 3), of the
-            ``teacher`` only, of the ``student`` only, as many ``random`` ones as the combined would be, or ``all``.
+        selection: which images an epoch trains on: by the ``combined`` predictions of teacher and student (Eq. 3), the
+            ``teacher``'s or the ``student``'s. And references: as many ``random`` ones, drawn anew in every epoch, as
+            the teacher would choose; ``all``; or the ``oracle``'s, those that show one of the task's classes.
         threshold: V_th of Eq. 6.
+        selection_temperature: T of the teacher's softmax in the selection; the paper has 1.
         mapping: of class counts to thresholds, ``linear`` or ``convex``: see difference 4.
         least_share: of the pool, below which the teacher alone chooses; 0 for never.
+        images_per_epoch: exactly so many, all chosen ones equally often but for one, so that all selections make the
+            same number of steps; None for every chosen image once.
         classifier: ``shared``, the teacher's, frozen; or an own one that learns the teacher's ``one-hot`` or ``soft``
             predictions (Table 2's "no classifier sharing").
         features: what is aligned: see :class:`SharedClassifierNetwork`.
@@ -78,13 +86,15 @@ class KD3(SelectingModule):
         contrastive: form of L_mdcl: see difference 8.
         temperature: τ of L_mdcl.
         delta: δ of the Beta distribution of λ.
-        perturbation: a transform of float batches in [0, 1] in MixDistribution's place (Table 2's "no MD").
+        perturbation: a transform of images in [0, 1] in MixDistribution's place, drawn for each image; of a batch at
+            once if it says ``per_image``, as the :class:`~kdlightning.data.augmentation.Mixup` of Table 2's "no MD".
         embedding: length of the embeddings in L_mdcl.
         options: those of :class:`DistillationModule`; the optimiser is also the head's.
 
     Raises:
         TypeError: a teacher without a linear classifier, or a network that does not follow timm's conventions.
-        ValueError: a student without a size or a map.
+        ValueError: a student without a size or a map; once trained, an ``oracle`` of a pool that does not know what its
+            images show.
     """
 
     access = "white"
@@ -94,10 +104,12 @@ class KD3(SelectingModule):
         self,
         teacher: WhiteBoxTeacher,
         student: nn.Module,
-        selection: Literal["combined", "teacher", "student", "random", "all"] = "combined",
+        selection: Literal["combined", "teacher", "student", "random", "all", "oracle"] = "combined",
         threshold: float = 0.95,
+        selection_temperature: float = 1.0,
         mapping: Mapping = "linear",
         least_share: float = 0.01,
+        images_per_epoch: int | None = None,
         classifier: Literal["shared", "one-hot", "soft"] = "shared",
         features: Features = "auto",
         connect: bool = False,
@@ -114,9 +126,11 @@ class KD3(SelectingModule):
         teacher = as_teacher(teacher, WhiteBoxTeacher)
         shared = SharedClassifierNetwork.of(student, teacher, features, connect)
         super().__init__(shared, **options)
-        above_zero(temperature=temperature)
+        above_zero(temperature=temperature, selection_temperature=selection_temperature)
+        at_least(1, images_per_epoch=images_per_epoch)
         self.teacher, self.selection, self.classifier = teacher, selection, classifier
         self.threshold, self.mapping, self.least_share = threshold, mapping, least_share
+        self.selection_temperature, self.images_per_epoch = selection_temperature, images_per_epoch
         self.weighting, self.contrastive_weight, self.contrastive = weighting, contrastive_weight, contrastive
         self.temperature, self.delta, self.perturbation = temperature, delta, perturbation
         if classifier != "shared":
@@ -151,11 +165,12 @@ class KD3(SelectingModule):
     def perturbed(self, images: Tensor) -> Tensor:
         """The images in another distribution: MixDistribution, Eqs. 11-12 of [Tang2023]_, or the ``perturbation``."""
         if self.perturbation is not None:
-            changed: Tensor = self.perturbation(images)
-            return changed
+            if getattr(self.perturbation, "per_image", False):
+                return cast(Tensor, self.perturbation(images))
+            return torch.stack([self.perturbation(image) for image in images])
         partner = torch.randperm(len(images), device=images.device)
-        share = torch.distributions.Beta(self.delta, self.delta).sample((len(images),)).to(images)
-        return mix_distribution(images, partner, share)
+        coefficient = torch.distributions.Beta(self.delta, self.delta).sample((len(images),)).to(images)
+        return mix_distribution(images, partner, coefficient)
 
     @torch.no_grad()
     def teacher_features(self, images: Tensor) -> Tensor:
@@ -172,38 +187,66 @@ class KD3(SelectingModule):
     def scores(self, images: Tensor, first: int) -> Tensor:
         """Top probability and class, the teacher's and the combined prediction's: Eqs. 3 and 5 of [Tang2023]_."""
         if first not in self._teacher_says:  # the same in every epoch
-            self._teacher_says[first] = self.teacher(images).float().softmax(1).cpu()
+            softened = self.teacher(images).float() / self.selection_temperature
+            self._teacher_says[first] = softened.softmax(1).cpu()
         p_teacher = self._teacher_says[first].to(images.device)
-        alpha = self.share
-        p = combine(p_teacher, self(images).float().softmax(1), alpha) if alpha > 0 else p_teacher
-        return torch.cat([torch.stack(torch.max(one, 1), 1).float() for one in (p_teacher, p)], 1)
+        return top_predictions(p_teacher, self(images).float().softmax(1) if self.alpha else p_teacher, self.alpha)
 
     @property
-    def share(self) -> float:
-        """α(t), the student's share in this epoch's selection."""
-        if self.selection in ("teacher", "student"):
-            return float(self.selection == "student")
-        return student_share(self.current_epoch / max(1, self.trainer.max_epochs or 1))
+    def alpha(self) -> float:
+        """α(t), the student's weight in this epoch's predictions; 0 where it is not asked."""
+        if self.selection == "combined":
+            if (over := progress(self.trainer)) is None:
+                raise ValueError("KD3: α(t) needs the end of the training: set trainer.max_epochs or trainer.max_steps")
+            return student_weight(over)
+        return float(self.selection == "student")
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor) -> Choice:
         """Confident images by their class's threshold, Eqs. 6-8 of [Tang2023]_, or what ``selection`` says."""
+        chosen = choose(scores, self.threshold, self.mapping, self.least_share)
+        mask = chosen.mask
         if self.selection == "all":
-            return torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-        mask, self.label_column = self._confident(scores[:, 2:]), 3
-        if mask.sum() < self.least_share * len(mask):
+            mask = torch.ones_like(mask)
+        elif self.selection == "oracle":
+            mask = self._truth().to(mask.device) >= 0
+        elif self.selection == "random":
+            generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 1)
+            drawn = torch.randperm(len(mask), generator=generator)[: int(mask.sum())]
+            mask = torch.zeros_like(mask).index_fill(0, drawn.to(mask.device), True)
+        elif chosen.teacher_alone and self.alpha:
             rank_zero_warn(
-                f"the predictions of epoch {self.current_epoch} choose {int(mask.sum())} of {len(mask)} images, less "
-                f"than least_share={self.least_share}: the student is sure of nothing yet, the teacher alone chooses"
+                f"the predictions of epoch {self.current_epoch} choose less than least_share={self.least_share} of "
+                f"{len(mask)} images: the student is sure of nothing yet, the teacher alone chooses"
             )
-            mask, self.label_column = self._confident(scores[:, :2]), 1
-        if self.selection != "random":
-            return mask
-        generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 1)
-        drawn = torch.randperm(len(mask), generator=generator)[: int(mask.sum())]
-        return torch.zeros_like(mask).index_fill(0, drawn.to(mask.device), True)
+        return chosen._replace(mask=mask)
 
-    def _confident(self, scores: Tensor) -> Tensor:
-        return select(scores[:, 0], scores[:, 1].long(), self.threshold, self.mapping)
+    def select(self) -> Tensor:
+        """Positions in the pool, ``images_per_epoch`` of them if that is given."""
+        positions = super().select()
+        if self.images_per_epoch is None:
+            return positions
+        generator = torch.Generator().manual_seed(run_seed(self.current_epoch, 0) + 2)
+        positions = positions[torch.randperm(len(positions), generator=generator)]
+        return positions.repeat(-(-self.images_per_epoch // len(positions)))[: self.images_per_epoch]
+
+    def describe(self, choice: Choice) -> dict[str, Any]:
+        """Adds ``alpha``, ``teacher_alone`` and ``unfiltered``.
+
+        The last is the share of the chosen whose class is predicted so rarely that its threshold is below 1 / K: all
+        of them pass, however unsure.
+        """
+        thresholds = class_thresholds(torch.bincount(choice.label), self.threshold, self.mapping)
+        unfiltered = thresholds[choice.label[choice.mask]] < 1 / self.student.num_classes
+        own = {"alpha": round(self.alpha, 6), "teacher_alone": choice.teacher_alone}
+        return {**super().describe(choice), **own, "unfiltered": round(float(unfiltered.float().mean()), 6)}
+
+    def _truth(self) -> Tensor:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "truth", None) is None:
+            told = "expected a pool that knows what its images show, such as BlendedDataModule or a labelled"
+            raise ValueError(f"selection=oracle: {told} UnionDataModule, got a {type(data).__name__}")
+        truth: Tensor = data.truth
+        return truth
 
     def trained(self) -> list[nn.Parameter]:
         """The student, without a shared classifier, and its head."""

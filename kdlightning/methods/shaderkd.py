@@ -31,7 +31,7 @@ from kdlightning.data.base import above_zero
 from kdlightning.data.sets import ImageSet
 from kdlightning.functional.adversarial import border_attack, deeper_attack
 from kdlightning.functional.divergence import kd_divergence, softened
-from kdlightning.functional.selection import assign_targets
+from kdlightning.functional.selection import Choice, assign_targets
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.teachers import WhiteBoxTeacher, as_teacher
 from kdlightning.types import Batch
@@ -104,6 +104,7 @@ class ShaderKD(SelectingModule):
     """
 
     access = "white"
+    renews = True  # images of a pool that is online
 
     def __init__(
         self,
@@ -210,10 +211,10 @@ class ShaderKD(SelectingModule):
         label: Tensor = self.teacher(images).argmax(1, keepdim=True)
         return label.float()
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor) -> Choice:
         """All of them: targets are assigned afterwards."""
         self._predicted = scores[:, 0].long().cpu()
-        return torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+        return Choice(torch.ones_like(self._predicted, dtype=torch.bool), self._predicted)
 
 
 def mix(images: Tensor) -> Tensor:

@@ -56,3 +56,14 @@ def schedule(trainer: L.Trainer, data: Any, images: int | None = None) -> Schedu
     may_end = any(isinstance(callback, (EarlyStopping, Timer)) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     certain = not may_end and (steps == -1 or trainer.accumulate_grad_batches == 1)
     return Schedule(tuple(sizes), min(ends), trainer.world_size, certain)
+
+
+def progress(trainer: L.Trainer, epochs: int | None = None) -> float | None:
+    """The share of a training that is over, in [0, 1]: of its epochs or of its steps, whichever end it first.
+
+    After so many ``epochs``, the present one's number by default; None where nobody knows the end.
+    """
+    done = trainer.current_epoch if epochs is None else epochs
+    ends = ((done, trainer.max_epochs), (trainer.global_step, trainer.max_steps))
+    shares = [min(1.0, done / last) for done, last in ends if last not in (None, -1, 0)]
+    return max(shares, default=None)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kdlightning.data.transferset import SourcedDataModule
+from kdlightning.functional.selection import Choice
 from kdlightning.modules.base import DistillationModule
 from kdlightning.types import Batch
 
@@ -30,7 +31,6 @@ class SelectingModule(DistillationModule):
     """
 
     every_epoch = True
-    label_column = -1  # of the scores: the predicted class that the choice rests on
     facts: dict[str, Any]
 
     @abstractmethod
@@ -42,18 +42,15 @@ class SelectingModule(DistillationModule):
             first: the first one's position in the pool; a batch always has the same one.
 
         Returns:
-            float32 ``(N, F)``; column ``label_column`` is the predicted class.
+            float32 ``(N, F)``.
         """
 
     @abstractmethod
-    def choose(self, scores: Tensor) -> Tensor:
-        """Which images of the pool to train on.
+    def choose(self, scores: Tensor) -> Choice:
+        """Which images of the pool to train on, and the predicted classes that this rests on.
 
         Args:
             scores: of all images ``(M, F)``, on the device.
-
-        Returns:
-            bool ``(M,)``.
         """
 
     def setup(self, stage: str) -> None:
@@ -89,14 +86,15 @@ class SelectingModule(DistillationModule):
         if not self.every_epoch and self._chosen is not None:
             return self._chosen
         scores = self._score_pool()
-        mask = self.choose(scores)
-        if not mask.any():
+        choice = self.choose(scores)
+        choice = choice._replace(mask=choice.mask.cpu(), label=choice.label.cpu())
+        if not choice.mask.any():
             raise RuntimeError(
-                f"{type(self).__name__} chose none of {len(mask)} images of the pool: lower the threshold, or look at "
-                "what the teacher says of them"
+                f"{type(self).__name__} chose none of {len(choice.mask)} images of the pool: lower the threshold, or "
+                "look at what the teacher says of them"
             )
-        self.facts = self._describe(scores[:, self.label_column].long().cpu(), mask.cpu())
-        self._chosen = mask.nonzero()[:, 0].cpu()
+        self.facts = self.describe(choice)
+        self._chosen = choice.mask.nonzero()[:, 0]
         return self._chosen
 
     def on_train_epoch_start(self) -> None:
@@ -137,7 +135,9 @@ class SelectingModule(DistillationModule):
             everything = self.trainer.strategy.reduce(everything, reduce_op="sum")
         return everything
 
-    def _describe(self, label: Tensor, mask: Tensor) -> dict[str, Any]:
+    def describe(self, choice: Choice) -> dict[str, Any]:
+        """What is logged of a choice, and written to ``selection.jsonl``."""
+        mask, label, *_ = choice
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         histogram = torch.bincount(label[mask], minlength=data.num_classes)
         p = histogram / histogram.sum()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from kdlightning.networks.base import Network
+from kdlightning.networks.rehearsal import untouched
 from kdlightning.networks.statistics import count_parameters
 
 _log = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ class SharedClassifierNetwork(Network):
             raise TypeError(f"expected a teacher that ends in torch.nn.Linear, got {type(classifier).__name__}")
         own = count_parameters(student)
         images = _images(student)
-        with torch.no_grad():
+        with untouched(teacher):
+            teacher.eval()
             last = teacher.forward_features(images)
             vector = teacher.forward_head(last, pre_logits=True)
         pooled = last.ndim == 4 and last.shape[:2] == vector.shape
@@ -139,12 +141,9 @@ def _images(network: Any) -> Tensor:  # noqa: ANN401 - any classifier
 
 def _width(student: Any, maps: bool) -> int:  # noqa: ANN401 - any classifier
     """Channels of the last map, or length of the vector."""
-    modes = {module: module.training for module in student.modules()}
-    with torch.no_grad():
+    with untouched(student):
         last = student.eval().forward_features(_images(student))
         features = last if maps else student.forward_head(last, pre_logits=True)
-    for module, training in modes.items():
-        module.training = training
     if maps and features.ndim != 4:
         given = f"{type(student).__name__} has no last map, forward_features gives {tuple(features.shape)}"
         raise ValueError(f"{given}: use features=vector")

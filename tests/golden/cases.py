@@ -38,6 +38,7 @@ from kdlightning.data import (
     TransferSetDataModule,
     UnionDataModule,
 )
+from kdlightning.functional.selection import Choice
 from kdlightning.modules import GeneratorModule, SelectingModule
 from kdlightning.networks import (
     CIFARResNet,
@@ -257,12 +258,13 @@ def recorded_choices(module: Any) -> Values:
     if isinstance(module, SelectingModule):
         choose = module.choose
 
-        def recording(scores: Tensor) -> Tensor:
-            mask: Tensor = choose(scores)
+        def recording(scores: Tensor) -> Choice:
+            choice: Choice = choose(scores)
+            mask = choice.mask
             found.setdefault("scores", []).append(scores[ROWS].tolist())
             found.setdefault("chosen", []).append(mask.nonzero()[:8, 0].tolist())
             found.setdefault("chosen_in_all", []).append(int(mask.sum()))
-            return mask
+            return choice
 
         module.choose = recording
     return found
@@ -331,7 +333,8 @@ def mekd(data: L.LightningDataModule, **options: Any) -> Values:
 
 def kd3(module: methods.KD3) -> Values:
     """Ten steps of a longer run: at half time the student alone would choose."""
-    return fit(module, pool(320), max_epochs=6, max_steps=10)
+    module.on_train_batch_end = lambda *_: setattr(module.trainer, "should_stop", module.trainer.global_step == 10)
+    return fit(module, pool(320), max_epochs=6)
 
 
 def shaderkd(data: L.LightningDataModule, **options: Any) -> Values:

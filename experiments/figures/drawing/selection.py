@@ -24,7 +24,7 @@ from drawing.curves import finish, new_figure
 from drawing.runs import build, flat, network_at
 from kdlightning.data import CollectedDataModule
 from kdlightning.data.sets import ImageSet
-from kdlightning.functional.selection import Mapping, combine, select
+from kdlightning.functional.selection import Choice, Mapping, choose, top_predictions
 from kdlightning.teachers import WhiteBoxTeacher
 
 FACTS = {
@@ -39,22 +39,6 @@ Drawn = tuple[Figure, dict[str, Any]]
 Settings = dict[str, Any]
 
 
-class Choice(NamedTuple):
-    """What is said of a pool of M images.
-
-    Attributes:
-        mask: bool ``(M,)``: selected.
-        label: predicted class ``(M,)``.
-        confidence: its probability ``(M,)``.
-        teacher_alone: whether it chose, for want of sure predictions.
-    """
-
-    mask: Tensor
-    label: Tensor
-    confidence: Tensor
-    teacher_alone: bool = False
-
-
 class Case(NamedTuple):
     """A pool, a pair of networks, and how they choose.
 
@@ -67,6 +51,7 @@ class Case(NamedTuple):
         threshold: V_th.
         mapping: of class counts to thresholds.
         least_share: of the pool, below which the teacher alone chooses.
+        selection_temperature: T of the teacher's softmax.
     """
 
     name: str
@@ -77,24 +62,26 @@ class Case(NamedTuple):
     threshold: float
     mapping: Mapping
     least_share: float
+    selection_temperature: float
 
     def choose(self) -> Choice:
         """Score the pool and select from it."""
         self.data.setup()
-        return choose(self.data, *self[2:])
+        return choose_from(self.data, *self[2:])
 
     def facts(self, choice: Choice) -> Settings:
         """For the numbers beside a figure."""
         number = int(choice.mask.sum())
         return {
             "run": self.name, "dataset": self.data.name, "alpha": self.alpha, "threshold": self.threshold,
-            "mapping": self.mapping, "least_share": self.least_share, "teacher_alone": choice.teacher_alone,
+            "mapping": self.mapping, "least_share": self.least_share,
+            "selection_temperature": self.selection_temperature, "teacher_alone": choice.teacher_alone,
             "pool": len(choice.mask), "selected": number, "share": number / len(choice.mask),
         }  # fmt: skip
 
 
 @torch.no_grad()
-def choose(
+def choose_from(
     data: CollectedDataModule,
     teacher: nn.Module,
     student: nn.Module,
@@ -102,6 +89,7 @@ def choose(
     threshold: float = 0.95,
     mapping: Mapping = "linear",
     least_share: float = 0.01,
+    selection_temperature: float = 1.0,
 ) -> Choice:
     """Which images of a pool are selected, Eqs. 3 and 5-8 of [Tang2023]_, as ``KD3`` does it.
 
@@ -113,6 +101,7 @@ def choose(
         threshold: V_th.
         mapping: ``linear`` or ``convex``.
         least_share: of the pool, below which the teacher alone chooses.
+        selection_temperature: T of the teacher's softmax.
 
     Raises:
         ValueError: a share or a threshold outside [0, 1], or not one image is selected.
@@ -121,15 +110,12 @@ def choose(
         if not 0 <= share <= 1:
             raise ValueError(f"{name}: expected a share from 0 to 1, got {share}")
     device = next(chain(student.parameters(), student.buffers())).device
-    combined, alone = [], []
+    predictions = []
     for batch in data.predict_dataloader():
         pixels = batch.image.to(device).float() / 255
-        p_teacher, p_student = (network(pixels).float().softmax(1) for network in (teacher, student))
-        combined.append(torch.stack(torch.max(combine(p_teacher, p_student, alpha), 1), 1).cpu())  # Eqs. (3), (5)
-        alone.append(torch.stack(torch.max(p_teacher, 1), 1).cpu())
-    choice = _confident(combined, threshold, mapping)
-    if choice.mask.sum() < least_share * len(choice.mask):
-        choice = _confident(alone, threshold, mapping)._replace(teacher_alone=True)
+        p_teacher = (teacher(pixels).float() / selection_temperature).softmax(1)
+        predictions.append(top_predictions(p_teacher, student(pixels).float().softmax(1), alpha).cpu())
+    choice = choose(torch.cat(predictions), threshold, mapping, least_share)
     if not choice.mask.any():
         number, surest = len(choice.mask), float(choice.confidence.max())
         raise ValueError(f"none of {number} images is selected at V_th = {threshold}, the surest has {surest:.4f}")
@@ -261,14 +247,9 @@ def case_of(run: Path | None, options: argparse.Namespace) -> Case:
     teacher_network, student_network = (
         WhiteBoxTeacher(network_at(Path(path))).to(options.device) for path in (teacher, student)
     )
-    rule: Settings = {"threshold": 0.95, "mapping": "linear", "least_share": 0.01}  # KD3's
+    # KD3's
+    rule: Settings = {"threshold": 0.95, "mapping": "linear", "least_share": 0.01, "selection_temperature": 1.0}
     for key, default in rule.items():
         given = getattr(options, key)
         rule[key] = method.get(key, default) if given is None else given
     return Case(str(run or student), data, teacher_network, student_network, alpha, **rule)
-
-
-def _confident(tops: Sequence[Tensor], threshold: float, mapping: Mapping) -> Choice:
-    """The choice from top probabilities and classes ``(N, 2)``, batch by batch."""
-    confidence, label = torch.cat(list(tops)).unbind(1)
-    return Choice(select(confidence, label.long(), threshold, mapping), label.long(), confidence)

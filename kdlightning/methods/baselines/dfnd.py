@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from kdlightning.data.base import above_zero, at_least
 from kdlightning.functional.divergence import kd_divergence, log_softened
+from kdlightning.functional.selection import Choice
 from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.selecting import SelectingModule
@@ -113,13 +114,15 @@ class DFND(SelectingModule):
         others = answer.scatter(1, label, 0).sum(1, keepdim=True)
         return torch.cat([-torch.log1p(-others), label.float()], 1)  # -log(1 - others) = -log max p
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor) -> Choice:
         """The images of the lowest cross-entropy; a ValueError where the pool has fewer."""
         number = self.wanted(len(scores))
         if number > len(scores):
             raise ValueError(f"number: expected at most the {len(scores)} images of the pool, got {number}")
-        surest = scores[:, 0].argsort(stable=True)[:number]
-        return torch.zeros_like(scores[:, 0], dtype=torch.bool).index_fill(0, surest, True)
+        cross_entropy, label = scores.unbind(1)
+        surest = cross_entropy.argsort(stable=True)[:number]
+        mask = torch.zeros_like(label, dtype=torch.bool).index_fill(0, surest, True)
+        return Choice(mask, label.long(), (-cross_entropy).exp())
 
     def wanted(self, pool: int) -> int:
         """How many images of a pool of this size to train on."""

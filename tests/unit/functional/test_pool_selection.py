@@ -6,13 +6,13 @@ import torch
 from kdlightning.functional import selection
 
 
-def test_the_students_share_grows_to_one_at_half_time():
-    assert selection.student_share(0.0) == pytest.approx(exp(-5))
-    assert selection.student_share(0.25) == pytest.approx(exp(-5 / 4))
-    assert selection.student_share(0.5) == 1.0
-    assert selection.student_share(0.51) == 1.0
+def test_the_students_weight_grows_to_one_at_half_time():
+    assert selection.student_weight(0.0) == pytest.approx(exp(-5))
+    assert selection.student_weight(0.25) == pytest.approx(exp(-5 / 4))
+    assert selection.student_weight(0.5) == 1.0
+    assert selection.student_weight(0.51) == 1.0
     with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
-        selection.student_share(1.5)
+        selection.student_weight(1.5)
 
 
 def test_thresholds_as_printed_and_as_released():
@@ -36,6 +36,19 @@ def test_selection_by_hand():
     chosen = selection.select(confidence, label)  # thresholds 0.95, 0.475, 0.475: at the threshold is not above it
     assert chosen.tolist() == [False, False, True, False]
     assert selection.select(confidence, label, 0.9).tolist() == [True, False, True, False]
+
+
+def test_the_teacher_chooses_where_both_together_choose_too_little():
+    teacher, student = torch.tensor([[0.99, 0.01], [0.2, 0.8]]), torch.tensor([[0.5, 0.5], [0.4, 0.6]])
+    predictions = selection.top_predictions(teacher, student, 0.5)
+    torch.testing.assert_close(predictions, torch.tensor([[0.99, 0, 0.745, 0], [0.8, 1, 0.7, 1]]))
+    choice = selection.choose(predictions, 0.74)
+    assert choice.mask.tolist() == [True, False]
+    torch.testing.assert_close(choice.confidence, torch.tensor([0.745, 0.7]))
+    assert not choice.teacher_alone
+    alone = selection.choose(predictions, 0.74, least_share=0.6)
+    assert alone.mask.tolist() == [True, True]
+    assert alone.teacher_alone
 
 
 def test_agreement_weights_of_both_forms():

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import torch
 from helpers import ToyDataModule, trainer
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from kdlightning.callbacks import RunResult
-from kdlightning.data import UnionDataModule
-from kdlightning.functional.selection import class_thresholds, student_share
+from kdlightning.data import ShaderDataModule, UnionDataModule
+from kdlightning.data.augmentation import Mixup
+from kdlightning.functional.selection import Choice, class_thresholds, student_weight
 from kdlightning.methods import KD3, Supervised
 from kdlightning.networks import CIFARResNet, LeNet5Classic, SharedClassifierNetwork, load_network
 from kdlightning.teachers import WhiteBoxTeacher
@@ -119,6 +122,25 @@ def test_mixdistribution_keeps_images_and_changes_statistics():
     torch.testing.assert_close(restored, whitened, atol=1e-4, rtol=0)
 
 
+def test_a_perturbation_is_drawn_for_each_image():
+    images = torch.rand(1, 1, 16, 16).expand(32, 1, 16, 16)
+    views = kd3(perturbation=v2.ColorJitter(brightness=0.5)).perturbed(images)
+    assert len(views.flatten(1).unique(dim=0)) == 32
+
+
+def test_mixup_mixes_two_images_of_the_batch():
+    images = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+    module = kd3(perturbation=Mixup())
+    views = torch.stack([module.perturbed(images) for _ in range(40)])
+    assert (views == views[..., :1, :1]).all()  # both are of one grey level, and so is any mixture
+    mixed = (views > 0) & (views < 1)
+    assert mixed.flatten(2).all(2).any()
+    both = mixed.flatten(1).any(1)  # where the two change places
+    assert 5 < both.sum() < 35
+    with pytest.raises(ValueError, match="alpha: expected a number above 0, got 0"):
+        Mixup(0.0)
+
+
 def test_the_pool_is_chosen_by_the_equations_before_every_epoch(tmp_path):
     module, data = kd3(threshold=0.6), pool()
     chosen = []
@@ -126,7 +148,7 @@ def test_the_pool_is_chosen_by_the_equations_before_every_epoch(tmp_path):
 
     def remember(scores):
         images = data.train_set.images.float() / 255
-        alpha = student_share(module.current_epoch / 4)
+        alpha = student_weight(module.current_epoch / 4)
         p = (1 - alpha) * module.teacher(images).softmax(1) + alpha * module.eval()(images).softmax(1)
         module.train()
         torch.testing.assert_close(scores[:, 2], p.amax(1).detach())
@@ -134,8 +156,8 @@ def test_the_pool_is_chosen_by_the_equations_before_every_epoch(tmp_path):
         count = torch.bincount(p.argmax(1), minlength=3)
         expected = p.amax(1) > class_thresholds(count, 0.6)[p.argmax(1)]
         chosen.append(expected)
-        assert torch.equal(choose(scores), expected)
-        return expected
+        assert torch.equal(choose(scores).mask, expected)
+        return choose(scores)
 
     module.choose = remember
     seen = []
@@ -156,26 +178,106 @@ def test_modes_of_selection():
     module = kd3(selection="all")
     scores = torch.tensor([[0.9, 0], [0.5, 0], [0.6, 1], [0.1, 1], [0.96, 0]])
     scores = torch.cat([torch.tensor([0.99, 2]).expand(5, 2), scores], 1)
-    assert module.choose(scores).all()
+    module._trainer = SimpleNamespace(current_epoch=3, max_epochs=4, global_step=6, max_steps=60)
+    assert module.choose(scores).mask.all()
     module.selection = "combined"
-    assert module.choose(scores).tolist() == [False, False, False, False, True]  # thresholds 0.95 and 0.6333
+    assert module.choose(scores).mask.tolist() == [False, False, False, False, True]  # thresholds 0.95 and 0.6333
+    assert module.choose(scores).label.tolist() == [0, 0, 1, 1, 0]
     module.mapping = "convex"
-    assert module.choose(scores).tolist() == [False, False, True, False, True]  # 0.95 and 0.475
-    module.selection = "random"
-    assert module.choose(scores).sum() == 2
-    module.least_share, module.selection = 0.5, "combined"
+    assert module.choose(scores).mask.tolist() == [False, False, True, False, True]  # 0.95 and 0.475
+    module.least_share = 0.5
+    with pytest.warns(UserWarning, match=r"epoch 3 choose less than least_share=0.5 of 5 images"):
+        choice = module.choose(scores)
+    assert choice.mask.all()  # what the teacher chooses
+    assert choice.label.tolist() == [2] * 5
+    assert choice.teacher_alone
+    module.selection = "oracle"
+    module.trainer.datamodule = SimpleNamespace(truth=torch.tensor([0, -1, -1, 2, -1]))
+    assert module.choose(scores).mask.tolist() == [True, False, False, True, False]
+    module.trainer.datamodule.truth = None
+    with pytest.raises(ValueError, match=r"expected a pool that knows what its images show.*got a SimpleNamespace"):
+        module.choose(scores)
+
+
+@pytest.mark.parametrize("student_says", [[0.9, 0.5], [0.1, 0.1]])
+def test_random_takes_as_many_as_the_teacher_would(student_says):
+    module = kd3(selection="random")
     module._trainer = SimpleNamespace(current_epoch=3)
-    with pytest.warns(UserWarning, match="epoch 3 choose 2 of 5 images"):
-        assert module.choose(scores).all()  # what the teacher chooses
-    module.selection = "student"
-    assert module.share == 1.0
-    module.selection = "teacher"
-    assert module.share == 0.0
+    teacher = torch.tensor([[0.99, 0], [0.97, 0], [0.9, 0], [0.5, 1], [0.3, 1]])  # thresholds 0.95 and 0.6333
+    scores = torch.cat([teacher, torch.tensor(student_says).expand(5, 2)], 1)
+    assert module.choose(scores).mask.sum() == 2
+    everywhere = torch.stack([module.choose(scores).mask for module.trainer.current_epoch in range(50)])
+    assert everywhere.sum(1).tolist() == [2] * 50
+    assert everywhere.any(0).all()
+
+
+def test_the_students_weight_moves_with_epochs_or_with_steps():
+    module = kd3()
+    told = {"current_epoch": 1, "max_epochs": 4, "global_step": 30, "max_steps": -1}
+    module._trainer = SimpleNamespace(**told)
+    assert module.alpha == student_weight(0.25)
+    module._trainer = SimpleNamespace(**told | {"max_epochs": -1, "max_steps": 100})
+    assert module.alpha == student_weight(0.3)
+    module._trainer = SimpleNamespace(**told | {"max_steps": 100})
+    assert module.alpha == student_weight(0.3)
+    module._trainer = SimpleNamespace(**told | {"max_epochs": -1})
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        assert module.alpha
+    for selection, alpha in {"student": 1.0, "teacher": 0.0, "random": 0.0, "all": 0.0, "oracle": 0.0}.items():
+        module.selection = selection
+        assert module.alpha == alpha
+
+
+def test_a_run_that_knows_its_steps_only(tmp_path):
+    module = kd3(threshold=0.6)
+    run = fit(module, tmp_path, -1, max_steps=9, data=pool(batch_size=16))
+    assert run.global_step == 9
+    rows = history(tmp_path)
+    first = sum(math.ceil(row["selected"] / 16) for row in rows[:1])
+    assert rows[0]["alpha"] == pytest.approx(student_weight(0), abs=1e-6)
+    assert rows[1]["alpha"] == pytest.approx(student_weight(first / 9), abs=1e-6)
+    assert [row["teacher_alone"] for row in rows] == [False] * len(rows)
+
+
+@pytest.mark.parametrize("number", [7, 128])
+def test_an_epoch_of_a_given_number_of_images(tmp_path, number):
+    module, data = kd3(threshold=0.6, images_per_epoch=number), pool(batch_size=4)
+    seen = []
+    module.losses, losses = lambda b: (seen.append(b.index), losses(b))[1], module.losses
+    assert fit(module, tmp_path, 1, data=data).global_step == math.ceil(number / 4)
+    (row,) = history(tmp_path)
+    index, times = torch.cat(seen).unique(return_counts=True)
+    assert times.sum() == number
+    assert len(index) == min(number, row["selected"])
+    assert times.max() - times.min() <= 1
+
+
+def test_a_softened_teacher_is_less_sure(tmp_path):
+    images = torch.rand(6, 1, 16, 16)
+    module = kd3(selection="teacher", selection_temperature=4.0).eval()
+    p = (module.teacher(images) / 4).softmax(1)
+    torch.testing.assert_close(module.scores(images, 0)[:, 2], p.amax(1).detach())
+    with pytest.raises(ValueError, match="selection_temperature: expected a number above 0, got 0"):
+        kd3(selection_temperature=0.0)
+
+
+def test_what_passes_any_threshold_is_counted():
+    """Class 1 is predicted once for every ten of class 0: 0.095 is below 1/3, and every image of it passes."""
+    module = kd3()
+    module._trainer = SimpleNamespace(
+        current_epoch=0, max_epochs=4, global_step=0, max_steps=-1, datamodule=SimpleNamespace(num_classes=3)
+    )
+    confidence = torch.tensor([0.96] * 3 + [0.5] * 7 + [0.34])
+    label = torch.tensor([0] * 10 + [1])
+    choice = module.choose(torch.stack([confidence, label, confidence, label], 1))
+    assert choice.mask.nonzero()[:, 0].tolist() == [0, 1, 2, 10]
+    assert module.describe(choice)["unfiltered"] == 0.25
+    assert module.describe(choice)["alpha"] == round(student_weight(0), 6)
 
 
 def test_no_image_chosen_is_a_clear_error(tmp_path):
     module = kd3(threshold=1.0, selection="teacher")
-    module.choose = lambda scores: torch.zeros(len(scores), dtype=torch.bool)
+    module.choose = lambda scores: Choice(torch.zeros(len(scores), dtype=torch.bool), scores[:, 1].long())
     with pytest.raises(RuntimeError, match="chose none of 50 images of the pool"):
         fit(module, tmp_path)
 
@@ -259,3 +361,9 @@ def test_the_exported_student_has_connector_and_classifier(tmp_path, student):
     assert sum(p.numel() for p in again.connector.parameters()) > 0
     images = batch().image
     assert torch.equal(again(images), module.eval()(images))
+
+
+def test_a_pool_that_only_shader_kd_renews_is_refused(tmp_path):
+    data = ShaderDataModule(ToyDataModule(image_size=16), size=8, cache=str(tmp_path / "cache"), online=True)
+    with pytest.raises(ValueError, match=r"expected ShaderKD, which renews the pool, got KD3: set online: false"):
+        fit(kd3(), tmp_path, data=data)

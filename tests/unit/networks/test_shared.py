@@ -89,6 +89,16 @@ def test_features_by_what_the_teacher_reads():
         SharedClassifierNetwork.of(LeNet5Classic(), LeNet5Classic(), features="map")
 
 
+def test_a_teacher_that_is_being_trained_stays_as_it_is():
+    teacher = ResNet18(width=0.125).train()
+    with torch.no_grad():
+        teacher(torch.rand(4, 3, 32, 32))
+    before = {name: value.clone() for name, value in teacher.named_buffers()}
+    assert SharedClassifierNetwork.of(CIFARResNet(8, 10, 3, 32), teacher).map_size == 4
+    assert all(torch.equal(value, before[name]) for name, value in teacher.named_buffers())
+    assert all(module.training for module in teacher.modules())
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"wrap it in kdlightning\.networks\.Adapter"):
         SharedClassifierNetwork(TinyNet(), 8, 3)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 from drawing.features import embed, kernel_distance
-from drawing.selection import FACTS, Case, choose, draw_images, draw_selection, sample
+from drawing.selection import FACTS, Case, draw_images, draw_selection, sample
+from drawing.selection import choose_from as choose
 from drawing.sensitivity import draw_sensitivity, lines_of, name_lines
 from helpers import Linear, ToyDataModule, trainer
 from kd3 import main
@@ -14,7 +15,7 @@ from PIL import Image
 
 from kdlightning.data import UnionDataModule
 from kdlightning.data.sets import tensor_set
-from kdlightning.functional.selection import student_share
+from kdlightning.functional.selection import student_weight
 from kdlightning.methods import KD3
 from kdlightning.networks import LeNet5, SharedClassifierNetwork, save_network
 from kdlightning.report import read_runs
@@ -124,7 +125,7 @@ def test_the_teacher_chooses_where_the_student_is_sure_of_too_little():
         choose(data, brightness(0), brightness(1), alpha=2)
 
 
-@pytest.mark.parametrize(("selection", "alpha"), [("student", 1.0), ("teacher", 0.0), ("combined", student_share(0))])
+@pytest.mark.parametrize(("selection", "alpha"), [("student", 1.0), ("teacher", 0.0), ("combined", student_weight(0))])
 def test_it_chooses_as_the_method_does(tmp_path, selection, alpha):
     """In its first epoch, which scores the weights that the run began with."""
     method = KD3(WhiteBoxTeacher(lenet(0)), lenet(1, 0.2), selection, threshold=0.9)
@@ -215,7 +216,7 @@ def test_images_without_a_run(capsys):
 
 def test_grids_have_the_pixels():
     networks = (WhiteBoxTeacher(brightness(k)) for k in (0, 1))
-    case = Case("x", union(Levels(num_val=0)), *networks, 1.0, 0.8, "linear", 0.0)
+    case = Case("x", union(Levels(num_val=0)), *networks, 1.0, 0.8, "linear", 0.0, 1.0)
     drawn, told = draw_images(case, number=4)
     assert [axes.get_title(loc="left") for axes in drawn.axes] == ["(a) original", "(b) selected", "(c) unselected"]
     assert [axes.get_xlabel() for axes in drawn.axes] == ["4 of 60", "4 of 4", "2 of 2"]

@@ -89,7 +89,9 @@ def test_scores_tell_images_apart_that_float32_is_sure_of():
     scores = module.scores(images, 0)
     torch.testing.assert_close(scores[:, 0].log(), math.log(2) - torch.tensor([20.0, 30.0]))
     assert scores[:, 1].tolist() == [1, 1]
-    assert module.choose(scores).tolist() == [False, True]
+    choice = module.choose(scores)
+    assert choice.mask.tolist() == [False, True]
+    assert choice.label.tolist() == [1, 1]
 
 
 def test_scores_are_the_cross_entropy_with_the_top_class():
