@@ -17,7 +17,7 @@ _COMMANDS = {
     "test": ("cli", "measure on the test images"),
     "predict": ("cli", "label or synthesise: writes a transfer set, resumes where it was stopped"),
     "estimate": ("estimate", "what a run or a recipe will ask, send and pay, before the first question"),
-    "run": ("recipes", "run a recipe: several stages, finished ones are skipped"),
+    "run": ("run", "run a recipe: several stages, finished ones are skipped"),
     "report": ("report", "compare finished runs: report.md, report.html, results.csv, results.json"),
     "serve": ("serve", "put a saved network behind HTTP: the Open Inference Protocol"),
     "ledger": ("ledger", "the answers that were paid for: show, verify, export, replay"),

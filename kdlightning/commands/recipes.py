@@ -11,16 +11,16 @@ A recipe is one YAML file::
         config: {...}                  # the whole configuration, or the path of a file (relative to the recipe)
         set: {model.init_args.output: "{output}/labels-{robustness}"}  # single values on top of it
     report: true
+    compare: [DB3KD (noise)]           # optional: rows that the report compares all others with
 
 ``{output}``, the variables and the matrix's names are filled in wherever they stand in a string; what is meant
 literally, such as the ``{image}`` of a request, is written ``{{image}}``.
 
 ``extends: other.yaml`` starts from another recipe, relative to this one, which extends none itself. What this one says
-of ``output``, of ``report`` and of each variable replaces what the other says. A stage whose name the other has changes
-the keys that it gives; a new one stands behind the stage before it in this file, the first one at the end.
+of ``output``, ``report``, ``compare`` and each variable replaces what the other says. A stage whose name the other has
+changes the keys that it gives; a new one stands behind the stage before it in this file, the first one at the end.
 """
 
-import argparse
 import copy
 import hashlib
 import itertools
@@ -47,13 +47,6 @@ _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
 _KEPT = ("*.json", "*.safetensors", "*.jsonl", "journal-*", "journal", "checkpoints", "network")  # of a stage's work
 _TOLD = ("stage.json", "header.json")  # settings only
 _PURSE = ("budget", "budget_bytes", "budget_price", "price", "patience", "concurrency", "api_key_env", "api_key_file")
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes what stands at several places out at each of them."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
 
 
 class RecipeError(ValueError):
@@ -124,7 +117,7 @@ class Stage:
 
 
 def load_recipe(path: str | Path, *, output: str | None = None, variables: Variables | None = None) -> dict[str, Any]:
-    """A recipe with what it extends, again a recipe: ``output``, ``variables``, ``stages`` and ``report``.
+    """A recipe with what it extends, again a recipe: ``output``, ``variables``, ``stages``, ``report``, ``compare``.
 
     The output and the variables that are given replace the recipe's own.
 
@@ -155,8 +148,9 @@ def load_recipe(path: str | Path, *, output: str | None = None, variables: Varia
         else:
             stages.insert(place, found)
         place += 1
-    given = {"report": True} | extended | recipe
-    return {"output": output or given["output"], "variables": filled, "stages": stages, "report": given["report"]}
+    given = {"report": True, "compare": []} | extended | recipe
+    made = {"output": output or given["output"], "variables": filled, "stages": stages}
+    return made | {name: given[name] for name in ("report", "compare")}
 
 
 def read_recipe(
@@ -255,48 +249,6 @@ def _time_left(stages: Sequence[Stage]) -> float | None:
     return sum(fmean(each[command] or every) for command, seconds in taken if seconds is None) if every else None
 
 
-def main(argv: Sequence[str]) -> int:
-    """``kdlightning run RECIPE``."""
-    text = "Run the stages of a recipe in order; finished stages are skipped."
-    parser = argparse.ArgumentParser(prog="kdlightning run", description=text)
-    parser.add_argument("recipe", help="YAML file, such as experiments/demo.yaml")
-    parser.add_argument("--output", help="directory for everything, instead of the recipe's own")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the recipe")
-    parser.add_argument("--only", metavar="REGEX", help="run only the stages whose name matches, and no report")
-    parser.add_argument("--list", action="store_true", help="list the stages and stop")
-    parser.add_argument("--print", action="store_true", help="print the recipe with what it extends and stop")
-    parser.add_argument("--verbose", action="store_true", help="show on the console, too, what the libraries say")
-    options = parser.parse_args(argv)
-    console = Console(highlight=False)
-    try:
-        told: dict[str, Any] = {"output": options.output, "variables": dict(map(assignment, options.set))}
-        root, stages, wants_report = read_recipe(options.recipe, **told)
-        if not (options.list or options.print):
-            check_chain(stages, root)
-        names = ", ".join(stage.name for stage in stages)
-        if not (stages := [stage for stage in stages if re.search(options.only or "", stage.name)]):
-            raise RecipeError(f"--only {options.only} names none of its stages: {names}")
-        if options.print and options.only:
-            raise RecipeError("--print shows the whole recipe: leave --only out")
-        if options.print:
-            recipe = load_recipe(options.recipe, **told)
-            sys.stdout.write(yaml.dump(recipe, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120))
-            return 0
-        if options.list:
-            for stage in stages:
-                console.print(f"{stage.name}: {stage.command}, {'finished' if stage.finished else 'to do'}")
-            return 0
-        run_stages(stages, console, verbose=options.verbose)
-    except RecipeError as error:
-        sys.stderr.write(f"kdlightning run: {error}\n")
-        return 2
-    if wants_report and not options.only and any(stage.command == "fit" for stage in stages):  # else none is compared
-        from kdlightning.commands.report import main as report
-
-        return report([str(root), "--output", str(root / "report"), "--wandb"])
-    return 0
-
-
 def assignment(text: str) -> tuple[str, Any]:
     """Name and value of ``NAME=VALUE``, whose value is YAML.
 
@@ -328,7 +280,9 @@ def _parse(path: Path, absent: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     needed = set() if isinstance(recipe, dict) and "extends" in recipe else {"output", "stages"}
-    _check_keys(recipe, needed, {"extends", "output", "variables", "stages", "report"} - needed, str(path))
+    _check_keys(recipe, needed, {"extends", "output", "variables", "stages", "report", "compare"} - needed, str(path))
+    if not isinstance(rows := recipe.get("compare", []), list) or not all(isinstance(row, str) for row in rows):
+        raise RecipeError(f"{path}: compare takes a list of rows, such as ['DB3KD (noise)'], got {rows!r}")
     for number, entry in enumerate(recipe.get("stages") or []):
         _check_keys(entry, {"name"}, {"command", "config", "matrix", "set"}, f"{path}, stage {number + 1}")
     return recipe

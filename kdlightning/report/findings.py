@@ -15,6 +15,7 @@ from kdlightning.report.records import Confusion, GeneratorRun, LeftOut, Privacy
 
 RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE = "result.json", "manifest.json", "privacy.json"
 CONFUSION_FILE, UNUSABLE_FILE = "confusion.json", "unusable.json"  # beside a run's
+SEEDS_FILE = "seeds-added"  # above runs whose seeds were added until there was a verdict
 
 
 class Problem(NamedTuple):
@@ -84,7 +85,8 @@ def read_runs(paths: Sequence[Path]) -> Findings:
             elif stated.get("role") == "generator":
                 generators.append(parse(GeneratorRun, content, path=path))
             else:
-                runs.append(parse(Run, content, path=path, modified=path.stat().st_mtime_ns))
+                added = any((folder / SEEDS_FILE).exists() for folder in path.resolve().parents)
+                runs.append(parse(Run, content, path=path, modified=path.stat().st_mtime_ns, sequential=added))
     shared = Counter(path.name for path in manifests)
     named = {path.name if shared[path.name] == 1 else str(path): content for path, content in manifests.items()}
     pools = tuple(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlightning.commands.recipes import assignment, load_recipe, main, read_recipe
+from kdlightning.commands.recipes import assignment, load_recipe, read_recipe
+from kdlightning.commands.run import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 README = (EXPERIMENTS / "README.md").read_text()
@@ -89,7 +90,7 @@ def test_a_recipe_that_extends_another_is_printed_in_one_piece(recipe, tmp_path,
     assert main([str(recipe), "--print"]) == 0
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out)
-    assert set(yaml.safe_load(printed.read_text())) == {"output", "variables", "stages", "report"}
+    assert set(yaml.safe_load(printed.read_text())) == {"output", "variables", "stages", "report", "compare"}
     assert read_recipe(printed) == read_recipe(recipe)
 
 
