@@ -18,7 +18,7 @@ Differences from the paper (P) and the released code (R):
 6. H_mse is the mean over all elements of the last maps after the student's connector (R), or of the vectors where the
    teacher's classifier does not read the mean of its map, as LeNet-5's.
 7. A connector only where widths differ: P's sizes (11.17 M for ResNet-18) have none, R always has one. It is part of
-   the student, counted in its size and kept.
+   the student, counted in its size and kept. For vectors, which R has none for, it is linear.
 8. L_mdcl as printed excludes the positive pair from the denominator; ``contrastive="ntxent"`` is R's SimCLR loss. Both
    are means over the batch, not sums (R).
 9. The student's 128-dimensional head reads the vector that the shared classifier reads; R's reads the one before the

@@ -39,7 +39,7 @@ class SharedClassifierNetwork(Network):
         num_classes: K.
         map_size: height and width of the teacher's last map; None for vectors.
         connect: with a connector also where the student is as wide as the teacher already.
-        activation: a ReLU after the linear connector, for a teacher whose vector is never negative.
+        activation: a ReLU after the linear connector; networks of earlier versions have one. Many of its units died.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SharedClassifierNetwork(Network):
             shapes = f"{tuple(last.shape[1:])} and its vector {tuple(vector.shape[1:])}"
             raise ValueError(f"{needed}; this one's map is {shapes}: use vector")
         size = last.shape[-1] if pooled and features != "vector" else None
-        network = cls(student, vector.shape[1], len(classifier.weight), size, connect, bool((vector >= 0).all()))
+        network = cls(student, vector.shape[1], len(classifier.weight), size, connect)
         bias = torch.zeros(network.num_classes) if classifier.bias is None else classifier.bias
         network.classifier.load_state_dict({"weight": classifier.weight, "bias": bias})
         network.classifier.requires_grad_(False)

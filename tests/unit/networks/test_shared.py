@@ -99,6 +99,14 @@ def test_a_teacher_that_is_being_trained_stays_as_it_is():
     assert all(module.training for module in teacher.modules())
 
 
+def test_a_connector_of_vectors_is_linear():
+    """A ReLU there, as after a map's convolutions, left a third of LeNet-5's features without a gradient."""
+    network = SharedClassifierNetwork.of(LeNet5Classic(width=0.5), LeNet5Classic()).eval()
+    vectors = network.forward_features(torch.rand(8, 1, 32, 32))
+    assert isinstance(network.connector, nn.Linear)
+    assert (vectors < 0).any()
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"wrap it in kdlightning\.networks\.Adapter"):
         SharedClassifierNetwork(TinyNet(), 8, 3)
