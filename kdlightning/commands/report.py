@@ -21,7 +21,7 @@ files written into DIR (an earlier report there is replaced):
   comparisons.json            rows against their baselines, seed by seed
   generators.json             the runs that trained a generator, if there are any
   transfer-sets.json          queries, rows and seconds of every transfer set, if there are any
-  *.png                       the figures
+  *.png                       the figures, and accuracy against each number of the runs' points
 
 examples:
   kdlightning report runs/
@@ -63,5 +63,8 @@ def main(argv: Sequence[str]) -> int:
     print_generators(report.generators)
     if arguments.baseline:
         sys.stdout.writelines(f"{one.statement}\n" for one in report.compared)
+        if len(report.compared) > 1:
+            number = f"{len(report.compared)} comparisons: p is not corrected for their number"
+            sys.stdout.write(f"{number}; by Holm's correction it stands in {output / 'comparisons.json'}\n")
     sys.stdout.write(f"{output / 'report.html'}\n")
     return 0

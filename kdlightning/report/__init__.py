@@ -11,7 +11,8 @@ The callback `kdlightning.callbacks.RunResult` writes the record that is read he
 Each kind of file is a model of `kdlightning.report.records`; a file that does not fit is named with what is wrong.
 """
 
-from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
+from kdlightning.report.curves import AccuracyCurve, Arm, find_curves, plot_curve
+from kdlightning.report.figures import Picture, draw_confusions, draw_curves, draw_figures, draw_privacy
 from kdlightning.report.findings import Findings, Problem, read_confusions, read_runs
 from kdlightning.report.pages import Report, read_report, write_html, write_markdown, write_report
 from kdlightning.report.paired import Comparison, compare, compare_all
@@ -31,8 +32,9 @@ from kdlightning.report.tables import print_generators, print_table
 from kdlightning.report.tracking import log_to_wandb
 
 __all__ = [
-    "Comparison", "Confusion", "Findings", "GeneratorRun", "LeftOut", "Nearness", "Picture", "Privacy", "Problem",
-    "Report", "ReportError", "Row", "Run", "TransferSet", "compare", "compare_all", "draw_confusions",
-    "draw_figures", "draw_privacy", "find", "load_rows", "log_to_wandb", "print_generators", "print_table",
-    "read_confusions", "read_report", "read_runs", "summarise", "write_html", "write_markdown", "write_report",
+    "AccuracyCurve", "Arm", "Comparison", "Confusion", "Findings", "GeneratorRun", "LeftOut", "Nearness", "Picture",
+    "Privacy", "Problem", "Report", "ReportError", "Row", "Run", "TransferSet", "compare", "compare_all",
+    "draw_confusions", "draw_curves", "draw_figures", "draw_privacy", "find", "find_curves", "load_rows",
+    "log_to_wandb", "plot_curve", "print_generators", "print_table", "read_confusions", "read_report", "read_runs",
+    "summarise", "write_html", "write_markdown", "write_report",
 ]  # fmt: skip

@@ -30,21 +30,21 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure | None:
     """
     rows = [row for row in rows if row.accuracy_mean is not None]
     students = [row for row in rows if row.role == "student" and row.queries is not None]
-    students.sort(key=lambda row: -_mean(row))
+    students.sort(key=lambda row: -mean_of(row))
     if not any(row.queries for row in students):
         return None
-    lines = {(row.role, row.label, row.student, _mean(row)): row for row in rows if row.role != "student"}
+    lines = {(row.role, row.label, row.student, mean_of(row)): row for row in rows if row.role != "student"}
     figure = Figure(figsize=(6.2, max(4.2, 0.18 * (len(students) + len(lines)) + 0.8)))
     axes = figure.subplots()
     points = _query_axis(axes, students)
-    _percent_axis(axes, students, lines.values())
+    percent_axis(axes, students, lines.values())
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the list stands outside of what was laid out
-    spots = axes.transData.transform([(x, 100 * _mean(row)) for row, x in zip(students, points, strict=True)])
+    spots = axes.transData.transform([(x, 100 * mean_of(row)) for row, x in zip(students, points, strict=True)])
     places = axes.transData.inverted().transform(_aside(spots.tolist(), 13 / 72 * figure.dpi))[:, 0]
     names = _short_names(students)
     for i, (row, name, x, place) in enumerate(zip(students, names, points, places, strict=True), 1):
-        paint, y, std = _ACCESSES.get(row.access or "", GREY), 100 * _mean(row), 100 * _std(row)
+        paint, y, std = _ACCESSES.get(row.access or "", GREY), 100 * mean_of(row), 100 * _std(row)
         label = f"{i}  {drawable(name, _LONGEST)}  {y:.2f}"
         axes.plot([x, place], [y, y], color=GREY, linewidth=0.6, zorder=1.5)
         axes.plot([place, place], [max(y - std, 100 * _LEAST), min(y + std, 100 - 100 * _LEAST)], color=paint)
@@ -52,9 +52,9 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure | None:
         axes.annotate(str(i), (place, y), ha="center", va="center", fontsize=7, color="white", zorder=4)
     for row in lines.values():
         name = f"{'teacher' if row.role == 'teacher' else row.label}, {row.student}"
-        label = f"{drawable(name, _LONGEST)}  {100 * _mean(row):.2f}"
+        label = f"{drawable(name, _LONGEST)}  {100 * mean_of(row):.2f}"
         dashes = "-" if row.role == "teacher" else (0, (5, 3))
-        axes.axhline(100 * _mean(row), color=GREY, linewidth=0.9, linestyle=dashes, zorder=1, label=label)
+        axes.axhline(100 * mean_of(row), color=GREY, linewidth=0.9, linestyle=dashes, zorder=1, label=label)
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, labelspacing=0.35, markerscale=0.55,
         handletextpad=0.3, prop={"size": 8, "family": families(names)},
@@ -62,8 +62,9 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _mean(row: Row) -> float:
-    return row.accuracy_mean or 0.0  # rows without are not drawn
+def mean_of(row: Row) -> float:
+    """What is drawn of a row; rows without an accuracy are not."""
+    return row.accuracy_mean or 0.0
 
 
 def _std(row: Row) -> float:
@@ -89,7 +90,7 @@ def _query_axis(axes: Axes, students: Sequence[Row]) -> list[float]:
     return [row.queries or zero for row in students]
 
 
-def _percent_axis(axes: Axes, students: Sequence[Row], lines: Iterable[Row]) -> None:
+def percent_axis(axes: Axes, students: Sequence[Row], lines: Iterable[Row]) -> None:
     """An axis of percent on which 99 % is as far from 99.9 % as 9 % is from 50 %."""
 
     def logit(percent: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -100,9 +101,9 @@ def _percent_axis(axes: Axes, students: Sequence[Row], lines: Iterable[Row]) -> 
         return np.asarray(100 / (1 + 10.0 ** -np.asarray(value, dtype=np.float64)))
 
     # of a bar, at most half of what lies between its point and an end of the axis
-    shown = [_mean(row) for row in lines]
-    shown += [max(_mean(row) - _std(row), _mean(row) / 2) for row in students]
-    shown += [min(_mean(row) + _std(row), (1 + _mean(row)) / 2) for row in students]
+    shown = [mean_of(row) for row in lines]
+    shown += [max(mean_of(row) - _std(row), mean_of(row) / 2) for row in students]
+    shown += [min(mean_of(row) + _std(row), (1 + mean_of(row)) / 2) for row in students]
     low, high = logit([100 * min(shown), 100 * max(shown)])
     room = max(0.08 * (high - low), 0.02)
     axes.set_yscale("function", functions=(logit, expit))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kdlightning.report.accuracy import plot_accuracy
 from kdlightning.report.canvas import COLOURS, GREY, STYLE, THOUSANDS, as_png, as_svg
+from kdlightning.report.curves import AccuracyCurve, find_curves, plot_curve
 from kdlightning.report.names import drawable, families, labels, note, one_line
 from kdlightning.report.records import Confusion, Privacy, Row, TransferSet
 
@@ -22,6 +23,7 @@ _ACCURACY = (
     "Mean over seeds; bars are one sample standard deviation. Points that would hide others stand aside, with a line "
     "to their place."
 )
+_CURVE = "Mean over seeds; the band is its 95 % interval. Grey: what does not depend on the number."
 _UNKNOWN = "Without a place on the axis, as their queries are not known"
 _PRIVACY = (
     "Share of images (logarithmic) whose nearest local image is within a distance. Grey: the distance within which "
@@ -45,8 +47,13 @@ class Picture(NamedTuple):
 
 
 def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> list[Picture]:
-    """Accuracy against queries for each data set with a student that asked; then the distances of transfer sets."""
+    """Accuracy against queries for each data set with a student that asked; then the distances of transfer sets.
+
+    What stands on a curve (`draw_curves`) is not shown again.
+    """
     pictures: list[Picture] = []
+    drawn = {row.key for curve in find_curves(rows) for row in curve.rows if row.point}
+    rows = [row for row in rows if row.key not in drawn]
     for dataset in dict.fromkeys(row.dataset for row in rows):
         members = [row for row in rows if row.dataset == dataset]
         unknown = sum(row.role == "student" and row.queries is None for row in members)
@@ -65,6 +72,17 @@ def draw_figures(rows: Sequence[Row], transfer_sets: Sequence[TransferSet]) -> l
                 f"{source} The band is one standard deviation.",
             )
             _add(pictures, "curve", entry.dataset, name, what, caption, plot_distance_curve(entry))
+    return pictures
+
+
+def draw_curves(curves: Sequence[AccuracyCurve]) -> list[Picture]:
+    """Accuracy against a number of the runs' points, a figure for each curve."""
+    pictures: list[Picture] = []
+    for curve in curves:
+        what = ", ".join(part for part in (f"Accuracy against {curve.axis}", curve.student, curve.place) if part)
+        _add(
+            pictures, "against", curve.rows[0].dataset, f"{curve.axis} {curve.student}", what, _CURVE, plot_curve(curve)
+        )
     return pictures
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from kdlightning.report import tables, text
-from kdlightning.report.figures import Picture, draw_confusions, draw_figures, draw_privacy
+from kdlightning.report.curves import find_curves
+from kdlightning.report.figures import Picture, draw_confusions, draw_curves, draw_figures, draw_privacy
 from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, read_confusions, read_pools, read_runs
 from kdlightning.report.headline import headline
 from kdlightning.report.paired import compare_all
@@ -78,9 +79,11 @@ class Report:
         self.pools, unread = read_pools(findings.runs)
         self.problems = [*findings.problems, *unread, *unclear]
         self.pictures = draw_figures(self.rows, findings.transfer_sets)
+        curves = find_curves(self.rows)
+        self.curves = list(zip(curves, draw_curves(curves), strict=True))
         self.confusions = list(zip(confusions, draw_confusions(confusions), strict=True))
         self.privacy = list(zip(findings.privacy, draw_privacy(findings.privacy), strict=True))
-        self.drawn = [*self.pictures, *(picture for _, picture in (*self.confusions, *self.privacy))]
+        self.drawn = [*self.pictures, *(picture for _, picture in (*self.curves, *self.confusions, *self.privacy))]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -150,7 +153,12 @@ class Report:
         pairs = [one for one in self.compared if one.dataset == dataset]
         table = tables.paired_table(pairs)
         against = Part("Paired comparisons", table=table, note=_NOTES.paired, folded=len(pairs) > _UNFOLDED)
-        return [first, *([against] if pairs else []), *(part for part in seen if part.pictures)]
+        curves = [
+            Part(picture.title, table=tables.curve_table(curve), pictures=[picture], note=_NOTES.curves)
+            for curve, picture in self.curves
+            if picture.dataset == dataset
+        ]
+        return [first, *curves, *([against] if pairs else []), *(part for part in seen if part.pictures)]
 
     def write(self, output: Path | None = None, *, wandb: bool = False) -> Path:
         """Write ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.

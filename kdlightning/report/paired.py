@@ -111,9 +111,9 @@ def compare(row: Row, baseline: Row) -> Comparison:
     made = made._replace(difference=mean, wins=int((counts > 0).sum()), losses=int((counts < 0).sum()))
     if count == 1:
         return made
-    spread = stdev(differences)
-    half = float(stats.t.ppf(1 - level / 2, count - 1)) * spread / math.sqrt(count)
-    return made._replace(low=mean - half, high=mean + half, p=_sign_flips(counts), needed=_needed(mean, spread))
+    half = half_width(differences, level)
+    needed = _needed(mean, stdev(differences))
+    return made._replace(low=mean - half, high=mean + half, p=_sign_flips(counts), needed=needed)
 
 
 def compare_all(rows: Sequence[Row], baselines: Sequence[str] = ()) -> tuple[list[Comparison], list[str]]:
@@ -150,6 +150,12 @@ def compare_all(rows: Sequence[Row], baselines: Sequence[str] = ()) -> tuple[lis
             for baseline in () if lacking else partners:
                 made.setdefault(frozenset((row.key, baseline.key)), compare(row, baseline))
     return _holm(list(made.values())), notes
+
+
+def half_width(values: Sequence[float], level: float = LEVEL) -> float:
+    """Half of Student's interval at ``1 - level`` for the mean of some values; 0 for less than two."""
+    count = len(values)
+    return float(stats.t.ppf(1 - level / 2, count - 1)) * stdev(values) / math.sqrt(count) if count > 1 else 0.0
 
 
 def points(share: float | None) -> str:

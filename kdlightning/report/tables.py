@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kdlightning.report import text
+from kdlightning.report.curves import AccuracyCurve, Arm
 from kdlightning.report.paired import Comparison, p_value, points
 from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Row, Run
 from kdlightning.report.rows import teacher_sizes
@@ -128,6 +129,25 @@ def paired_table(compared: Sequence[Comparison]) -> Table:
         Column("Seeds of one only", lambda one: ", ".join(map(str, one.alone)) or text.DASH, None, "extra"),
     )
     return Table(columns, compared)
+
+
+def curve_table(curve: AccuracyCurve) -> Table:
+    """A line for each arm, a column for each number; a star marks the best of a column."""
+
+    def column(number: float) -> Column:
+        best = curve.best(number)
+
+        def show(arm: Arm) -> str:
+            row = arm.rows.get(number)
+            if row is None:
+                return text.DASH
+            star = "★ " if row is best else ""
+            return f"{star}{text.spread(row.accuracy_mean, row.accuracy_std, len(row.seeds))} ({len(row.seeds)})"
+
+        heading = f"{curve.axis} {text.decimal(number)}"
+        return Column(heading, show, lambda arm: arm.rows[number].accuracy_mean if number in arm.rows else None)
+
+    return Table((Column("Method", lambda arm: arm.name), *map(column, curve.numbers)), curve.arms)
 
 
 def generator_table(generators: Sequence[GeneratorRun]) -> Table:
