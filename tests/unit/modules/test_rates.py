@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, Re
 
 from kdlightning.methods import Supervised
 from kdlightning.modules import WarmupCosineLR
+from kdlightning.modules.schedule import progress
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -86,3 +88,17 @@ def test_what_cannot_be_known_or_seen_is_said(tmp_path):
     rates(tmp_path, WarmupCosineLR)
     with pytest.raises(ValueError, match=r"schedules.0.total_steps was 8 and is 12"):
         rates(tmp_path, WarmupCosineLR, epochs=3, ckpt=tmp_path / "2.ckpt")
+
+
+def test_progress_is_of_what_ends_the_run_first():
+    def run(**told):
+        return SimpleNamespace(**{"current_epoch": 1, "global_step": 30, "max_epochs": -1, "max_steps": -1, **told})
+
+    assert progress(run(max_epochs=4)) == 0.25
+    assert progress(run(max_steps=40)) == 0.75
+    assert progress(run(max_epochs=4, max_steps=40)) == 0.75
+    assert progress(run(max_epochs=2, max_steps=400)) == 0.5
+    assert progress(run(max_epochs=2), epochs=2) == 1
+    assert progress(run(max_steps=30), epochs=2) == 1
+    assert progress(run()) is None
+    assert progress(run(max_epochs=None, max_steps=300)) == 0.1

@@ -6,7 +6,9 @@ from torch import nn
 from kdlightning.networks import (
     Adapter,
     CIFARResNet,
+    LeNet5,
     LeNet5Classic,
+    LeNet5Fifth,
     ResNet18,
     SharedClassifierNetwork,
     count_macs,
@@ -25,6 +27,14 @@ def test_lenet_pair_has_the_size_that_fits_the_papers():
     assert count_macs(network, (1, 32, 32)) == 137_688  # printed: 0.14M
     assert count_macs(LeNet5Classic(width=0.5), (1, 32, 32)) == 137_688 - 42 * 84 - 84 * 10 + 42 * 10
     assert not network.classifier.weight.requires_grad
+
+
+def test_a_fifth_of_lenet_is_an_eleventh_with_its_connector():
+    teacher, student = LeNet5(), LeNet5Fifth()
+    assert count_parameters(teacher) / count_parameters(student) == pytest.approx(24, abs=0.5)
+    network = SharedClassifierNetwork.of(student, teacher)  # 40 → 200, and the teacher's 200 → 10
+    assert count_parameters(network) == 7_964 - 410 + (40 * 200 + 200) + 2_010 == 17_764
+    assert count_parameters(teacher) / count_parameters(network) == pytest.approx(11, abs=0.5)
 
 
 def test_a_student_that_grows_by_half_or_more_is_told_before_it_is_trained(caplog):
