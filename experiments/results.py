@@ -1,39 +1,12 @@
 """docs/results.md and its figures, made of results/page.md and the records beside it; nothing is measured here.
 
-    python experiments/results.py            # writes docs/results.md and docs/results-*.png
-    python experiments/results.py --check    # 1 if they would be written differently
+    python experiments/results.py            # writes docs/results.md, docs/results-*.png and a column of the README
+    python experiments/results.py --check    # 1 if they would be written differently, or a record has no commit
 
 A record is the ``results.json`` of ``python -m kdlightning report``, kept as ``results/NAME.json``. What a report's
 rows do not hold (a pool's cost, a generator's quality) is in other JSON files there.
 
-``results/page.md`` is the page, with numbers and tables left out. A table is a block of YAML::
-
-    ```table
-    record: mnist-db3kd                  # results/mnist-db3kd.json
-    columns: {student: student, method: method, "ours, %": accuracy, queries: queries, "paper, %": paper}
-    rows:
-    - {row: DB3KD (sd) | LeNet5Half, as: sd, method: DB3KD-SD, paper: "99.15"}
-    - {student: LeNet5Half, method: DB3KD-MBD, paper: "99.52"}
-    ```
-
-``row`` names a record's row by its method, and as much of student, role and access as tells it from the others;
-``NAME: ...`` in front takes it from another record. A row without ``row`` was not run. A column shows what is measured
-(`MEASURED`), which cannot be typed, or else a text of the row's own, or the record's. Texts that start with "paper"
-are the papers' numbers.
-
-A figure of accuracy against queries is another block, of rows by the names that they were given, and what to call them
-there; a figure keeps a digest of what it shows, and is drawn again when that has changed::
-
-    ```figure
-    file: results-mnist.png
-    title: MNIST, all methods
-    rows: {sd: "DB3KD (SD)", teacher: teacher}
-    ```
-
-A number in the prose is ``{{sd.mean}}``, of the row that was called ``sd`` anywhere on the page; ``{{NAME.key.0}}`` is
-an entry of another JSON file (``mean``, ``min`` and ``max`` of a list). ``{{a.mean - b.mean}}`` is in points,
-``{{a.queries / 10000}}`` a ratio, and several signs work from left to right. After a colon stands how it is written:
-``{{a.seconds / 60: 1}}`` with one decimal, ``{{x: %0}}`` a fraction in percent, without decimals.
+What may stand in ``results/page.md`` is told in ``resultspage.py``.
 """
 
 import argparse
@@ -42,205 +15,27 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from resultspage import RECORDS, Page, PageError
 
-from kdlightning.report import Row, load_rows, text
+from kdlightning.report import Row, find_curves, plot_curve
 from kdlightning.report.accuracy import plot_accuracy
 
 ROOT = Path(__file__).parents[1]
-RECORDS, TEMPLATE, PAGE = ROOT / "results", ROOT / "results/page.md", ROOT / "docs/results.md"
-NOT_RUN = "not run"
+TEMPLATE, QUOTED, PAGE, README = (
+    ROOT / name for name in ("results/page.md", "results/quoted.yaml", "docs/results.md", "README.md")
+)
+HELPS, NOT_MEASURED = "where it helps", "not measured yet"
 DIGEST = "rows"  # what a figure's file calls the digest of its rows
-BLOCK = r"^```{}\n(.*?)^```$"
-
-
-class PageError(ValueError):
-    """The page cannot be made; the message says what was looked for and what there is."""
-
-
-def _accuracy(row: Row) -> str:
-    """Mean ± standard deviation in percent; the mean alone of one seed, and the number of seeds where it is two."""
-    spread = f" ± {text.percent(row.accuracy_std)}" if len(row.seeds) > 1 else ""
-    return f"{text.percent(row.accuracy_mean)}{spread}{' (2 seeds)' if len(row.seeds) == 2 else ''}"
-
-
-def _asked(show: Callable[[Row], str]) -> Callable[[Row], str]:
-    """Queries and bytes; a dash for a white box, which is not asked but opened."""
-    return lambda row: text.DASH if row.access == "white" else show(row)
-
-
-MEASURED: Mapping[str, Callable[[Row], str]] = {
-    "accuracy": _accuracy,
-    "mean": lambda row: text.percent(row.accuracy_mean),
-    "std": lambda row: text.percent(row.accuracy_std),
-    "accuracies": lambda row: ", ".join(map(text.percent, row.accuracies or ())),
-    "agreement": lambda row: text.percent(row.agreement),
-    "parameters": lambda row: text.count(row.parameters),
-    "queries": _asked(lambda row: text.count(row.queries)),
-    "bytes": _asked(lambda row: text.scaled(row.bytes_up, "B")),
-    "seconds": lambda row: text.seconds(row.seconds),
-    "seeds": lambda row: ", ".join(map(str, row.seeds)),
-}
-_NUMBERS: Mapping[str, Callable[[Row], float | None]] = {
-    "mean": lambda row: row.accuracy_mean,
-    "std": lambda row: row.accuracy_std,
-    "agreement": lambda row: row.agreement,
-    "parameters": lambda row: row.parameters,
-    "queries": lambda row: row.queries,
-    "bytes": lambda row: row.bytes_up,
-    "seconds": lambda row: row.seconds,
-}
-_FRACTIONS = ("mean", "std", "agreement")
-_SUMMARIES: Mapping[str, Callable[[list[float]], float]] = {"mean": fmean, "min": min, "max": max}
-
-
-class Page:
-    """A template with its records: which rows have names, and which records are used.
-
-    Args:
-        template: the page with placeholders and table blocks.
-        records: directory with the JSON files.
-
-    Attributes:
-        tables: the table blocks, parsed.
-        figures: file name → the rows to draw.
-        shown: every row of a record that a table shows.
-    """
-
-    def __init__(self, template: str, records: Path = RECORDS) -> None:
-        self.template, self.records = template, records
-        self.shown: list[Row] = []
-        self._files: dict[str, object] = {}
-        self._named: dict[str, tuple[Row | None, dict[str, str]]] = {}
-        self.tables = _blocks("table", template)
-        self._rendered = [self._table(table) for table in self.tables]
-        self._pictures = _blocks("figure", template)
-        self.figures: dict[str, list[Row]] = {entry["file"]: self._drawn(entry) for entry in self._pictures}
-
-    @property
-    def used(self) -> set[str]:
-        """Names of the files that have been read."""
-        return set(self._files)
-
-    def write(self) -> str:
-        """The page in Markdown."""
-        filled = _replace("table", self._rendered, self.template)
-        return self.fill(_replace("figure", ["![{title}]({file})".format(**entry) for entry in self._pictures], filled))
-
-    def fill(self, prose: str) -> str:
-        """Replace the placeholders of a text.
-
-        Raises:
-            PageError: a name or a key does not exist.
-        """
-        return re.sub(r"\{\{(.+?)\}\}", lambda match: self._value(match[1]), prose)
-
-    def _read(self, name: str) -> object:
-        """A JSON file, as rows if it is a report's."""
-        if name not in self._files:
-            path = self.records / f"{name}.json"
-            if not path.is_file():
-                raise PageError(f"{name}: neither the name of a row (as: ...) nor a file {path}")
-            content = json.loads(path.read_text())
-            is_report = isinstance(content, list) and "accuracy_mean" in content[0]
-            self._files[name] = load_rows(path) if is_report else content
-        return self._files[name]
-
-    def _row(self, address: str, record: str) -> tuple[str, Row]:
-        """A record's name and its row."""
-        other, colon, rest = address.partition(": ")
-        if colon and (self.records / f"{other}.json").is_file():
-            record, address = other, rest
-        method, *parts = (part.strip() for part in address.split("|"))
-        content = self._read(record)
-        rows = [row for row in content if isinstance(row, Row)] if isinstance(content, list) else []
-        found = [row for row in rows if row.label == method and set(parts) <= {row.student, row.role, row.access}]
-        if len(found) != 1:
-            known = "".join(f"\n  {row.label} | {row.student} | {row.role} | {row.access}" for row in rows)
-            raise PageError(f"{record}: {len(found)} rows are '{address}'; there are{known}")
-        return record, found[0]
-
-    def _table(self, table: Mapping[str, Any]) -> str:
-        columns: dict[str, str] = table["columns"]
-        lines = [list(columns), ["--:" if _is_number(source) else ":--" for source in columns.values()]]
-        sources: list[tuple[str, Row]] = []
-        for entry in table["rows"]:
-            if typed := set(entry) & set(MEASURED):
-                raise PageError(f"{sorted(typed)} cannot be typed, they are a record's: {entry}")
-            row = None
-            if "row" in entry:
-                sources.append(self._row(entry["row"], table.get("record", "")))
-                row = sources[-1][1]
-            if name := entry.get("as"):
-                if name in self._named:
-                    raise PageError(f"two rows are called '{name}'")
-                self._named[name] = (row, entry)
-            lines.append([_cell(source, row, entry) for source in columns.values()])
-        self.shown += [row for _, row in sources]
-        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *_origin(sources)])
-
-    def _drawn(self, entry: Mapping[str, Any]) -> list[Row]:
-        """The rows of a figure under the names that they have there."""
-        found = {name: self._named.get(name, (None, {}))[0] for name in entry["rows"]}
-        if missing := [name for name, row in found.items() if row is None]:
-            raise PageError(f"{entry['file']}: no row that was run is called {', '.join(missing)}")
-        return [
-            row.model_copy(update={"method": entry["rows"][name], "variant": None})
-            for name, row in found.items()
-            if row
-        ]
-
-    def _value(self, expression: str) -> str:
-        body, _, form = (part.strip() for part in expression.partition(":"))
-        terms = re.split(r"\s+([-/])\s+", body)
-        if len(terms) == 1 and not form:
-            return self._shown(body)
-        value = self._number(terms[0])
-        for sign, term in zip(terms[1::2], terms[2::2], strict=True):
-            value = value / self._number(term) if sign == "/" else value - self._number(term)
-        if not form and "-" in terms and terms[0].rpartition(".")[2] in _FRACTIONS:
-            return f"{100 * value:.2f}"
-        return f"{100 * value:,.{form[1:]}f}" if form.startswith("%") else f"{value:,.{form or 0}f}"
-
-    def _shown(self, address: str) -> str:
-        """One value as it is always written."""
-        name, _, key = address.partition(".")
-        if name not in self._named:
-            value = self._number(address)
-            return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-        row, entry = self._named[name]
-        if key not in MEASURED:
-            return str(entry[key])
-        if row is None:
-            raise PageError(f"{address}: this row was not run")
-        return MEASURED[key](row)
-
-    def _number(self, address: str) -> float:
-        if re.fullmatch(r"[\d.]+", address):
-            return float(address)
-        name, _, key = address.partition(".")
-        if name in self._named:
-            row, _ = self._named[name]
-            value = _NUMBERS[key](row) if row and key in _NUMBERS else None
-            if value is None:
-                raise PageError(f"{address}: no such number; there are {', '.join(_NUMBERS)}")
-            return value
-        content = self._read(name)
-        try:
-            for part in key.split("."):
-                content = _entry(content, part)
-        except (KeyError, IndexError, ValueError):
-            raise PageError(f"{address}: results/{name}.json has no such entry") from None
-        if not isinstance(content, int | float):
-            raise PageError(f"{address}: expected a number, got {content!r}")
-        return content
+COMMIT_NOT_STATED = {  # records of before a commit was asked for
+    "digits-kd3", "digits-kd3-half", "digits-shaderkd", "digits-shaderkd-privacy",
+    "mnist-kd3", "mnist-mekd-baselines", "mnist-shaderkd", "mnist-zsdb3kd",
+}  # fmt: skip
 
 
 def digest(rows: list[Row]) -> str:
@@ -248,7 +43,8 @@ def digest(rows: list[Row]) -> str:
     shown = [
         (row.label, row.role, row.student, row.access, row.accuracy_mean, row.accuracy_std, row.queries) for row in rows
     ]
-    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+    points = [(row.point, row.accuracies) for row in rows if row.point]  # bands are of the seeds
+    return hashlib.sha256(json.dumps([*shown, *points]).encode()).hexdigest()[:16]
 
 
 def is_drawn(path: Path, rows: list[Row]) -> bool:
@@ -257,12 +53,13 @@ def is_drawn(path: Path, rows: list[Row]) -> bool:
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Accuracy against queries as a PNG of 64 colours.
+    """Accuracy against queries, or against the number of the rows' points, as a PNG of 64 colours.
 
     Raises:
         PageError: no student of these rows has asked anything.
     """
-    figure = plot_accuracy(rows)
+    curves = find_curves(rows)
+    figure = plot_curve(curves[0]) if curves else plot_accuracy(rows)
     if figure is None:
         raise PageError(f"{path.name}: no student of its rows has asked a teacher anything")
     buffer, facts = io.BytesIO(), PngInfo()
@@ -271,64 +68,53 @@ def draw(path: Path, rows: list[Row]) -> None:
     Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True, pnginfo=facts)
 
 
-def _blocks(kind: str, template: str) -> list[dict[str, Any]]:
-    found = re.findall(BLOCK.format(kind), template, re.MULTILINE | re.DOTALL)
-    return [yaml.safe_load(block) for block in found]
+def helps(document: str, said: Mapping[str, str]) -> str:
+    """A document whose table with the column `HELPS` says this of methods, by the first one that a line links to."""
+    lines, inside = document.splitlines(keepends=True), False
+    for place, line in enumerate(lines):
+        inside = line.startswith("|") and (inside or line.rstrip(" |\n").endswith(HELPS))
+        cells = line.split(" | ")
+        if inside and (named := re.search(r"\[`(\w+)`\]", line)):
+            lines[place] = " | ".join([*cells[:-1], f"{said.get(named[1], NOT_MEASURED)} |\n"])
+    return "".join(lines)
 
 
-def _replace(kind: str, texts: list[str], template: str) -> str:
-    remaining = iter(texts)
-    return re.sub(BLOCK.format(kind), lambda _: next(remaining), template, flags=re.MULTILINE | re.DOTALL)
+def without_commit(records: Path = RECORDS) -> list[str]:
+    """The records with a row that does not say of which commit it is, beside those of before this was asked."""
+    lacking = []
+    for path in sorted(records.glob("*.json")):
+        content = json.loads(path.read_text())
+        rows = content if isinstance(content, list) else []
+        commits = [str(row.get("commit")) for row in rows if "accuracy_mean" in row]
+        if any(commit in ("None", "mixed") or "not stated" in commit for commit in commits):
+            lacking.append(path.stem)
+    return [name for name in lacking if name not in COMMIT_NOT_STATED]
 
 
-def _entry(content: object, part: str) -> object:
-    if isinstance(content, dict):
-        return content[part]
-    if isinstance(content, list):
-        return _SUMMARIES[part](content) if part in _SUMMARIES else content[int(part)]
-    raise KeyError(part)
-
-
-def _origin(sources: list[tuple[str, Row]]) -> list[str]:
-    """Where a table's numbers are from."""
-    if not sources:
-        return []
-    rows = [row for _, row in sources]
-    links = [f"[{name}.json](../results/{name}.json)" for name in dict.fromkeys(name for name, _ in sources)]
-    commits = sorted({row.commit or "not stated" for row in rows})
-    hardware = sorted({row.hardware for row in rows if row.hardware})
-    versions = sorted({f"{package} {number}" for row in rows for package, number in (row.versions or {}).items()})
-    return ["", f"<small>{', '.join(links)}; commit {', '.join(commits)}; {', '.join([*hardware, *versions])}</small>"]
-
-
-def _is_number(source: str) -> bool:
-    return source in MEASURED or source.startswith("paper")
-
-
-def _cell(source: str, row: Row | None, entry: Mapping[str, str]) -> str:
-    if source in MEASURED:
-        return MEASURED[source](row) if row else NOT_RUN if source in ("accuracy", "mean") else ""
-    if source in entry:
-        return entry[source]
-    own = {"student": row.student, "method": row.label, "access": row.access} if row else {}
-    return own.get(source) or text.DASH
+def said(page: Page) -> dict[str, str]:
+    """Method → the sentence on where it helps, of those that were measured."""
+    texts = yaml.safe_load(QUOTED.read_text())["helps"]
+    return {method: page.fill(text) for method, text in texts.items() if text}
 
 
 def main(argv: list[str]) -> int:
-    """Write the page, or compare it; the exit code."""
+    """Write the page and the README's column, or compare them; the exit code."""
     parser = argparse.ArgumentParser(description="docs/results.md out of results/page.md and the records.")
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if anything is not up to date")
     arguments = parser.parse_args(argv)
+    if lacking := without_commit():
+        raise PageError(f"no record without a commit: run from a checkout, and report again: {', '.join(lacking)}")
     page = Page(TEMPLATE.read_text())
-    content = page.write()
+    written = {PAGE: page.write(), README: helps(README.read_text(), said(page))}
     old = {
         PAGE.with_name(name): rows for name, rows in page.figures.items() if not is_drawn(PAGE.with_name(name), rows)
     }
     if arguments.check:
-        return int(bool(old) or content != PAGE.read_text())
+        return int(bool(old) or any(path.read_text() != content for path, content in written.items()))
     for path, rows in old.items():
         draw(path, rows)
-    PAGE.write_text(content)
+    for path, content in written.items():
+        path.write_text(content)
     return 0
 
 

@@ -209,7 +209,9 @@ class Row(Compared):
     bytes_down: Mean | None  #: as above
     seconds: Duration | None  #: mean over the seeds
     checkpoint: Text | None  #: the seeds' common value, else ``"mixed"``
-    commit: Text | None  #: the seeds' common value, else ``"mixed"``
+    commit: (
+        Text | None
+    )  #: the seeds' values, ``"abc1234, abc1234+"``; None where none is stated (``"mixed"`` in older records)
     hardware: Text | None = None  #: the same; like all that follows, None in older records
     versions: Versions | None = None  #: package → version, ``"mixed"`` where the seeds differ
     accuracies: list[Fraction] | None = None  #: of the seeds, in their order, in [0, 1]; last checkpoints

@@ -162,7 +162,8 @@ def _average(members: list[Run]) -> Row:
     complete = {key: None if None in values else values for key, values in each.items()}
     means: dict[str, Any] = {key: None if (known := complete[key]) is None else fmean(known) for key in _MEANS}
     common: dict[str, Any] = {key: _common(each[key], None) for key in ("parameters", "macs")}
-    common |= {key: _common(each[key], "mixed") for key in ("checkpoint", "commit", "hardware", "teacher_fingerprint")}
+    common |= {key: _common(each[key], "mixed") for key in ("checkpoint", "hardware", "teacher_fingerprint")}
+    commits = sorted({commit or "not stated" for commit in each["commit"]})
     stated = [versions or {} for versions in each["versions"]]
     packages = sorted({package for versions in stated for package in versions})
     configs = [Path(config or "") for config in each["config"]]
@@ -171,6 +172,7 @@ def _average(members: list[Run]) -> Row:
         **members[0].model_dump(include=set(Compared.model_fields)),
         **common,
         **means,
+        commit=None if commits == ["not stated"] else ", ".join(commits),
         accuracy_mean=None if (known := complete["accuracy"]) is None else fmean(known),
         accuracy_std=None if known is None or len(members) == 1 else stdev(known),
         agreement_std=None if (agreed := complete["agreement"]) is None or len(members) == 1 else stdev(agreed),

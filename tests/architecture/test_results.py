@@ -1,21 +1,18 @@
 """Numbers of ours in the documents are those of the records under results/."""
 
-import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import resultspage
 import yaml
 
-from kdlightning.report import load_rows
+import results
+from kdlightning.report import Row, load_rows
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("results", ROOT / "experiments/results.py")
-results = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(results)
-
 QUOTED = yaml.safe_load((results.RECORDS / "quoted.yaml").read_text())
 TYPED = {"student", "method", "access", "from", "images", "variant", "setting"}  # columns of words and settings
 
@@ -39,23 +36,23 @@ def test_every_record_and_every_row_is_shown(page):
     assert page.used == {path.stem for path in results.RECORDS.glob("*.json")}
     for name in page.used:
         content = page._read(name)
-        rows = [row for row in content if isinstance(row, results.Row)] if isinstance(content, list) else []
+        rows = [row for row in content if isinstance(row, Row)] if isinstance(content, list) else []
         students = [row for row in rows if row.role != "teacher"]  # two records may have the same teacher
         assert [f"{name}: {row.label}" for row in students if row not in page.shown] == []
 
 
 def test_numbers_in_tables_come_from_records(page):
     records = [row for path in results.RECORDS.glob("*.json") for row in _rows(path)]
-    written = {show(row) for row in records for show in results.MEASURED.values()}
+    written = {show(row) for row in records for show in resultspage.MEASURED.values()}
     for table in page.tables:
         for header, source in table["columns"].items():
             paper = header.startswith("paper")
             assert source.startswith("paper") == paper, f"{header}: the paper's numbers, and they alone, say so"
-            assert source in results.MEASURED or paper or source in TYPED, (
+            assert source in resultspage.MEASURED or paper or source in TYPED, (
                 f"{header}: {source} could hold typed numbers"
             )
     lines = [line for line in results.PAGE.read_text().splitlines() if line.startswith("| ")]
-    cells = [cell for line in lines for cell in line[2:-2].split(" | ")]
+    cells = [cell.strip("*") for line in lines for cell in line[2:-2].split(" | ")]
     decimals = [cell for cell in cells if re.fullmatch(r"\d\d\.\d\d( ± \d+\.\d\d)?( \(\d seeds\))?", cell)]
     typed = [item for table in page.tables for row in table["rows"] for item in row.items()]
     papers = {value for key, value in typed if key.startswith("paper")}
@@ -65,7 +62,10 @@ def test_numbers_in_tables_come_from_records(page):
 
 def test_prose_types_no_accuracy(page):
     prose = re.sub(
-        r"^```(?:table|figure)\n.*?^```$|`[^`]*`|\{\{.*?\}\}", "", page.template, flags=re.MULTILINE | re.DOTALL
+        r"^```(?:table|figure|curve|summary)\n.*?^```$|`[^`]*`|\{\{.*?\}\}",
+        "",
+        page.template,
+        flags=re.MULTILINE | re.DOTALL,
     )
     assert re.findall(r"\b\d\d\.\d+\b", prose) == []
 
@@ -75,7 +75,7 @@ def test_the_table_of_all_methods_has_their_records_numbers(page):
     assert cells == {method: page.fill(ours) for method, ours in QUOTED["methods"].items()}
 
 
-@pytest.mark.parametrize("name", sorted(QUOTED.keys() - {"methods"}))
+@pytest.mark.parametrize("name", sorted(QUOTED.keys() - {"methods", "helps"}))
 def test_other_documents_quote_the_records(page, name):
     document = (ROOT / name).read_text()
     assert [quote for text in QUOTED[name] if (quote := page.fill(text)) not in document] == []
@@ -149,6 +149,133 @@ def test_a_figure_is_drawn_again_when_its_rows_change(tmp_path):
 def test_complaints(template, complaint):
     with pytest.raises(results.PageError, match=re.sub(r"([()|])", r"\\\1", complaint)):
         results.Page(template).write()
+
+
+def accuracies(method, images, values, **more):
+    content = {
+        "method": method, "variant": "", "role": "student", "dataset": "mnist", "teacher": "T", "student": "S",
+        "access": "hard", "point": {"images": images}, "accuracy_mean": sum(values) / len(values),
+        "accuracy_std": 0.01, "seeds": list(range(len(values))), "accuracies": list(values), "commit": "abc1234",
+    }  # fmt: skip
+    blank = ("agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint")
+    return dict.fromkeys(blank) | content | more
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A record with two arms at two numbers of images, and a teacher."""
+    better = [0.91, 0.92, 0.93, 0.92, 0.91, 0.93]  # 2 points above 0.9; its least p-value is 2 / 2^6
+    rows = [
+        accuracies("KD", 50, [0.5] * 6),
+        accuracies("New", 50, better),
+        accuracies("KD", 500, [0.9] * 6),
+        accuracies("New", 500, better, access="soft"),
+        accuracies("Supervised", 0, [0.99], role="teacher", teacher=None, student="T", point={}),
+    ]
+    (tmp_path / "curves.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+CURVE = """```curve
+file: results-curve.png
+title: Two arms
+record: curves
+axis: images
+rows: {New: ours, KD: KD, Supervised: teacher}
+```
+"""
+
+
+def test_a_curve_is_a_figure_and_a_table(records, tmp_path):
+    page = results.Page(CURVE, records)
+    assert page.write().splitlines()[:6] == [
+        "![Two arms](results-curve.png)",
+        "",
+        "| images | 50 | 500 |",
+        "| :-- | --: | --: |",
+        "| ours | **92.00 ± 1.00** | **92.00 ± 1.00** |",
+        "| KD | 50.00 ± 1.00 | 90.00 ± 1.00 |",
+    ]
+    assert len(page.shown) == 5
+    ((name, rows),) = page.figures.items()
+    results.draw(tmp_path / name, rows)
+    assert results.is_drawn(tmp_path / name, rows)
+    other = rows[0].model_copy(update={"accuracies": [0.92] * 6})  # the same mean, another band
+    assert not results.is_drawn(tmp_path / name, [other, *rows[1:]])
+
+
+SENTENCE = "New beats KD by 2.00 points at images 500 (95 % interval 1.06 to 2.94, 6 of 6 seeds, p = 0.031)"
+
+
+def test_what_is_said_of_two_rows_is_made_of_their_seeds(records):
+    page = results.Page("", records)
+    assert page.fill("{{compare curves: New | KD | images=500}}") == SENTENCE
+    assert page.fill("So {{compare curves: New | KD | images=500 | soft}}.") == f"So {SENTENCE}."
+    told = "'New | KD | images=5' are no two rows; there are\n  KD | S | student | hard | images=50\n"
+    with pytest.raises(results.PageError, match=re.escape(told)):
+        page.fill("{{compare curves: New | KD | images=5}}")
+    with pytest.raises(results.PageError, match="are no two rows"):
+        page.fill("{{compare curves: New | KD}}")
+
+
+SUMMARY = """```summary
+columns: [few, many]
+rows:
+  New:
+  - {ours: "curves: New | images=50", baselines: ["curves: KD | images=50"], teacher: "curves: Supervised"}
+  - {}
+```
+"""
+
+
+def test_the_first_screen_shows_ours_beside_the_best_other(records):
+    (line,) = results.Page(SUMMARY, records).write().splitlines()[2:]
+    cell = "**92.00 ± 1.00** New<br>50.00 ± 1.00 best other, KD<br>99.00 teacher"
+    assert line == f"| New | {cell} | not run |"
+    with pytest.raises(results.PageError, match="New has 1 cells for 2 columns"):
+        results.Page(SUMMARY.replace("  - {}\n", ""), records)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (("New: ours", "Old: ours"), "no rows with images are 'Old'; there are"),
+        (("axis: images", "axis: queries"), "no rows with queries are 'New'"),
+        (("KD: KD", "KD: ours"), "two rows are 'KD' at images 50: tell them apart"),
+    ],
+)
+def test_complaints_about_curves(records, changed, complaint):
+    with pytest.raises(results.PageError, match=complaint):
+        results.Page(CURVE.replace(*changed), records)
+
+
+def test_the_readme_says_where_methods_help():
+    document = "| `No` | begin | x |\n\n| begin with | where it helps |\n|---|---|\n| `KD`, [`New`](a.md) | old |\n"
+    assert results.helps(document, {"New": SENTENCE}).splitlines() == [
+        "| `No` | begin | x |",
+        "",
+        "| begin with | where it helps |",
+        "|---|---|",
+        f"| `KD`, [`New`](a.md) | {SENTENCE} |",
+    ]
+    assert results.helps(document, {}).endswith("| not measured yet |\n")
+
+
+def test_the_readmes_column_is_what_the_records_make(page):
+    readme = results.README.read_text()
+    assert readme == results.helps(readme, results.said(page)), "run `python experiments/results.py`"
+    table = readme[readme.index(results.HELPS) :]
+    assert QUOTED["helps"].keys() <= set(re.findall(r"\[`(\w+)`\]", table[: table.index("\n\n")]))
+
+
+def test_no_record_without_a_commit(records):
+    assert results.without_commit() == []
+    for commit in (None, "mixed", "abc1234, not stated"):
+        (records / "new.json").write_text(json.dumps([accuracies("KD", 50, [0.5], commit=commit)]))
+        assert results.without_commit(records) == ["new"]
+    (records / "new.json").write_text(json.dumps([accuracies("KD", 50, [0.5], commit="abc1234, abc1234+")]))
+    assert results.without_commit(records) == []
+    assert {path.stem for path in results.RECORDS.glob("*.json")} > results.COMMIT_NOT_STATED
 
 
 def _rows(path):

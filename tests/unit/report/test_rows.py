@@ -136,7 +136,7 @@ def test_seeds_that_do_not_belong_together_are_named(workspace):
     workspace.run(seed=0)
     workspace.run(seed=1, parameters=20_000, commit="fff0000", checkpoint="best", agreement=None)
     (row,), notes = rows_of(workspace)
-    assert (row.parameters, row.commit, row.checkpoint, row.agreement) == (None, "mixed", "mixed", None)
+    assert (row.parameters, row.commit, row.checkpoint, row.agreement) == (None, "abc1234, fff0000", "mixed", None)
     assert notes == [
         "DB3KD (mbd), LeNet5Fifth on digits: seeds 0, 1 differ in parameters; are these the same experiment?",
         "DB3KD (mbd), LeNet5Fifth on digits: not (only) the last checkpoint was tested, but: best.",
