@@ -27,6 +27,7 @@ examples:
   kdlightning report runs/
   kdlightning report runs/db3kd runs/mekd --output comparison
   kdlightning report runs/db3kd --baseline 'DB3KD (noise)'
+  kdlightning report runs/db3kd --against results/digits-db3kd.json
   WANDB_MODE=online kdlightning report runs/ --wandb"""
 
 
@@ -47,9 +48,14 @@ def main(argv: Sequence[str]) -> int:
         "much of student and access as tells it from others: 'DB3KD (noise) | LeNet5Half'; may be repeated (default: "
         "the references)",
     )  # fmt: skip
+    parser.add_argument(
+        "--against", metavar="FILE", type=Path,
+        help="a results.json that was kept: say which rows are the same networks to the bit, which have the same "
+        "accuracies, and which differ",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
-        report = read_report(arguments.runs, arguments.baseline)
+        report = read_report(arguments.runs, arguments.baseline, arguments.against)
         output = report.write(arguments.output, wandb=arguments.wandb)
     except ReportError as error:
         sys.stderr.write(f"kdlightning report: {error}\n")
@@ -66,5 +72,6 @@ def main(argv: Sequence[str]) -> int:
         if len(report.compared) > 1:
             number = f"{len(report.compared)} comparisons: p is not corrected for their number"
             sys.stdout.write(f"{number}; by Holm's correction it stands in {output / 'comparisons.json'}\n")
+    sys.stdout.writelines(f"{said}\n" for said in report.reruns)
     sys.stdout.write(f"{output / 'report.html'}\n")
     return 0

@@ -27,6 +27,7 @@ from kdlightning.report.records import (
     Run,
     TransferSet,
 )
+from kdlightning.report.reruns import recognise
 from kdlightning.report.rows import find, load_rows, summarise
 from kdlightning.report.tables import print_generators, print_table
 from kdlightning.report.tracking import log_to_wandb
@@ -36,5 +37,5 @@ __all__ = [
     "Privacy", "Problem", "Report", "ReportError", "Row", "Run", "TransferSet", "compare", "compare_all",
     "draw_confusions", "draw_curves", "draw_figures", "draw_privacy", "find", "find_curves", "load_rows",
     "log_to_wandb", "plot_curve", "print_generators", "print_table", "read_confusions", "read_report", "read_runs",
-    "summarise", "write_html", "write_markdown", "write_report",
+    "recognise", "summarise", "write_html", "write_markdown", "write_report",
 ]  # fmt: skip

@@ -20,7 +20,8 @@ from kdlightning.report.findings import RUN_FILE, TRANSFER_SET_FILE, Findings, r
 from kdlightning.report.headline import headline
 from kdlightning.report.paired import compare_all
 from kdlightning.report.records import GeneratorRun, ReportError, Run
-from kdlightning.report.rows import KEYS, summarise
+from kdlightning.report.reruns import recognise
+from kdlightning.report.rows import KEYS, load_rows, summarise
 from kdlightning.report.tracking import log_to_wandb
 
 
@@ -60,11 +61,14 @@ class Report:
     Attributes:
         rows: one per comparison, seeds averaged.
         compared: rows against the baselines, seed by seed.
+        reruns: what became of kept rows.
         notes: what a reader must know.
         problems: files that could not be read.
     """
 
-    def __init__(self, sources: Sequence[Path], findings: Findings, baselines: Sequence[str] = ()) -> None:
+    def __init__(
+        self, sources: Sequence[Path], findings: Findings, baselines: Sequence[str] = (), against: Path | None = None
+    ) -> None:
         self.created = datetime.now(UTC)
         self.sources, self.findings = sources, findings
         self.finished: tuple[Run | GeneratorRun, ...] = (*findings.runs, *findings.generators)
@@ -72,6 +76,8 @@ class Report:
         self.rows, self.notes = summarise(findings.runs)
         self.compared, uncompared = compare_all(self.rows, baselines)
         self.notes += uncompared
+        self.against = against
+        self.reruns = recognise(self.rows, load_rows(against)) if against else []
         finished = [run.path.resolve() for run in self.finished]
         empty = [root for root in sources if not any(path.is_relative_to(root.resolve()) for path in finished)]
         self.notes += [f"No finished run was found in {root}." for root in empty]
@@ -129,6 +135,7 @@ class Report:
             pools.append(Part("Files", table=tables.file_table(pool), folded=True))
         behind = f"{text.plural(len(self.finished), 'run')} behind these numbers"
         sections += [
+            (f"Beside {self.against}", [Part(statements=self.reruns)] if self.reruns else []),
             ("Generators", [made] if self.generators else []),
             ("Privacy: nearest local image", [*near, Part(note=_NOTES.privacy)] if near else []),
             ("Pools: files that were left out", pools),
@@ -233,7 +240,7 @@ def write_report(
     return read_report(runs, baselines).write(output, wandb=wandb)
 
 
-def read_report(runs: Sequence[Path], baselines: Sequence[str] = ()) -> Report:
+def read_report(runs: Sequence[Path], baselines: Sequence[str] = (), against: Path | None = None) -> Report:
     """What finished runs have to say.
 
     Args:
@@ -241,9 +248,10 @@ def read_report(runs: Sequence[Path], baselines: Sequence[str] = ()) -> Report:
             set) and ``privacy.json`` (how near its images come to local ones); ``confusion.json`` beside a run is used.
         baselines: rows that all others are compared with, seed by seed, such as ``"DB3KD (noise)"``; none for the
             references.
+        against: a kept ``results.json``: which rows are the same networks again, or have the same accuracies.
 
     Raises:
-        ReportError: there is no finished run, or no such baseline.
+        ReportError: there is no finished run, no such baseline, or no such file.
     """
     if not runs:
         raise ReportError("No directories were given; name the ones that finished runs wrote into.")
@@ -254,7 +262,7 @@ def read_report(runs: Sequence[Path], baselines: Sequence[str] = ()) -> Report:
         raise ReportError(
             f"No finished run: looked for {RUN_FILE} in {searched} and below; a run writes it when it ends.{failed}"
         )
-    return Report(runs, findings, baselines)
+    return Report(runs, findings, baselines, against)
 
 
 def _as_json(content: object) -> bytes:

@@ -26,7 +26,7 @@ def load_rows(path: Path) -> list[Row]:
     """Read the rows of a ``results.json`` that a report wrote, in its order.
 
     Raises:
-        ReportError: the file is not such a list; a sentence with the file, the row and the field.
+        ReportError: the file is not such a list, or not there; a sentence with the file, the row and the field.
     """
     rows: list[Row] = []
     place = ""
@@ -37,7 +37,7 @@ def load_rows(path: Path) -> list[Row]:
         for number, row in enumerate(content):
             place = f"row {number}: "
             rows.append(parse(Row, row))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ReportError(f"{path}: {place}{error}") from error
     return rows
 

@@ -16,7 +16,7 @@ from kdlightning import methods
 from kdlightning.callbacks import Agreement, ConfusionMatrix, GeneratorQuality, QueryLogger, RunProgress, RunResult
 from kdlightning.commands import cli
 from kdlightning.data import DatasetDataModule, GeneratedDataModule, TransferSet, TransferSetDataModule
-from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator
+from kdlightning.networks import CIFARResNet, DCGANCritic, DCGANGenerator, fingerprint
 from kdlightning.report import read_runs
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
 from kdlightning.types import Batch
@@ -78,6 +78,8 @@ def test_a_plain_loader_is_trained_tested_and_predicted_on(collate, tmp_path):
     record = json.loads((tmp_path / "result.json").read_text())
     assert (record["dataset"], record["queries"], record["access"]) == ("TensorDataset", 24, "soft")
     assert record["macs"] > 0
+    saved = json.loads((tmp_path / "network/config.json").read_text())
+    assert record["fingerprint"] == saved["fingerprint"] == fingerprint(module.student)
     assert 0 <= record["agreement"] <= 1
     expected = (module.eval()(toy().tensors[0] / 255).argmax(1) == toy().tensors[1]).float().mean()
     assert record["accuracy"] == pytest.approx(float(expected))
