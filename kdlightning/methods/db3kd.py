@@ -14,8 +14,9 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 4. MBD follows P's Eqs. 4-5 (a boundary point moves); C moves a direction (Sign-OPT), with a line search shared by the
    batch. Here every pair has its own step, and points stay in the pixel box; C clamps what it asks but keeps the
    unclamped distance.
-5. Probes of Eq. 4 are drawn in the span of the user's images' principal components (``subspace: images``);
-   ``pixels`` is P's isotropic choice. P gives no ε_g: 0.1 of the present distance here, C: 0.001.
+5. Probes of Eq. 4 are orthogonal directions in the span of the user's images' principal components (``subspace:
+   images``), 50 of them, and the normals of earlier iterations count too; ``pixels`` with 200 is P's isotropic choice.
+   P gives no ε_g: 0.1 of the present distance here, C: 0.001.
 6. Eq. 7 as printed, τ = 0.3. C: no Eq. 7, τ = 20, KL summed over the batch: ``normalise: false`` in DB3KDLabels,
    ``temperature: 20``, ``reduction: sum`` in DB3KD.
 7. An image that the teacher already puts in the target class (only with ``truth``) costs no query: distance
@@ -80,7 +81,7 @@ class DB3KDLabels(LabellingModule):
         candidates: int = 100,
         candidate_pool: int | None = None,
         tolerance: float = 1e-5,
-        num_probes: int = 200,
+        num_probes: int = 50,
         step: float = 0.2,
         probe_radius: float = 0.1,
         query_limit: int = 1000,
@@ -255,7 +256,7 @@ class DB3KD(DistillationModule):
         cross_entropy: Literal["labels", "teacher", "none"] = "labels",
         reduction: Literal["mean", "sum"] = "mean",
         mapping: Literal["eq7", "linear"] = "eq7",
-        slope: float = 5.0,
+        slope: float = 3.0,
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)

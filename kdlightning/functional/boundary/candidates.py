@@ -60,10 +60,12 @@ def probe_bank(
     size: int = 4096,
     seed: int = 0,
 ) -> Tensor:
-    """Unit-norm Gaussian directions for Eq. 4, drawn once and shared by all pairs.
+    """Unit-norm directions for Eq. 4, drawn once and shared by all pairs.
 
     A normal in D dimensions takes about D labels to estimate, and an image classifier's normals lie mostly where images
-    vary [Li2020]_; so the Gaussian vectors are drawn in a subspace.
+    vary [Li2020]_; so they are drawn in a subspace. Gaussian vectors, as the paper's, overlap, and what one of them
+    says is counted again with the next; in the span of images they are therefore rows of random rotations: any ``rank``
+    of them from one rotation are orthogonal.
 
     Args:
         shape: (C, H, W).
@@ -92,7 +94,8 @@ def probe_bank(
         if images is None:
             raise ValueError("subspace='images' needs images; give some, or use subspace='frequency'")
         basis = _principal_components(images.flatten(1).cpu(), rank)
-        bank = torch.randn(size, len(basis), generator=generator) @ basis
+        draws = torch.randn(-(-size // len(basis)), len(basis), len(basis), generator=generator)
+        bank = (torch.linalg.qr(draws).Q @ basis).flatten(0, 1)[:size]
     return cast(Tensor, bank / bank.norm(dim=1, keepdim=True))
 
 

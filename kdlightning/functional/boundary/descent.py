@@ -1,5 +1,7 @@
 """The boundary's normal from labels around a point, and the way along the boundary that it shows."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,13 +24,15 @@ def minimal_boundary_distance(
     tolerance: float = 1e-3,
     query_limit: int = 1000,
     patience: int = 3,
+    memory: float = 0.7,
     batch_size: int = 256,
 ) -> BoundaryPoints:
     """Minimal Boundary Distance: move a boundary point along the boundary towards its image, Eqs. 4-5 of [Wang2021]_.
 
     Each iteration estimates the boundary's normal from ``num_probes`` labels around the boundary point (Eqs. 4-5), goes
     a step along it, and pulls back to the boundary on the line to the image (Eq. 3). The step is searched per pair: if
-    a step helps, twice as much is tried, otherwise half.
+    a step helps, twice as much is tried, otherwise half. The boundary turns little between two iterations, so what the
+    earlier ones have told of the normal is kept, and fades.
 
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
@@ -43,6 +47,7 @@ def minimal_boundary_distance(
         tolerance: width of the bracket of a pulled-back point, relative to the distance.
         query_limit: images per pair, never exceeded, the queries of ``start`` included.
         patience: a pair stops when this many iterations in a row gain less than ``tolerance``.
+        memory: weight of the normal of the iteration before, itself a mean with those before it; 0 forgets.
         batch_size: images per call of ``predict``.
 
     Returns:
@@ -52,26 +57,16 @@ def minimal_boundary_distance(
         raise ValueError(f"num_probes={num_probes} but the bank holds {len(bank)} directions: make a larger bank")
     ask = Asker(predict, images, batch_size)
     walk = _Walk(ask, images.flatten(1), target, start, tolerance, query_limit)
-    xi = torch.full_like(walk.distance, step)
-    stalled = torch.zeros_like(walk.queries)
-    iteration = 0
-    while True:
-        affordable = walk.queries + num_probes < query_limit
-        going = torch.isfinite(walk.distance) & (walk.distance > 0) & affordable & (stalled < patience)
-        rows = torch.nonzero(going).squeeze(1)
-        if not len(rows):
-            return BoundaryPoints(walk.point.view_as(images), walk.distance, walk.queries)
-        before = walk.distance[rows]
-        turn = key[rows] + 104_729 * iteration
-        normal = _normals(ask, walk.point[rows], target[rows], probe_radius * before, turn, bank, num_probes)
-        walk.queries[rows] += num_probes
-        first = walk.step(rows, normal, xi[rows])
-        other = xi[rows] * torch.where(first, 2.0, 0.5)
-        second = walk.step(rows, normal, other)
-        xi[rows] = torch.where(second | ~first, other, xi[rows]).clamp_(1e-3, 4.0)
-        gained = before - walk.distance[rows] > tolerance * before
-        stalled[rows] = torch.where(gained, 0, stalled[rows] + 1)
-        iteration += 1
+    known = torch.zeros_like(walk.point)
+
+    def estimated(rows: Tensor, iteration: int) -> Tensor:
+        radius, turn = probe_radius * walk.distance[rows], key[rows] * 7919 + iteration
+        normal = _normals(ask, walk.point[rows], target[rows], radius, turn, bank, num_probes)
+        known[rows] = _unit(normal + memory * known[rows])
+        return known[rows]
+
+    walk.descend(estimated, num_probes, step, patience)
+    return BoundaryPoints(walk.point.view_as(images), walk.distance, walk.queries)
 
 
 class _Walk:
@@ -84,6 +79,26 @@ class _Walk:
         self.tolerance, self.query_limit = tolerance, query_limit
         self.point, self.distance = start.point.flatten(1).clone(), start.distance.clone()
         self.queries = start.queries.clone()
+
+    def descend(self, normal: Callable[[Tensor, int], Tensor], cost: int, step: float, patience: int) -> None:
+        """Follow normals ``(M, D)`` of rows ``(M,)``, each of ``cost`` queries, until no pair gains or can pay more."""
+        xi = torch.full_like(self.distance, step)
+        stalled, iteration = torch.zeros_like(self.queries), 0
+        while True:
+            affordable = self.queries + cost < self.query_limit
+            going = torch.isfinite(self.distance) & (self.distance > 0) & affordable & (stalled < patience)
+            rows = torch.nonzero(going).squeeze(1)
+            if not len(rows):
+                return
+            before, along = self.distance[rows], normal(rows, iteration)
+            self.queries[rows] += cost
+            first = self.step(rows, along, xi[rows])
+            other = xi[rows] * torch.where(first, 2.0, 0.5)
+            second = self.step(rows, along, other)
+            xi[rows] = torch.where(second | ~first, other, xi[rows]).clamp_(1e-3, 4.0)
+            gained = before - self.distance[rows] > self.tolerance * before
+            stalled[rows] = torch.where(gained, 0, stalled[rows] + 1)
+            iteration += 1
 
     def step(self, rows: Tensor, normal: Tensor, xi: Tensor) -> Tensor:
         """Go ``xi`` times the distance along the normal, pull back to the boundary, keep it if nearer.
@@ -145,7 +160,7 @@ def boundary_normal(
         ``(P, C, H, W)``, L2 norm 1; asks P * Q images.
     """
     ask = Asker(predict, point, batch_size)
-    return _normals(ask, point.flatten(1), target, radius, key, bank, num_probes).view_as(point)
+    return _normals(ask, point.flatten(1), target, radius, key * 7919, bank, num_probes).view_as(point)
 
 
 def retreat(
@@ -180,10 +195,13 @@ def retreat(
 
 
 def _normals(
-    ask: Asker, point: Tensor, target: Tensor, radius: Tensor, key: Tensor, bank: Tensor, num_probes: int
+    ask: Asker, point: Tensor, target: Tensor, radius: Tensor, turn: Tensor, bank: Tensor, num_probes: int
 ) -> Tensor:
-    """Eqs. 4-5 for flattened points, one full batch of probes at a time, whichever pairs they belong to."""
-    first = (key * 7919) % len(bank)
+    """Eqs. 4-5 for flattened points, one full batch of probes at a time, whichever pairs they belong to.
+
+    The bank is dealt in hands of ``num_probes``, which a turn ``(P,)`` numbers: the next turn's directions are others.
+    """
+    first = turn % (len(bank) // num_probes) * num_probes
     signed, plain = torch.zeros_like(point), torch.zeros_like(point)
     balance = torch.zeros_like(radius)
     for start in range(0, len(point) * num_probes, ask.batch_size):
@@ -204,5 +222,9 @@ def _normals(
     mean = balance / num_probes
     mean = torch.where(mean.abs() < 1, mean, 0.0)  # labels all alike: nothing to subtract
     gradient = signed - mean[:, None] * plain  # Eq. (4), up to a factor that the normalisation drops
-    normal: Tensor = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return normal
+    return _unit(gradient)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    unit: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return unit

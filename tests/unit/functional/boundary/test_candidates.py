@@ -27,6 +27,9 @@ def test_banks_are_unit_norm_and_lie_in_their_subspace():
     bank = boundary.probe_bank(SHAPE, subspace="images", images=pool, rank=6, size=64)
     torch.testing.assert_close(bank.norm(dim=1), torch.ones(64))
     assert bank.view(64, 6, 6)[:, 1:].abs().max() < 1e-4
+    whole = bank[:60].view(10, 6, 36)  # ten rotations of the same six directions
+    torch.testing.assert_close(whole @ whole.mT, torch.eye(6).expand(10, 6, 6), atol=1e-5, rtol=0)
+    assert (whole[0] - whole[1]).abs().max() > 0.1
     smooth = boundary.probe_bank((3, 8, 8), subspace="frequency", rank=1, size=8).view(8, 3, 64)
     torch.testing.assert_close(smooth, smooth[..., :1].expand_as(smooth))  # frequency 0 is constant per channel
     with pytest.raises(ValueError, match="needs images"):

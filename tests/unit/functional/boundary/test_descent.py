@@ -133,3 +133,21 @@ def test_a_retreat_goes_its_step_or_half_of_it_until_the_class_stays():
     assert queries.tolist() == [1, 2, 4, 1]
     assert sum(asked) == 8
     assert torch.equal(moved.flatten(1)[:, 1:], x.flatten(1)[:, 1:])
+
+
+def test_orthogonal_probes_and_earlier_normals_come_nearer_for_the_same_queries(teacher):
+    x, target, _, _ = pairs(teacher, images(24))
+    pool = images(300, seed=2)
+    candidates = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, 1)
+    start = boundary.boundary_distance(lambda points: teacher(points).argmax(1), x, target, pool, candidates)
+    orthogonal = boundary.probe_bank(SHAPE, images=pool, rank=36)
+    gaussian = boundary.probe_bank(SHAPE, subspace="pixels")
+
+    def distance(bank, memory):
+        predict, _ = counting(teacher)
+        found = boundary.minimal_boundary_distance(
+            predict, x, target, start, torch.arange(len(x)), bank, num_probes=18, query_limit=120, memory=memory
+        )
+        return float((found.distance / linear_minimum(teacher, x, target)).mean())
+
+    assert distance(orthogonal, 0.7) < distance(orthogonal, 0.0) < distance(gaussian, 0.0)
