@@ -224,7 +224,9 @@ def run_table(runs: Sequence[Run | GeneratorRun]) -> Table:
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """Print one compact table per data set, whose rows are next to each other."""
     for dataset, members in groupby(rows, key=lambda row: row.dataset):
-        _print(comparison(list(members), ratios=False), dataset, _ROWS, console)
+        table = comparison(list(members), ratios=False)
+        pointed = any(column.title == "Point" for column in table.columns)  # which takes the place of these
+        _print(table, dataset, [one for one in _ROWS if not (pointed and one in ("Parameters", "Seconds"))], console)
 
 
 def print_generators(generators: Sequence[GeneratorRun], console: Console | None = None) -> None:
