@@ -31,7 +31,8 @@ class GeneratorQuality(Callback):
     share of the rarest; ``generator/confidence`` the mean top probability; ``generator/diversity`` the mean distance
     of two generated images over that of two local ones, in features: well below 1 means that they look alike.
 
-    Evaluation only: the network is not the method's teacher, and nothing here is counted as a query.
+    Evaluation only: nothing here is counted as a query, and no gradient comes of it. The recipes give the teacher's own
+    weights, which a user of a server does not have: any classifier of the task will do.
 
     Args:
         network: directory of a classifier of the task's classes with timm's interface: it names the classes and, unless

@@ -33,7 +33,8 @@ class PoolPrivacy(Callback):
     directory: ``privacy.json``, for reports, and ``privacy.png``, the pool images that are nearest to a local one (top)
     above that neighbour (bottom). The latter shows local images; no report includes it.
 
-    Evaluation only: the network is not the method's teacher, and nothing here is counted as a query.
+    Evaluation only: nothing here is counted as a query, and no image leaves this machine. The recipes give the
+    teacher's own weights, which a user of a server does not have: any classifier will do, or None.
 
     Args:
         network: directory of a classifier with timm's interface: distances are taken between the features that its
