@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from kdlightning.data.base import ImageDataModule, Options
+from kdlightning.data.base import ImageDataModule, Options, at_least
 from kdlightning.data.sets import ImageTensorDataset, each_once
 from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Critic, Generator
@@ -37,15 +37,24 @@ class PoolDataModule(SourcedDataModule):
         size: number of images, at least one, else a ValueError.
         path: the transfer set with their answers, for ``fit``.
         seed: owner of the draw.
+        num_samples: train on the first so many answered images, which alone count as paid then; None for all.
     """
 
     generated = True
 
-    def __init__(self, source: ImageDataModule, size: int = 50_000, path: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: ImageDataModule,
+        size: int = 50_000,
+        path: str | None = None,
+        seed: int = 0,
+        num_samples: int | None = None,
+    ) -> None:
         super().__init__(source)
         if size < 1:
             raise ValueError(f"size: expected at least 1 image, got {size}")
-        self.size, self.path, self.seed = size, path, seed
+        at_least(1, num_samples=num_samples)
+        self.size, self.path, self.seed, self.num_samples = size, path, seed, num_samples
 
     @abstractmethod
     def seeds(self, block: int, generator: torch.Generator) -> Tensor:
@@ -78,7 +87,8 @@ class PoolDataModule(SourcedDataModule):
             raise ValueError(f"{name} trains on answered images: give TeacherAnswers' transfer set as path; {own}")
         if self.path is None or stage == "predict" or hasattr(self, "answered"):
             return
-        answered = self.transfer_set = TransferSet(self.path)
+        whole = TransferSet(self.path)
+        answered = self.transfer_set = whole if self.num_samples is None else whole.first(self.num_samples)
         pixels, index = answered.images(self.source), answered.column("index")
         answers = answered.answers(self.source.num_classes)
         changed = answered.manifest.get("source", {}).get("files") not in (None, self.source.identity().get("files"))
@@ -108,7 +118,7 @@ class PoolDataModule(SourcedDataModule):
     def candidate_pool(self, limit: int | None = None) -> Batch:
         """The first ``limit`` images (None: ``size``), uint8; more than ``size`` can be had, which begin with it."""
         index = torch.arange(self.size if limit is None else limit)
-        made = [self._rounded(part) for part in self._seeds(len(index)).split(_BLOCK)]
+        made = [self._rounded(part) for part in self._seeds(len(index), self.seed).split(_BLOCK)]
         return Batch((torch.cat(made) * 255).round().to(torch.uint8), index)
 
     def count_candidates(self, limit: int | None = None) -> int:
@@ -120,17 +130,18 @@ class PoolDataModule(SourcedDataModule):
 
         Processes share out batches, not images: one has the same rows, hence the same bits, whoever works on it.
         """
-        parts = (rows.split(self.source.eval_batch_size) for rows in (self._seeds(self.size), self.predict_indices()))
+        rows = self._seeds(self.size, self.seed), self.predict_indices()
+        parts = (part.split(self.source.eval_batch_size) for part in rows)
         batches: Any = [Batch(*rows) for rows in zip(*parts, strict=True)]
         return DataLoader(batches, batch_size=None, sampler=each_once(batches, self.trainer))
 
-    def _seeds(self, number: int) -> Tensor:
-        own = (torch.Generator().manual_seed(self.seed * 1_000_003 + block) for block in range(-(-number // _BLOCK)))
+    def _seeds(self, number: int, seed: int) -> Tensor:
+        own = (torch.Generator().manual_seed(seed * 1_000_003 + block) for block in range(-(-number // _BLOCK)))
         return torch.cat([self.seeds(block, generator) for block, generator in enumerate(own)])[:number]
 
     def _rounded(self, seeds: Tensor) -> Tensor:
-        """Images of seeds, as an image file would hold them."""
-        return self.images(seeds).float().mul(255).round_().div_(255)
+        """Images of seeds, as they are asked."""
+        return rounded(self.images(seeds))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the images of a ``predict`` batch on its device; else the source's conversion and augmentation."""
@@ -138,6 +149,11 @@ class PoolDataModule(SourcedDataModule):
             with torch.no_grad():
                 return batch._replace(image=self._rounded(batch.image))
         return super().on_after_batch_transfer(batch, dataloader_idx)
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Pixels ``(N, C, H, W)`` in [0, 1] as an image file would hold them: float32, whole numbers of 1/255."""
+    return images.float().clamp(0, 1).mul_(255).round_().div_(255)
 
 
 class GeneratedDataModule(PoolDataModule):
@@ -182,8 +198,13 @@ class GeneratedDataModule(PoolDataModule):
         return {"name": "generated", "generator": fingerprint(self.generator)}
 
     def seeds(self, block: int, generator: torch.Generator) -> Tensor:
-        """Standard normal latent vectors."""
-        return torch.randn(_BLOCK, self.generator.latent_dim, generator=generator)
+        """Standard normal latent vectors, with one entry a class."""
+        return torch.randn(_BLOCK, self.source.num_classes, generator=generator)
+
+    def latents(self) -> Tensor:
+        """The latent vectors ``(M, K)`` that the answered images were made from, drawn again."""
+        index = self.answered.index
+        return self._seeds(int(index.max()) + 1, int(self.transfer_set.manifest["source"]["seed"]))[index]
 
     def images(self, seeds: Tensor) -> Tensor:
         """G(z)."""

@@ -9,6 +9,7 @@ A transfer set is a directory::
 Every file has its checksum in it (``crc32``), and every shard names the header that it belongs to.
 """
 
+import copy
 import hashlib
 import json
 import time
@@ -138,6 +139,18 @@ class TransferSet:
 
     def __len__(self) -> int:
         return len(self.columns["index"])
+
+    def first(self, number: int) -> Self:
+        """The set of the first so many rows, and what these have cost; a ValueError if there are fewer."""
+        if number > len(self):
+            raise ValueError(f"{self.path} has {len(self):,} rows, fewer than num_samples={number:,}")
+        made = copy.copy(self)
+        made.columns = {name: column[:number] for name, column in self.columns.items()}
+        asked = self.columns.get("queries", torch.ones(len(self), dtype=torch.int64))
+        whole, kept = int(asked.sum()), int(asked[:number].sum())
+        size = {name: self.manifest.get(name, 0) * kept // max(1, whole) for name in ("bytes_up", "bytes_down")}
+        made.manifest = self.manifest | {"rows": number, "queries": self.manifest["queries"] - whole + kept, **size}
+        return made
 
     def column(self, name: str) -> Tensor:
         """One column, rows sorted by source index; a KeyError if there is none of that name."""

@@ -1,4 +1,4 @@
-"""MEKD: a generator emulates the inverse of the teacher; the student aligns images of logits.
+"""MEKD: a generator makes images of answers, the teacher's and the student's, which the student aligns.
 
 .. [Ma2024] J. Ma, X. Xiang, K. Wang, Y. Wu, Y. Li. Aligning Logits Generatively for Principled Black-Box Knowledge
    Distillation. CVPR 2024, arXiv:2205.10490v2.
@@ -10,59 +10,56 @@ Access: soft or hard labels. Phases: fit MEKDGenerator → predict TeacherAnswer
 Differences from the paper (P) and the released code (C); docs/fidelity.md has the evidence:
 1. Queries: a fixed pool of generated images, each asked once, and ``queries`` of phase 1, spread evenly over its steps;
    every one counts. P says 50,000 in all; C asks 15.4 million fresh ones, and in phase 1 one for every image of every
-   step (``queries: null``).
+   step (``queries: null``). What is asked is rounded to 1/255, as in an image file.
 2. What the generator receives: centred log-probabilities of the teacher, centred logits of the student, over τ; equal
    to logits up to the constant that softmax drops. C feeds raw logits, which no API answers: ``response: logits`` does
    so with a ``logits_teacher`` whose weights are at hand, for comparison; ``response: released`` comes nearest without,
-   the student's raw logits and log-probabilities (hard: one-hot rows as if they were logits).
+   the student's raw logits and log-probabilities (hard: one-hot rows as if they were logits). P calls G the teacher's
+   inverse, but nothing ties an entry of z to a class: G of an answer shows its class no more often than by chance.
+   ``response: aligned``, which P and C do not have, maps answers to latent vectors first, by least squares on the pool,
+   whose pairs of both are paid already.
 3. Hard answers become a label of probability ``confidence``, the rest spread evenly.
-4. L_IM weighs by the teacher's top probability as printed (hard: 1). C weighs by the *index* of the top class and loses
-   the pairing of weight and image by broadcasting: ``information: class_index`` (mean index as the weight).
+4. L_IM weighs by the teacher's top probability as printed. A hard answer's weight is 1 whatever it says, so that
+   nothing is asked for it. C weighs by the *index* of the top class and loses the pairing of weight and image by
+   broadcasting: ``information: class_index`` (mean index as the weight).
 5. L_G: Eq. 12's sign would push D(G(z)) to 0; non-saturating here and in C.
 6. L_F: mean over elements (C); P prints a norm per image, C * H * W times as large. ``l2`` is the mean square (C).
 7. KL carries T², so that β means the same at every temperature; P prints T = 1, C multiplies by T = 5.
 8. Last generator and last student. C takes the generator of epoch 175 of 200 and the student's best test accuracy.
 """
 
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from kdlightning.accounting import AnswerJournal
-from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import above_zero
-from kdlightning.data.generated import check_latent
+from kdlightning.data.generated import GeneratedDataModule, check_latent
 from kdlightning.functional import gan
-from kdlightning.functional.divergence import kd_divergence, softened
+from kdlightning.functional.divergence import centred, kd_divergence, softened
 from kdlightning.modules.answered import AnsweredModule
-from kdlightning.modules.generator import GeneratorModule, grouped
-from kdlightning.modules.schedule import schedule
+from kdlightning.modules.asked import AskingGeneratorModule
 from kdlightning.networks.gan import Critic, Generator
-from kdlightning.networks.pretrained import load_network
+from kdlightning.networks.pretrained import fingerprint, load_network
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
-from kdlightning.types import Answers, Batch, Estimate
-
-_ALL = 2**62
+from kdlightning.types import Batch
 
 
-class MEKDGenerator(GeneratorModule):
+class MEKDGenerator(AskingGeneratorModule):
     """Phase 1, ``fit`` on local unlabelled images: "deprivatization", Eqs. 10-13 of [Ma2024]_.
 
-    Answers are journalled: a run that goes on from its last checkpoint asks nothing twice.
+    The information term is L_G again, weighted by image: without a teacher all queries are left for the pool.
 
     Args:
         generator: latent vectors ``(N, K)`` to pixels; one dimension per class.
         critic: pixels to one logit.
-        teacher: answers about generated images; None, or ``alpha`` 0, asks nothing.
+        teacher: answers about generated images; None (recommended), or ``alpha`` 0, asks nothing, and so does a teacher
+            of hard labels: every weight is 1 then.
         alpha: α of Eq. 13, weight of the information term.
-        queries: images asked in the whole phase, spread evenly over the generator's steps; None asks about every one.
-        information: the weight of Eq. 10: ``top_probability`` as printed (hard answers: 1), or the released code's
-            ``class_index``.
-        options: those of :class:`GeneratorModule`.
+        information: the weight of Eq. 10: ``top_probability`` as printed, or the released code's ``class_index``.
+        options: those of :class:`AskingGeneratorModule`.
     """
 
     def __init__(
@@ -71,123 +68,33 @@ class MEKDGenerator(GeneratorModule):
         critic: Critic,
         teacher: BlackBoxTeacher | None = None,
         alpha: float = 0.5,
-        queries: int | None = None,
         information: Literal["top_probability", "class_index"] = "top_probability",
-        **options: Any,  # noqa: ANN401 - GeneratorModule's
+        **options: Any,  # noqa: ANN401 - AskingGeneratorModule's
     ) -> None:
-        super().__init__(generator, critic, **options)
-        kinds = (SoftLabelTeacher, BlackBoxTeacher)
-        self.teacher: BlackBoxTeacher | None = as_teacher(teacher, *kinds) if teacher is not None and alpha else None
-        self.access = None if self.teacher is None else self.teacher.access
-        if queries is not None and queries < 0:
-            raise ValueError(f"queries: expected 0 or more images, or None for every generated one, got {queries}")
-        self.alpha, self.queries, self.information = alpha, queries, information
-        self._journal: AnswerJournal | None = None
-        self._plan: list[int] = []
-        self._turn, self._left = -1, 0  # the step whose images are asked, and how many more
-
-    def setup(self, stage: str) -> None:
-        """Refuse, with a ValueError, a teacher of other classes; count where a kill does not reach, as with answers."""
-        if self.teacher is not None:
-            self._who = self.teacher.identity["fingerprint"][:8]
-            self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
-            first = self.trainer.is_global_zero
-            kept = self._journalled(self.trainer, 0) if first else None
-            channels, size = self.generator.channels, self.generator.image_size
-            self.teacher.resume(kept, Answers(0, 0, 0), (channels, size, size))
-            self.trainer.strategy.barrier("journals")
-        super().setup(stage)
-        known = None if self.teacher is None else self.teacher.num_classes
-        if known is not None and known != self.generator.latent_dim:
-            latent = self.generator.latent_dim
-            raise ValueError(f"the teacher has {known} classes, but the generator {latent} dimensions")
-
-    def on_train_start(self) -> None:
-        """Refuse, with a ValueError, more queries than the steps make images."""
-        self._turn = -1
-        if self.teacher is not None and self.queries is not None:
-            share = self.share_of(self.global_rank, self.trainer.world_size)
-            made = [0, *accumulate(self.images_per_step())]
-            if share > made[-1]:
-                raise ValueError(
-                    f"queries={self.queries}, but the {self.generator_steps} steps of the generator make {made[-1]} "
-                    "images per process: train longer, or ask less"
-                )
-            self._plan = [images * share // max(1, made[-1]) for images in made]
-
-    def share_of(self, rank: int, processes: int) -> int:
-        """How many of the ``queries`` are a process's; the first ones take the remainder."""
-        queries = self.queries or 0
-        return queries // processes + (rank < queries % processes)
-
-    def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
-        """The ``queries`` or, without, every generated image."""
-        if self.teacher is None:
-            return Estimate(0, 0)
-        plan, group = schedule(trainer, data), trainer.accumulate_grad_batches
-        sizes, (epochs, rest) = grouped(plan.sizes, group), divmod(plan.batches, max(1, len(plan.sizes)))
-        made = self.made_of([*epochs * sizes, *grouped(plan.sizes[:rest], group)])
-        before, begun = divmod(done, max(1, len(plan.sizes)))
-        steps = (before * len(sizes) + begun // group) // self.critic_steps
-        asked, before = plan.processes * sum(made), plan.processes * sum(made[:steps])
-        if self.queries is not None:
-            shares = [self.share_of(rank, plan.processes) for rank in range(plan.processes)]
-            asked, before = self.queries, sum(sum(made[:steps]) * share // max(1, sum(made)) for share in shares)
-        kept = before + self._journalled(trainer, done // max(1, len(plan.sizes)))
-        return Estimate(asked if plan.certain and trainer.max_steps == -1 else kept, asked, kept)
-
-    def _journalled(self, trainer: L.Trainer, epoch: int) -> int:
-        """Answers of an interrupted run that those epochs find which are still to come."""
-        assert self.teacher is not None
-        who = f"{self.teacher.identity['fingerprint'][:8]}-{self.teacher.access}-epoch-"
-        files = (Path(trainer.default_root_dir) / "journal").glob(f"{who}*")
-        return sum(recorded_answers(file) for file in files if int(file.name.removeprefix(who).split("-")[0]) >= epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """One journal for every epoch: a resume begins at an epoch's start."""
-        super().on_train_epoch_start()
-        if self.teacher is not None:
-            # another teacher's answers are not this one's
-            name = f"{self._who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
-            self._journal = AnswerJournal(self._journals / name, self.teacher.query, self.teacher.settle)
+        given = None
+        if teacher is not None and alpha:
+            given = as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher)
+        # a hard answer weighs 1, whatever it says
+        sure = given is not None and given.access == "hard" and information == "top_probability"
+        super().__init__(generator, critic, None if sure else given, **options)
+        self.alpha, self.information, self._sure = alpha, information, sure
+        if given is not None and self.objective == "wasserstein":
+            told = "log D of Eq. 10 needs a critic that answers a probability, which that of a Wasserstein GAN does not"
+            rank_zero_warn(f"{told}: give alpha=0.0, or no teacher, to leave the information term out")
 
     def terms(self, fake: Tensor, logit: Tensor, step: int) -> dict[str, Tensor]:
         """α L_IM on the images that are asked at this step, Eqs. 10 and 13 of [Ma2024]_."""
-        if self._turn != step:
-            self._turn, self._left = step, self.planned(step)
-        number = min(len(fake), self._left)
-        self._left -= number
-        if self._journal is None or not number:
+        if self._sure:
+            return {"information": self.alpha * gan.information_loss(logit, torch.ones_like(logit))}
+        answer = self.ask(fake, step)
+        if answer is None:
             return {}
-        answer = self._journal(fake[:number].detach().float().clamp(0, 1))
         if self.information == "class_index":
             index = (answer.argmax(1) if answer.ndim == 2 else answer).to(logit)
-            weight = index.mean().expand(number)
+            weight = index.mean().expand(len(answer))
         else:
-            weight = answer.amax(1).to(logit) if answer.ndim == 2 else torch.ones_like(logit[:number])
-        return {"information": self.alpha * gan.information_loss(logit[:number], weight)}
-
-    def planned(self, step: int) -> int:
-        """How many images this process asks at a step of the generator: an even spread that sums to its share."""
-        if self._journal is None or self.queries is None:
-            return _ALL
-        return self._plan[step + 1] - self._plan[step]
-
-    def on_train_epoch_end(self) -> None:
-        """Close the epoch's journal."""
-        super().on_train_epoch_end()
-        if self._journal is not None:
-            self._journal.close()
-
-    def on_fit_end(self) -> None:
-        """The answers have done their work; the generator knows what it has cost, wherever it is used."""
-        self.generator.paid = self.paid
-        for file in self._journals.glob(f"*-epoch-*-rank-{self.global_rank}"):
-            file.unlink()
-
-    @property
-    def _journals(self) -> Path:
-        return Path(self.trainer.default_root_dir) / "journal"
+            weight = answer.amax(1).to(logit)
+        return {"information": self.alpha * gan.information_loss(logit[: len(answer)], weight)}
 
 
 class MEKD(AnsweredModule):
@@ -203,14 +110,20 @@ class MEKD(AnsweredModule):
         beta: β, weight of the divergence.
         temperature: τ, what the generator's input is divided by.
         kd_temperature: T of the divergence.
-        response: what the generator receives, see difference 2.
+        response: what the generator receives, see difference 2; ``aligned`` on a ``GeneratedDataModule`` only.
         logits_teacher: whose raw logits ``response: logits`` feeds to the generator; no black box gives them.
         options: those of :class:`AnsweredModule`.
 
     Raises:
         ValueError: no loss has a weight, no generator at that place, or ``response: logits`` without a teacher, or a
             teacher without it.
+
+    Attributes:
+        alignment: of ``response: aligned``, the map ``(K + 1, K)`` from centred logits over τ and a 1 to latent
+            vectors; fitted once when a fit starts, and part of its checkpoints.
     """
+
+    alignment: Tensor
 
     def __init__(
         self,
@@ -221,7 +134,7 @@ class MEKD(AnsweredModule):
         beta: float = 1.0,
         temperature: float = 5.0,
         kd_temperature: float = 1.0,
-        response: Literal["centred", "released", "logits"] = "centred",
+        response: Literal["centred", "aligned", "released", "logits"] = "centred",
         logits_teacher: WhiteBoxTeacher | None = None,
         **options: Any,  # noqa: ANN401 - AnsweredModule's
     ) -> None:
@@ -241,6 +154,8 @@ class MEKD(AnsweredModule):
         self.distance, self.mapping_weight, self.beta = distance, mapping_weight, beta
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.response = response
+        if response == "aligned":
+            self.register_buffer("alignment", torch.full((made.latent_dim + 1, made.latent_dim), torch.nan))
 
     @property
     def generator(self) -> Generator:
@@ -249,16 +164,30 @@ class MEKD(AnsweredModule):
         return made
 
     def setup(self, stage: str) -> None:
-        """Refuse, with a ValueError, a generator of other classes than the data's."""
+        """Refuse, with a ValueError, a generator of other classes than the data's or, aligned, another than theirs."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_latent(self.generator, data)
+        if stage == "fit" and self.response == "aligned":
+            source = data.transfer_set.manifest["source"] if isinstance(data, GeneratedDataModule) else {}
+            if source.get("generator") != fingerprint(self.generator):
+                pairs = "response='aligned' pairs answers with the latent vectors of their images"
+                raise ValueError(f"{pairs}: give a GeneratedDataModule whose images this generator has made")
 
     def on_fit_start(self) -> None:
-        """Move generator and logits' teacher to the student's device."""
+        """Move generator and logits' teacher to the student's device; fit the alignment, unless a checkpoint has it."""
         for network in self._frozen.values():
             network.to(self.device)
+        if self.response == "aligned" and not self.alignment.isfinite().all():
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.align(data.answered.answer, data.latents())
+
+    def align(self, given: Tensor, latent: Tensor) -> None:
+        """Fit the map from answers to latent vectors, both ``(M, K)``, by least squares; the shortest of several."""
+        vectors = centred(self.probabilities(given).double().log()) / self.temperature
+        solution = torch.linalg.lstsq(_with_one(vectors).cpu(), latent.double().cpu(), driver="gelsd").solution
+        self.alignment.copy_(solution)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_F + β L_KL, Eq. 14 of [Ma2024]_."""
@@ -274,10 +203,19 @@ class MEKD(AnsweredModule):
             else:
                 one, other = student, teacher
             with torch.no_grad():
-                wanted = self.generator(other / self.temperature)
-            made = self.generator(one / self.temperature)
+                wanted = self.generator(self.latent(other))
+            made = self.generator(self.latent(one))
             terms["mapping"] = self.mapping_weight * gan.image_distance(made, wanted, self.distance)  # Eq. (14), L_F
         if self.beta:
             divergence = kd_divergence(student, softened(teacher, self.kd_temperature), self.kd_temperature)
             terms["kl"] = self.beta * self.kd_temperature**2 * divergence  # Eq. (14), second term
         return terms
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        """What the generator receives of logits, both ``(N, K)``: these over τ or, aligned, their latent vectors."""
+        scaled = vectors / self.temperature
+        return _with_one(scaled) @ self.alignment.to(scaled) if self.response == "aligned" else scaled
+
+
+def _with_one(vectors: Tensor) -> Tensor:
+    return F.pad(vectors, (0, 1), value=1.0)

@@ -24,8 +24,8 @@ class AnsweredModule(DistillationModule):
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
         confidence: probability of the label that a hard answer becomes; the other classes share the rest evenly.
-        floor: least probability of an answer: an API rounds, and log 0 is not finite. It says "so much or less": where an
-            answer is at the floor, a student's smaller probability is right.
+        floor: least probability of an answer: an API rounds, and log 0 is not finite. It says "so much or less": where
+            an answer is at the floor, a student's smaller probability is right.
         options: those of :class:`DistillationModule`.
     """
 

@@ -153,22 +153,21 @@ class GeneratorModule(OwnSteps):
         if generators_turn:
             generator_optimizer.zero_grad()
             critic_optimizer.zero_grad()
-            self.critic.requires_grad_(False)
-            if self.code_weight and isinstance(self.critic, InfoGANCritic):
-                self.critic.code_head.requires_grad_()  # Q plays on the generator's side
             for latent, share in zip(latents, shares, strict=True):
                 fake = fake if len(parts) == 1 else self.generator(latent)  # the graph of one part at a time
                 self._backward(self._generator_terms(fake, latent, number // self.critic_steps), share, terms)
             self.clipped_step(generator_optimizer)
             if self.code_weight:
                 self.clipped_step(critic_optimizer)
-            self.critic.requires_grad_()
         self._accumulate(terms)
 
     def _generator_terms(self, fake: Tensor, latent: Tensor, step: int) -> dict[str, Tensor]:
+        self.critic.requires_grad_(False)
         logit = self.critic(fake)
+        self.critic.requires_grad_()
         terms = {"generator": gan.generator_loss(logit, self.objective), **self.terms(fake, logit, step)}
         if self.code_weight and isinstance(self.critic, InfoGANCritic):
+            # Q plays on the generator's side, and so do the features that it shares with D
             terms["code"] = self.code_weight * gan.code_loss(self.critic.code(fake), latent)
         return terms
 

@@ -389,7 +389,7 @@ CASES: dict[str, dict[str, Case]] = {
         "class index": lambda: fit(
             methods.MEKDGenerator(generator(), critic(), teacher(), information="class_index"), digits()
         ),
-        "wasserstein": lambda: fit(methods.MEKDGenerator(teacher=teacher(), queries=50, **wasserstein()), digits()),
+        "wasserstein": lambda: fit(methods.MEKDGenerator(**wasserstein()), digits()),
         "InfoGAN": lambda: fit(methods.MEKDGenerator(teacher=teacher(), **infogan()), digits()),
     },
     "MEKD": {

@@ -139,6 +139,25 @@ def test_an_answered_pool_joins_images_and_answers(tmp_path):
     torch.testing.assert_close(converted.image, batches[0].image.float() / 255)
 
 
+def test_the_first_answered_images_alone_count_as_paid(tmp_path):
+    made = TransferSetWriter(tmp_path / "set", {"method": "test", "num_classes": 3, "source": {}})
+    image = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
+    rows = {"image": image, "answer": torch.eye(3).repeat(2, 1), "queries": torch.tensor([1, 2, 3, 4, 5, 6])}
+    made.write({"index": torch.tensor([3, 0, 1, 2, 5, 4]), **rows})
+    made.finish(torch.arange(6), {"queries": 100 + 21, "bytes_up": 210, "bytes_down": 63})
+    few = GeneratedDataModule(ToyDataModule(), path=str(tmp_path / "set"), num_samples=4)
+    few.setup("fit")
+    assert torch.equal(few.answered.images, image[[1, 2, 3, 0]])
+    told = few.transfer_set.manifest
+    assert [told[name] for name in ("rows", "queries", "bytes_up", "bytes_down")] == [4, 110, 100, 30]
+    whole = TransferSet(tmp_path / "set")
+    assert (len(whole), whole.manifest["queries"]) == (6, 121)
+    with pytest.raises(ValueError, match="has 6 rows, fewer than num_samples=7"):
+        GeneratedDataModule(ToyDataModule(), path=str(tmp_path / "set"), num_samples=7).setup("fit")
+    with pytest.raises(ValueError, match="num_samples"):
+        GeneratedDataModule(ToyDataModule(), num_samples=0)
+
+
 def test_hard_answers_arrive_as_one_hot_rows(tmp_path):
     answered(tmp_path / "set", pool(3), 3, torch.tensor([2, 0, 2]))
     data = GeneratedDataModule(ToyDataModule(), path=str(tmp_path / "set"))

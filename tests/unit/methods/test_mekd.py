@@ -106,6 +106,26 @@ def test_alpha_0_asks_nothing_and_equals_no_teacher(tmp_path):
     assert same(weights(silent), weights(alone))
 
 
+def test_hard_answers_are_not_paid_for(tmp_path):
+    net, other = Counted(), Counted(seed=2)
+    hard, alone = phase1(net, HardLabelTeacher, queries=100), phase1(other, HardLabelTeacher)
+    fit(tmp_path / "hard", hard)
+    fit(tmp_path / "alone", alone)
+    assert net.calls == other.calls == []
+    assert (hard.paid, hard.access) == (Answers(0, 0, 0), None)
+    assert same(weights(hard), weights(alone))  # two teachers, one generator
+    fit(tmp_path / "index", index := phase1(net, queries=100, **HARD))
+    assert sum(net.calls) == index.paid.queries == 100
+
+
+def test_a_wasserstein_critic_has_no_log_d(recwarn):
+    with pytest.warns(UserWarning, match=r"give alpha=0\.0, or no teacher, to leave the information term out"):
+        phase1(Counted(), objective="wasserstein")
+    phase1(None, objective="wasserstein")
+    phase1(Counted(), objective="wasserstein", alpha=0.0)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("number", "options", "most"),
     [
@@ -143,6 +163,7 @@ def test_the_teacher_sees_generated_pixels_and_its_gradient_is_not_needed(tmp_pa
 
     fit(tmp_path, phase1(Watched(), queries=None), max_epochs=1)
     assert [len(x) for x in seen] == [16, 16, 16, 12]
+    assert all(torch.equal(x, (x * 255).round() / 255) for x in seen)  # as an image file would hold them
     assert all(x.dtype == torch.float32 and float(x.min()) >= 0 and float(x.max()) <= 1 for x in seen)
     assert not any(x.requires_grad for x in seen)
 
@@ -153,7 +174,7 @@ class TestInformation:
 
     def term(self, answer, **options):
         module = phase1(Counted(), alpha=0.5, queries=3, **options)
-        module._journal, module._plan = (lambda images: answer), [0, 3]
+        module._journal, module._plan = (lambda images: answer), [3]
         return float(module.terms(torch.rand(4, 1, 8, 8), self.logit, 0)["information"])
 
     def by_hand(self, weight):
@@ -163,8 +184,10 @@ class TestInformation:
     def test_weights_are_top_probabilities(self):
         assert self.term(self.soft) == pytest.approx(self.by_hand([0.7, 0.6, 1.0]), rel=1e-5)
 
-    def test_a_hard_answer_weighs_1(self):
-        assert self.term(torch.tensor([0, 2, 1])) == pytest.approx(self.by_hand([1, 1, 1]), rel=1e-5)
+    def test_a_hard_answer_weighs_1_whatever_it_is(self):
+        module = phase1(Counted(), HardLabelTeacher, alpha=0.5)
+        term = float(module.terms(torch.rand(3, 1, 8, 8), self.logit[:3], 0)["information"])
+        assert term == pytest.approx(self.by_hand([1, 1, 1]), rel=1e-5)
 
     def test_the_released_code_weighs_by_the_mean_class_index(self):
         for answer in (self.soft, torch.tensor([0, 2, 1])):
@@ -174,7 +197,7 @@ class TestInformation:
 
     def test_a_step_without_questions_has_no_such_term(self):
         module = phase1(Counted(), queries=3)
-        module._journal, module._plan = (lambda images: pytest.fail("asked")), [0, 0, 3]
+        module._journal, module._plan = (lambda images: pytest.fail("asked")), [0, 3]
         assert module.terms(torch.rand(4, 1, 8, 8), self.logit, 0) == {}
 
 
@@ -210,16 +233,19 @@ def checkpointed(tmp_path, module, ckpt=None):
     return fit(tmp_path, module, ckpt=ckpt, max_epochs=3, callbacks=[last], enable_checkpointing=True)
 
 
-@pytest.mark.parametrize("kind", [SoftLabelTeacher, HardLabelTeacher])
-def test_a_resumed_run_equals_an_uninterrupted_one_and_asks_nothing_twice(tmp_path, kind):
-    whole = phase1(Counted(), kind, queries=100)
+HARD = {"kind": HardLabelTeacher, "information": "class_index"}  # the one way in which phase 1 asks for labels
+
+
+@pytest.mark.parametrize("options", [{}, HARD], ids=["soft", "hard"])
+def test_a_resumed_run_equals_an_uninterrupted_one_and_asks_nothing_twice(tmp_path, options):
+    whole = phase1(Counted(), queries=100, **options)
     checkpointed(tmp_path / "whole", whole)
     net = Counted()
     with pytest.raises(ConnectionError):
-        checkpointed(tmp_path / "part", phase1(net, kind, cls=Dying, queries=100))
+        checkpointed(tmp_path / "part", phase1(net, cls=Dying, queries=100, **options))
     asked = sum(net.calls)
     assert 33 < asked < 100
-    resumed = phase1(net, kind, queries=100)
+    resumed = phase1(net, queries=100, **options)
     checkpointed(tmp_path / "part", resumed, tmp_path / "part/checkpoints/last.ckpt")
     assert same(weights(whole), weights(resumed))
     assert sum(net.calls) == 100
@@ -379,6 +405,7 @@ def prepared(batch_size):
     return data
 
 
+@pytest.mark.filterwarnings("ignore:log D of Eq. 10")
 def test_wgan_gp_runs_and_the_penalty_counts(tmp_path, monkeypatch):
     given, gradient_penalty = [], gan.gradient_penalty
 
@@ -412,10 +439,10 @@ def test_infogan_trains_its_guess_on_the_generators_side(tmp_path):
     (without, start), (with_code, _) = build(0.0), build(0.7)
     one, other = weights(without), weights(with_code)
     assert torch.equal(start["critic.code_head.weight"], one["critic.code_head.weight"])
-    assert not torch.equal(start["critic.code_head.weight"], other["critic.code_head.weight"])
-    for name in PARAMETERS[:2]:
-        assert torch.equal(one[name], other[name])
-    assert not torch.equal(one[PARAMETERS[2]], other[PARAMETERS[2]])
+    # Q and the features that it shares with D, not D's own last layer
+    for name in ("critic.code_head.weight", "critic.body.0.weight", "generator.body.0.weight"):
+        assert not torch.equal(one[name], other[name])
+    assert torch.equal(one["critic.head.weight"], other["critic.head.weight"])
     assert all(parameter.requires_grad for parameter in with_code.critic.parameters())
 
 
@@ -669,6 +696,52 @@ def test_a_student_learns_from_the_pool_and_the_generator_stays(tmp_path, pool, 
     assert fingerprint(again.generator) == before
     (metrics,) = run.test(module, datamodule=data, verbose=False)
     assert 0 <= metrics["test/accuracy"] <= 1
+
+
+def test_the_alignment_is_the_least_squares_map_from_answers_to_latent_vectors():
+    module = MEKD(student(), frozen(), response="aligned", temperature=2.0)
+    draw = torch.Generator().manual_seed(7)
+    answer, latent = torch.randn(40, 3, generator=draw).softmax(1), torch.randn(40, 3, generator=draw)
+    assert module.alignment.isnan().all()
+    module.align(answer, latent)
+    # of centred logits the last is minus the sum of the others: normal equations of the two that are left, and of 1
+    logits = row_centred(answer.log())
+    design = torch.cat([logits[:, :2].double() / 2, torch.ones(40, 1)], 1)
+    best = torch.linalg.solve(design.T @ design, design.T @ latent.double())
+    torch.testing.assert_close(module.latent(logits), (design @ best).float(), atol=1e-5, rtol=1e-5)
+    made, wanted = (module.generator(module.latent(side)) for side in (row_centred(module(batch().image)), logits[:5]))
+    terms = module.losses(batch()._replace(answer=answer[:5]))
+    torch.testing.assert_close(terms["mapping"], (made - wanted).abs().mean())
+
+
+def test_hard_answers_are_aligned_to_the_mean_latent_vector_of_their_class():
+    module = MEKD(student(), frozen(), response="aligned")
+    module.access = "hard"
+    latent, label = torch.randn(40, 3, generator=torch.Generator().manual_seed(7)), torch.arange(40) % 3
+    module.align(F.one_hot(label, 3).float(), latent)
+    means = torch.stack([latent[label == k].mean(0) for k in range(3)])
+    seen = module.latent(row_centred(module.probabilities(torch.eye(3)).log()))
+    torch.testing.assert_close(seen, means, atol=1e-5, rtol=0)
+
+
+def test_an_aligned_student_pairs_the_pools_answers_with_its_latent_vectors(tmp_path, pool):
+    pool()
+    data = GeneratedDataModule(ToyDataModule(), path=str(tmp_path / "set"), num_samples=20)
+    module = MEKD(student(), str(tmp_path / "generator"), response="aligned")
+    run = fit(tmp_path, module, data, max_epochs=1)
+    latent = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))[:20]  # as the pool was drawn
+    torch.testing.assert_close(data.latents(), latent)
+    assert torch.equal((frozen().eval()(latent) * 255).round().byte(), data.answered.images)
+    other = MEKD(student(), frozen(), response="aligned")
+    other.align(data.answered.answer, latent)
+    torch.testing.assert_close(module.alignment, other.alignment)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = MEKD.load_from_checkpoint(tmp_path / "x.ckpt", student=student())
+    assert torch.equal(again.alignment, module.alignment)
+    assert data.transfer_set.manifest["queries"] == 5 + 20
+    stranger = DCGANGenerator(3, 1, 8, width=4)
+    with pytest.raises(ValueError, match=r"response='aligned' pairs .* whose images this generator has made"):
+        fit(tmp_path / "other", MEKD(student(), stranger, response="aligned"), data)
 
 
 def test_real_local_images_are_the_first_versions_variant(tmp_path):

@@ -122,7 +122,8 @@ class Sure(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "make", [ML, AL, CAN, partial(CDL, class_weight=0.0), DKD, *(partial(AnsweredKD, temperature=t) for t in (1.0, 8.0))]
+    "make",
+    [ML, AL, CAN, partial(CDL, class_weight=0.0), DKD, *(partial(AnsweredKD, temperature=t) for t in (1.0, 8.0))],
 )
 def test_a_student_that_is_the_teacher_is_not_told_from_it_below_the_floor(make):
     net = Sure()
