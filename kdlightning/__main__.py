@@ -38,7 +38,7 @@ _OPTIONS = (
     ("--ckpt_path FILE", "the checkpoint to go on from, or to measure", _ALL),
     ("--result.role ROLE", "teacher, reference or student: the network's place in a report", ("fit",)),
     ("--result.variant TEXT", "tells runs of one method apart in a report", ("fit",)),
-    ("--result.point.images N", "a point of a curve, images or any other name: report draws it", ("fit",)),
+    ("--result.point POINT", "where it lies on a curve, such as {images: 200}: a report draws it", ("fit",)),
     ("--overwrite true", "replace the run in that directory", ("fit",)),
     ("--restart true", "begin a stopped run anew; what it paid stays counted", ("fit",)),
     ("--over_budget allow", "start although the teacher's budget will not suffice", ("fit", "predict")),
