@@ -1,6 +1,6 @@
-"""How often `--seeds auto` calls equals different: normal differences, a look after each seed, the usual level and ours.
+"""How often `--seeds auto` calls equals different: normal differences, a look after each seed, two levels.
 
-    python benchmarks/looks.py
+python benchmarks/looks.py
 """
 
 import numpy as np

@@ -262,8 +262,8 @@ def test_an_entry_of_a_matrix_sets_several_variables_together(tmp_path):
     }
     path = tmp_path / "together.yaml"
     path.write_text(yaml.safe_dump({"output": "runs", "stages": [stage]}))
-    found = {stage.name: (stage.config["trainer"]["max_epochs"], stage.config["seed"]) for stage in read_recipe(path)[1]}
-    assert found == {"200-of-1": (60, 1), "200-of-2": (60, 2), "5000-of-1": (30, 1), "5000-of-2": (30, 2)}
+    told = {stage.name: (stage.config["trainer"]["max_epochs"], stage.config["seed"]) for stage in read_recipe(path)[1]}
+    assert told == {"200-of-1": (60, 1), "200-of-2": (60, 2), "5000-of-1": (30, 1), "5000-of-2": (30, 2)}
 
 
 def test_a_recipe_that_extends_another_says_only_what_differs(extending):
