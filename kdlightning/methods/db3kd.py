@@ -22,8 +22,7 @@ Differences from the paper (P) and the released code (C); docs/fidelity.md has t
 7. An image that the teacher already puts in the target class (only with ``truth``) costs no query: distance
    ``min_distance``. C does not return. A class that the teacher never answers: distance inf, weight 0.
 8. ``mapping: linear`` is neither P's nor C's: logits −slope · r at T = 4, taken as KD takes a soft teacher's. Eq. 7 at
-   τ = 0.3 leaves near and far classes almost alike; a network's logits fall about linearly with the distance to its
-   boundaries, so this map keeps what the search has measured.
+   τ = 0.3 leaves near and far classes almost alike, whatever the search has measured.
 """
 
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import ImageDataModule, above_zero
-from kdlightning.data.transferset import TransferSet
+from kdlightning.data.transferset import TransferSetDataModule
 from kdlightning.functional import boundary
 from kdlightning.functional.divergence import kd_divergence, softened
 from kdlightning.modules.base import DistillationModule
@@ -63,6 +62,8 @@ class DB3KDLabels(LabellingModule):
         query_limit: images per (image, class) pair with ``mbd``, those of ``bd`` included.
         subspace: where the probes are drawn, see :func:`kdlightning.functional.boundary.probe_bank`.
         rank: its dimensions.
+        surrogate: for ``mbd``, an untrained network, pixels to logits, that learns what ``bd`` has asked about a batch
+            and leads the walk, for no query; a pair's result then depends on its batch.
         truth: take ground-truth labels for class m (and for the classes of ``sd``, which then asks nothing).
         normalise: divide by (sum of 1/r)², Eq. 7.
         min_distance: floor of the distances in Eq. 6.
@@ -87,6 +88,7 @@ class DB3KDLabels(LabellingModule):
         query_limit: int = 1000,
         subspace: boundary.Subspace = "images",
         rank: int = 100,
+        surrogate: nn.Module | None = None,
         truth: bool = False,
         normalise: bool = True,
         min_distance: float = 1e-3,
@@ -97,6 +99,9 @@ class DB3KDLabels(LabellingModule):
         self.num_classes, self.robustness, self.candidates = num_classes, robustness, candidates
         self.candidate_pool, self.tolerance, self.num_probes, self.step = candidate_pool, tolerance, num_probes, step
         self.probe_radius, self.query_limit, self.subspace, self.rank = probe_radius, query_limit, subspace, rank
+        if surrogate is not None and robustness != "mbd":
+            raise ValueError(f"surrogate: leads the walk of robustness='mbd', got {robustness!r}")
+        self.surrogate = surrogate
         self.truth, self.normalise, self.min_distance = truth, normalise, min_distance
         self.batch_size, self.seed = batch_size, seed
 
@@ -190,7 +195,7 @@ class DB3KDLabels(LabellingModule):
         """Robustness ``(N, K)`` and queries ``(N,)``."""
         number, queries = len(own), torch.zeros_like(own)
         if self.robustness == "noise":
-            return self._noise(batch).to(batch.image), queries
+            return boundary.random_distance(batch.index, self.num_classes, self.seed).to(batch.image), queries
         if self.robustness == "sd":
             return boundary.sample_distance(batch.image, self.pool, self.pool_class, self.num_classes), queries
         distance = batch.image.new_full((number, self.num_classes), self.min_distance)
@@ -199,27 +204,26 @@ class DB3KDLabels(LabellingModule):
         image, target = torch.nonzero(wanted, as_tuple=True)
         images = batch.image[image]
         index = boundary.nearest_candidates(images, self.pool, self.pool_class, target, self.candidates)
+        asked = boundary.Recorder(predict)
         points = boundary.boundary_distance(
-            predict, images, target, self.pool, index, tolerance=self.tolerance, batch_size=self.batch_size
+            predict if self.surrogate is None else asked,
+            images,
+            target,
+            self.pool,
+            index,
+            tolerance=self.tolerance,
+            batch_size=self.batch_size,
         )
         if self.robustness == "mbd":
             key = batch.index[image] * self.num_classes + target
+            guide = None if self.surrogate is None else boundary.imitation(self.surrogate, asked, seed=self.seed)
             points = boundary.minimal_boundary_distance(
                 predict, images, target, points, key, self.bank,
                 num_probes=self.num_probes, step=self.step, probe_radius=self.probe_radius,
-                query_limit=self.query_limit, batch_size=self.batch_size,
+                query_limit=self.query_limit, guide=guide, batch_size=self.batch_size,
             )  # fmt: skip
         distance[image, target] = points.distance
         return distance, queries.index_add(0, image, points.queries)
-
-    def _noise(self, batch: Batch) -> Tensor:
-        """Distances without meaning: uniform over (0.5, 1.5) of nothing, by image."""
-        generator = torch.Generator()
-        rows = []
-        for index in batch.index.tolist():
-            generator.manual_seed(self.seed * 1_000_003 + index)
-            rows.append(0.5 + torch.rand(self.num_classes, generator=generator))
-        return torch.stack(rows)
 
 
 def _mean(values: Tensor) -> float | None:
@@ -229,17 +233,14 @@ def _mean(values: Tensor) -> float | None:
 class DB3KD(DistillationModule):
     """Phase 2, ``fit`` on a ``TransferSetDataModule``: Eq. 1 with the soft labels of phase 1.
 
-    Both mappings read one transfer set, paid for once: ``eq7`` its column ``activation``, ``linear`` its ``distance``.
-
     Args:
         student: pixels in [0, 1] to logits ``(N, K)``.
-        temperature: τ of Eq. 1, both sides. None: 0.3 with ``eq7``, the paper's, which has made the labels soft
-            already; 4 with ``linear``, whose term carries τ² as in KD.
+        temperature: τ of Eq. 1, both sides. None: 0.3 with ``eq7`` (the paper's), 4 with ``linear``, times τ².
         kd_weight: λ of Eq. 1.
         ce_weight: weight of the cross-entropy.
         cross_entropy: with ground-truth ``labels`` where they exist, with the ``teacher``'s top-1 labels, or ``none``.
         reduction: of the KL over the batch; ``sum`` is the released code's.
-        mapping: from distances to the teacher's logits: ``eq7`` of the paper, or ``linear``, see difference 8.
+        mapping: ``eq7`` reads the transfer set's ``activation``, ``linear`` its ``distance``, see difference 8.
         slope: logits of ``linear`` in the unit of the set, the mean distance to the nearest other class; without a
             transfer set (a loader of your own) in that of the distances given.
         options: those of :class:`DistillationModule`.
@@ -270,15 +271,13 @@ class DB3KD(DistillationModule):
         """Take the unit of length from the transfer set; a ValueError where its column is not ``mapping``'s."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        made: TransferSet | None = getattr(data, "transfer_set", None)
-        if made is None:
+        if not isinstance(data, TransferSetDataModule):
             return
-        column = getattr(data, "column", None)
-        if (column == "distance") != (self.mapping == "linear"):
-            wanted = f"column: {'distance' if self.mapping == 'linear' else 'null (activation)'}, got {column}"
-            raise ValueError(f"mapping: {self.mapping} needs the TransferSetDataModule's {wanted}")
+        if (data.column == "distance") != (self.mapping == "linear"):
+            wanted = "distance" if self.mapping == "linear" else "null (activation)"
+            raise ValueError(f"mapping: {self.mapping} needs the data's column: {wanted}, got {data.column}")
         if self.mapping == "linear":
-            self.unit = boundary.mean_nearest(made.column("distance"), made.column("label"))
+            self.unit = boundary.mean_nearest(*map(data.transfer_set.column, ("distance", "label")))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_CE(P_s, y) + λ L_KD(P_t^τ, P_s^τ), Eq. 1 of [Wang2021]_."""

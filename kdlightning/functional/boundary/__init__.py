@@ -13,7 +13,13 @@ All points lie in the pixel box, so a distance is that of an image that was real
 .. [Cheng2020] M. Cheng et al. Sign-OPT: A Query-Efficient Hard-label Adversarial Attack. ICLR 2020, arXiv:1909.10773.
 """
 
-from kdlightning.functional.boundary.candidates import Subspace, nearest_candidates, probe_bank, sample_distance
+from kdlightning.functional.boundary.candidates import (
+    Subspace,
+    nearest_candidates,
+    probe_bank,
+    random_distance,
+    sample_distance,
+)
 from kdlightning.functional.boundary.descent import TRIES, boundary_normal, minimal_boundary_distance, retreat
 from kdlightning.functional.boundary.labels import activations, linear_logits, mean_nearest
 from kdlightning.functional.boundary.search import (
@@ -24,9 +30,11 @@ from kdlightning.functional.boundary.search import (
     is_target,
     most_boundary_queries,
 )
+from kdlightning.functional.boundary.surrogate import Guide, Recorder, guided_normals, imitation
 
 __all__ = [
-    "TRIES", "BoundaryPoints", "Predict", "Subspace", "activations", "any_but", "boundary_distance", "boundary_normal",
-    "is_target", "linear_logits", "mean_nearest", "minimal_boundary_distance", "most_boundary_queries",
-    "nearest_candidates", "probe_bank", "retreat", "sample_distance",
+    "TRIES", "BoundaryPoints", "Guide", "Predict", "Recorder", "Subspace", "activations", "any_but",
+    "boundary_distance", "boundary_normal", "guided_normals", "imitation", "is_target", "linear_logits",
+    "mean_nearest", "minimal_boundary_distance", "most_boundary_queries", "nearest_candidates", "probe_bank",
+    "random_distance", "retreat", "sample_distance",
 ]  # fmt: skip

@@ -24,6 +24,15 @@ def sample_distance(images: Tensor, candidates: Tensor, candidate_class: Tensor,
     return out
 
 
+def random_distance(index: Tensor, num_classes: int, seed: int) -> Tensor:
+    """Distances without meaning, uniform over (0.5, 1.5): ``(N, num_classes)``, by the images' indices ``(N,)``."""
+    generator, rows = torch.Generator(), []
+    for image in index.tolist():
+        generator.manual_seed(seed * 1_000_003 + image)
+        rows.append(0.5 + torch.rand(num_classes, generator=generator))
+    return torch.stack(rows)
+
+
 def nearest_candidates(
     images: Tensor, candidates: Tensor, candidate_class: Tensor, target: Tensor, number: int
 ) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kdlightning.functional.boundary.search import Asker, BoundaryPoints, Predict, is_target
+from kdlightning.functional.boundary.surrogate import Guide, guided_normals
 
 TRIES = 6  # steps away from a boundary, each half as long as the one before
 
@@ -21,10 +22,11 @@ def minimal_boundary_distance(
     num_probes: int = 200,
     step: float = 0.2,
     probe_radius: float = 0.1,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     query_limit: int = 1000,
     patience: int = 3,
     memory: float = 0.7,
+    guide: Guide | None = None,
     batch_size: int = 256,
 ) -> BoundaryPoints:
     """Minimal Boundary Distance: move a boundary point along the boundary towards its image, Eqs. 4-5 of [Wang2021]_.
@@ -33,6 +35,9 @@ def minimal_boundary_distance(
     a step along it, and pulls back to the boundary on the line to the image (Eq. 3). The step is searched per pair: if
     a step helps, twice as much is tried, otherwise half. The boundary turns little between two iterations, so what the
     earlier ones have told of the normal is kept, and fades.
+
+    With a ``guide``, a network whose boundaries are like the classifier's, its normals are followed first, which asks
+    for the steps only; when they lead nowhere any more, they are averaged with the estimated ones.
 
     Args:
         predict: pixels ``(M, C, H, W)`` to class indices ``(M,)``.
@@ -48,6 +53,7 @@ def minimal_boundary_distance(
         query_limit: images per pair, never exceeded, the queries of ``start`` included.
         patience: a pair stops when this many iterations in a row gain less than ``tolerance``.
         memory: weight of the normal of the iteration before, itself a mean with those before it; 0 forgets.
+        guide: pixels ``(M, C, H, W)`` to logits ``(M, K)``, differentiable; asking it costs nothing.
         batch_size: images per call of ``predict``.
 
     Returns:
@@ -57,13 +63,15 @@ def minimal_boundary_distance(
         raise ValueError(f"num_probes={num_probes} but the bank holds {len(bank)} directions: make a larger bank")
     ask = Asker(predict, images, batch_size)
     walk = _Walk(ask, images.flatten(1), target, start, tolerance, query_limit)
+    if guide is not None:
+        walk.descend(lambda rows, _: walk.guided(rows, guide), 0, step, patience)
     known = torch.zeros_like(walk.point)
 
     def estimated(rows: Tensor, iteration: int) -> Tensor:
         radius, turn = probe_radius * walk.distance[rows], key[rows] * 7919 + iteration
         normal = _normals(ask, walk.point[rows], target[rows], radius, turn, bank, num_probes)
         known[rows] = _unit(normal + memory * known[rows])
-        return known[rows]
+        return known[rows] if guide is None else _unit(known[rows] + walk.guided(rows, guide))
 
     walk.descend(estimated, num_probes, step, patience)
     return BoundaryPoints(walk.point.view_as(images), walk.distance, walk.queries)
@@ -99,6 +107,11 @@ class _Walk:
             gained = before - self.distance[rows] > self.tolerance * before
             stalled[rows] = torch.where(gained, 0, stalled[rows] + 1)
             iteration += 1
+
+    def guided(self, rows: Tensor, guide: Guide) -> Tensor:
+        """The guide's unit normals ``(M, D)``."""
+        points = self.point[rows].view(-1, *self.ask.shape)
+        return _unit(guided_normals(guide, points, self.target[rows], self.ask.batch_size).flatten(1))
 
     def step(self, rows: Tensor, normal: Tensor, xi: Tensor) -> Tensor:
         """Go ``xi`` times the distance along the normal, pull back to the boundary, keep it if nearer.

@@ -96,6 +96,23 @@ def test_mbd_is_nearer_within_the_limit(tmp_path):
     assert mbd.manifest["queries_per_pair"] == pytest.approx(float(mbd.column("queries").sum()) / 120)
 
 
+def test_a_surrogate_costs_nothing_and_leads_the_walk_the_same_way_again(tmp_path):
+    def made(name, net):
+        surrogate = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        limits = {"robustness": "mbd", "query_limit": 60, "num_probes": 40}
+        return label(tmp_path, name, net=net, surrogate=surrogate, **limits)
+
+    net = Counted()
+    one, bd = made("one", net), label(tmp_path, "bd")
+    assert net.seen == one.manifest["queries"] == one.manifest["queries_paid"]
+    assert int(one.column("queries").max()) <= 2 * 60
+    assert (one.column("distance") <= bd.column("distance") + 1e-6).all()
+    assert float(one.column("distance").sum()) < float(bd.column("distance").sum())
+    assert torch.equal(made("again", Counted()).column("distance"), one.column("distance"))  # whatever it began with
+    with pytest.raises(ValueError, match="surrogate: leads the walk of robustness='mbd', got 'bd'"):
+        label(tmp_path, "refused", surrogate=torch.nn.Identity())
+
+
 def test_sd_costs_one_query_an_image_or_none_with_ground_truth(tmp_path):
     by_teacher = label(tmp_path, "sd", robustness="sd")
     assert by_teacher.manifest["queries"] == 60

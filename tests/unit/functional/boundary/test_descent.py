@@ -31,7 +31,7 @@ def test_minimal_boundary_distance_of_a_linear_teacher(teacher):
     start = boundary.boundary_distance(predict, x, target, pool, candidates)
     bank = boundary.probe_bank(SHAPE, subspace="pixels")
     found = boundary.minimal_boundary_distance(
-        predict, x, target, start, torch.arange(len(x)), bank, query_limit=6000, patience=5
+        predict, x, target, start, torch.arange(len(x)), bank, query_limit=6000, patience=5, tolerance=1e-3
     )
     minimum = linear_minimum(teacher, x, target)
     assert (found.distance >= minimum - 1e-4).all()
