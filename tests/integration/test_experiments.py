@@ -48,9 +48,11 @@ def test_every_stage_builds(recipe, tmp_path, monkeypatch, url):
     variables["ledger"] = str(tmp_path / "ledger.sqlite")
     _, stages, _ = read_recipe(recipe, output=str(out), variables={k: v for k, v in variables.items() if k in own})
     kinds = {(stage.command, stage.config["model"]["class_path"]): stage for stage in stages}
-    made = {f"{stage.directory}/network": stage.config["model"]["init_args"].get("student") for stage in stages}
+    made = {f"{stage.directory}/network": stage.config["model"]["init_args"] for stage in stages}
     for path in set(re.findall(rf"{out}/[\w.-]+/network", str([stage.config for stage in kinds.values()]))):
-        save_network(TransposedGenerator(width=4) if "/generator" in path else _network(made.get(path)), path)
+        options = made.get(path, {})
+        generator = "/generator" in path or "critic" in options
+        save_network(TransposedGenerator(width=4) if generator else _network(options.get("student")), path)
     for number, stage in enumerate(kinds.values()):
         file = tmp_path / f"{number}.yaml"
         file.write_text(yaml.safe_dump(stage.config))
@@ -59,5 +61,7 @@ def test_every_stage_builds(recipe, tmp_path, monkeypatch, url):
             assert cli.main([stage.command, "--config", str(file)]) == 0
         if stage.command == "fit":
             loggers = stage.config["trainer"]["logger"]
-            assert {logger["class_path"] for logger in loggers} == {"CSVLogger", "WandbLogger"}
-            assert [one["init_args"]["offline"] for one in loggers if one["class_path"] == "WandbLogger"] == [True]
+            # a curve is of hundreds of short runs: W&B has their comparison, from the report
+            wanted = {"CSVLogger"} if recipe.parent.name == "curves" else {"CSVLogger", "WandbLogger"}
+            assert {logger["class_path"] for logger in loggers} >= wanted
+            assert [one["init_args"]["offline"] for one in loggers if one["class_path"] == "WandbLogger"] in ([], [True])
