@@ -40,8 +40,8 @@ class Entry(NamedTuple):
     teacher: dict[str, str]
     image: bytes  # its SHA-256
     time: float  # of the recording, seconds since 1970
-    bytes_up: float
-    bytes_down: float
+    bytes_up: int
+    bytes_down: int
     price: float
     answer: Answer
 
@@ -289,25 +289,25 @@ class QueryLedger:
             LedgerError: an answer does not have the checksum that it was recorded with.
         """
         query = """
-            SELECT answers.id, identity, image, settled, 1.0 * bytes_up / queries, 1.0 * bytes_down / queries,
-                1.0 * price / queries / 1e9, checksum, answer
+            SELECT answers.id, identity, request, queries, image, settled, bytes_up, bytes_down, price, checksum, answer
             FROM answers JOIN requests ON requests.id = request JOIN teachers ON teachers.id = answers.teacher
             WHERE answers.answer != X'' AND answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
-        identity = None if teacher is None else accounts.identity_text(teacher)
-        for _, who, image, *facts, checksum, data in self._pages(query, identity is None, identity):
-            answer = self._checked(image, data, checksum)
+        identity, seen = None if teacher is None else accounts.identity_text(teacher), dict[int, int]()
+        for _, who, request, number, image, then, *total, checksum, data in self._pages(query, not identity, identity):
+            answer, place = self._checked(image, data, checksum), seen.get(request, 0)
+            seen[request] = place + 1
             try:
                 teacher = json.loads(who)
             except (TypeError, ValueError) as error:
                 raise self._changed("the identity of a teacher") from error
-            yield Entry._make((teacher, image, *facts, answer))
+            *sizes, price = (one * (place + 1) // number - one * place // number for one in total)  # whole, in sum too
+            yield Entry(teacher, image, then, *sizes, price / 1e9, answer)
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""
         with self._file.transaction(write=False) as connection:
-            rows = connection.execute(
-                "SELECT id, queries, owner, datetime(sent, 'unixepoch') FROM requests WHERE state = 'in flight'"
-            ).fetchall()
+            query = "SELECT id, queries, owner, datetime(sent, 'unixepoch') FROM requests WHERE state = 'in flight'"
+            rows = connection.execute(query).fetchall()
         return [f"request {number}: images {queries:,}, sent by {by} at {at} UTC" for number, queries, by, at in rows]
 
     def verify(self) -> list[str]:

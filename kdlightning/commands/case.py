@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from kdlightning import networks
+from kdlightning.commands.hints import nearest
 from kdlightning.data import ImageFolderDataModule
 from kdlightning.data.archives import read_file
 from kdlightning.data.decoding import opened
@@ -309,7 +309,7 @@ def _find_student(name: str) -> tuple[str, Any]:
     if module:
         with _said(f"--student: {name} cannot be imported"):
             return name, getattr(importlib.import_module(module), attribute)
-    near = get_close_matches(name, [*_NAMES, *theirs, *known], n=3)
+    near = nearest(name, [*_NAMES, *theirs, *known], 3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`kdlightning networks` lists those of the package"
     absent = " (timm's names need timm: pip install timm)" if timm is None else ""
     raise CaseError(f"--student: there is no network {name!r}{absent}; {hint}")

@@ -1,11 +1,10 @@
 """Whether the stages of a recipe fit together: what one reads has to be what one before it writes. Nothing is built."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kdlightning.commands.hints import public_class
+from kdlightning.commands.hints import nearest, public_class
 from kdlightning.data import GeneratedDataModule, ImageDataModule, SyntheticDataModule, TransferSetDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.modules import AnsweredModule, LabellingModule
@@ -150,7 +149,7 @@ def _missing(stage: Planned, key: str, place: Path, target: Path, places: Sequen
     said = f"stage '{stage.name}' reads {place} as {key}, which no stage before it writes"
     if target in places:
         return f"{said}: the stage that does stands behind it"
-    near = get_close_matches(str(target), [str(one) for one in places if one != stage.directory], n=1)
+    near = nearest(str(target), [str(one) for one in places if one != stage.directory], cutoff=0.6)
     return said + (f"; did you mean {near[0]}?" if near else "")
 
 

@@ -41,16 +41,16 @@ class Forecast(NamedTuple):
         return max(0, min(least, fewest) - terms.known), min(most, differing)
 
     @property
-    def bytes_up(self) -> tuple[float, float] | None:
+    def bytes_up(self) -> tuple[int, int] | None:
         """The fewest and the most bytes sent; None where nobody knows what an image is sent as."""
         (fewest, most), each = self.paid, self.terms.bytes_up
-        return None if each is None else (fewest * each[0], most * each[1])
+        return None if each is None else (round(fewest * each[0]), round(most * each[1]))
 
     @property
-    def bytes_down(self) -> tuple[float, float] | None:
+    def bytes_down(self) -> tuple[int, int] | None:
         """The fewest and the most bytes received; None where nobody knows what an answer takes."""
         (fewest, most), each = self.paid, self.terms.bytes_down
-        return None if each is None else (fewest * each, most * each)
+        return None if each is None else (round(fewest * each), round(most * each))
 
     @property
     def price(self) -> tuple[float, float]:
@@ -59,8 +59,12 @@ class Forecast(NamedTuple):
 
     def objections(self) -> tuple[list[str], list[str]]:
         """Where the budget does not suffice: for sure, and perhaps; one clause for each unit of it."""
-        up, down = self.bytes_up or (0.0, 0.0), self.bytes_down or (0.0, 0.0)
-        needs = {"queries": self.paid, "bytes": (up[0], up[1] + down[1]), "units of price": self.price}
+        up, down = self.bytes_up or (0, 0), self.bytes_down or (0, 0)
+        needs: dict[str, tuple[float, float]] = {
+            "queries": self.paid,
+            "bytes": (up[0], up[1] + down[1]),
+            "units of price": self.price,
+        }
         surely: list[str] = []
         perhaps: list[str] = []
         for (unit, (least, most)), limit, spent in zip(needs.items(), self.terms.limits, self.terms.spent, strict=True):

@@ -2,10 +2,12 @@
 
 import argparse
 import inspect
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,9 @@ def main(argv: Sequence[str]) -> int:
         usage="kdlightning estimate [--rate R] [--probe N] (RECIPE [--output DIR] [--set NAME=VALUE] | --config ...)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--rate", type=float, metavar="R", help="images that the teacher answers in a second")
+    parser.add_argument("--rate", type=_rate, metavar="R", help="images that the teacher answers in a second")
     probe = "ask N of the images, which is paid, and measure the rate"
-    parser.add_argument("--probe", type=int, default=0, metavar="N", help=probe)
+    parser.add_argument("--probe", type=_number, default=0, metavar="N", help=probe)
     options, rest = parser.parse_known_args(argv)
     console = Console(highlight=False, width=max(100, Console().width))
     try:
@@ -108,6 +110,20 @@ def main(argv: Sequence[str]) -> int:
         return 2
     _print(console, command, dry, options.rate)
     return 0
+
+
+def _rate(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (rate := float(text)) < math.inf:
+            return rate
+    raise argparse.ArgumentTypeError(f"expected a number above 0, images per second; got {text}")
+
+
+def _number(text: str) -> int:
+    with suppress(ValueError):
+        if (number := int(text)) >= 0:
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number of images, 0 or more; got {text}")
 
 
 def _command(arguments: Sequence[str]) -> str:

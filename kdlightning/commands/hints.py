@@ -80,7 +80,7 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r"Option '([\w.]+)' is not accepted", line):
             yield _nearest(found[1], parameters(owner), "argument")
         if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
-            yield _wanted(owner, key, next(filter(None, found.groups())))
+            yield _wanted(owner, key, next(filter(None, found.groups())), parser)
         if found := re.search(r"No module named '([\w.]+)'", line):
             yield f"modules are looked for in {Path.cwd()} and among the installed packages"
         if found := re.search(r"Expected a <class 'str'>\. Got value: (True|False|None|[\d.e+-]+)$", line):
@@ -107,10 +107,13 @@ def _unrecognized(option: str, owner: Any, parser: ArgumentParser) -> str:  # no
     return _nearest(option, names, "option")
 
 
-def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a class, or a function that makes one
+def _wanted(owner: Any, key: str | None, given: str, parser: ArgumentParser) -> str:  # noqa: ANN401 - a class, or a function that makes one
     """What a parameter takes, and the nearest of those names."""
     annotation: Any = L.LightningDataModule if key == "data" else L.LightningModule
     place = f"'{key}'"
+    for action in parser._actions:
+        if action.dest == key and hasattr(action, "_typehint"):  # an option of its own, not a class's
+            annotation = action._typehint
     if parameter := parameters(owner).get(key or ""):
         annotation, place = parameter.annotation, f"'{key}' of {owner.__name__}"
     bases = [base for base in (get_args(annotation) or (annotation,)) if inspect.isclass(base)]
@@ -119,7 +122,7 @@ def _wanted(owner: Any, key: str | None, given: str) -> str:  # noqa: ANN401 - a
     kinds = " or ".join(base.__name__ for base in bases)
     # a class of the wrong kind is no misspelling: what is asked for is nearer than the nearest letters
     own = sorted({base.__name__ for base in bases} & fitting) if given in known else []
-    near = own or get_close_matches(given, fitting, n=1, cutoff=0.0)
+    near = own or nearest(given, sorted(fitting))
     known_as = f"a {known[given].__mro__[1].__name__}" if given in known else "none"
     return f"{place} takes a {kinds}; '{given}' is {known_as}" + (f"; did you mean '{near[0]}'?" if near else "")
 
@@ -136,8 +139,14 @@ def parameters(owner: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN401 -
     return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}
 
 
+def nearest(given: str, names: Iterable[str], number: int = 1, cutoff: float = 0.0) -> list[str]:
+    """The names that are most like one that was given, however it is capitalised; each once."""
+    known = dict(reversed([(name.lower(), name) for name in names]))  # of names that differ by capitals alone the first
+    return [known[name] for name in get_close_matches(given.lower(), known, n=number, cutoff=cutoff)]
+
+
 def _nearest(given: str, names: Iterable[str], kind: str) -> str:
-    near = get_close_matches(given, names, n=1, cutoff=0.0)
+    near = nearest(given, names)
     return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

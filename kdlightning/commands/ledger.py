@@ -57,7 +57,8 @@ def export(ledger: QueryLedger, output: str | Path) -> int:
     """Write all answers to a new file, ``*.csv`` or ``*.parquet``, in the order of their recording; how many it were.
 
     Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price (shares of the request that
-    the answer came with), dtype, shape and answer (its values in row-major order; all as float64 in Parquet).
+    the answer came with, bytes in whole numbers; together they are the request's), dtype, shape and answer (its values
+    in row-major order; all as float64 in Parquet).
 
     Raises:
         ValueError: another kind of file.
@@ -165,8 +166,8 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
         pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install pyarrow, or export to .csv") from error
-    text, real, time = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
-    types = (text, text, time, real, real, real, text, pa.list_(pa.int64()), pa.list_(real))
+    text, real, whole, time = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
+    types = (text, text, time, whole, whole, real, text, pa.list_(pa.int64()), pa.list_(real))
     schema, number = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, _ROWS)):

@@ -90,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(stages: Sequence[Stage], only: str | None) -> list[Stage]:
     """Those whose name matches."""
-    chosen = [stage for stage in stages if re.search(only or "", stage.name)]
+    try:
+        pattern = re.compile(only or "")
+    except re.error as error:
+        raise RecipeError(f"--only takes a regular expression, such as 'student-.*'; got {only!r}: {error}") from error
+    chosen = [stage for stage in stages if pattern.search(stage.name)]
     if not chosen:
         raise RecipeError(f"--only {only} names none of its stages: {', '.join(one.name for one in stages)}")
     return chosen

@@ -79,8 +79,13 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _build(settings: dict[str, Any]) -> BlackBoxTeacher:
+    """Build it as what it is: of a union every alternative would say why it is not meant."""
+    found = public_class(str(settings["class_path"]))
+    kinds = [
+        kind for kind in (SoftLabelTeacher, HardLabelTeacher) if isinstance(found, type) and issubclass(found, kind)
+    ]
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--teacher", type=SoftLabelTeacher | HardLabelTeacher)
+    parser.add_argument("--teacher", type=kinds[0] if kinds else BlackBoxTeacher)
     try:
         teacher: BlackBoxTeacher = parser.instantiate(parser.parse_object({"teacher": settings})).teacher
     except (ArgumentError, ValueError) as error:
@@ -90,8 +95,10 @@ def _build(settings: dict[str, Any]) -> BlackBoxTeacher:
 
 def _try(teacher: BlackBoxTeacher, image: Path, shape: Sequence[int] | None) -> None:
     channels, height, width = shape or getattr(teacher, "image_shape", None) or (3, _SIZE, _SIZE)
-    if height != width or channels not in (1, 3):
-        raise ValueError(f"expected a square image, grey (1) or in colour (3), got {[channels, height, width]}")
+    if height != width or height < 1 or channels not in (1, 3):
+        raise ValueError(
+            f"--shape: expected a square image, grey (1) or in colour (3), got {[channels, height, width]}"
+        )
     pixels = decode_or_name(str(image), lambda: read_file(image), height, channels)
     _say("teacher", f"{type(teacher).__name__} {teacher.identity['network']}")
     _say("image", f"{image} as {channels} x {height} x {width}")

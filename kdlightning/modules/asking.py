@@ -4,6 +4,7 @@ Access: soft or hard labels. Phases: predict TeacherAnswers → fit, with a meth
 """
 
 import logging
+import sys
 from typing import Any, Literal
 
 import torch
@@ -84,38 +85,41 @@ class TeacherAnswers(LabellingModule):
 
     def write(self, batch: Batch) -> None:
         """Ask as many as the budget allows; then, with ``at_budget="error"``, raise a QueryBudgetExceededError."""
-        if not self.stopped and len(batch.index):
-            self._write(batch)
+        if not self.stopped and len(batch.index) and (refusal := self._write(batch)):
+            budget = self.teacher.budget
+            spent = budget is not None and self.teacher.paid.queries >= budget
+            self._stop(f"the budget of {budget:,} queries is spent" if spent else str(refusal))
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: Batch) -> QueryBudgetExceededError | None:
+        """Ask part by part what cannot be asked at once: what a ledger has of it costs nothing. A refusal, if any."""
+        number, left = self._recorded(batch) or len(batch.index), self._allowed()
+        if left < number and not (self._recorded(batch) or self.teacher.remembers):  # all of it has to be paid
+            if not left:
+                return QueryBudgetExceededError("the budget is spent")
+            number = left
+        first, rest = _split(batch, number)
+        refusals = []
+        try:
+            super().write(first)
+        except QueryBudgetExceededError as refusal:  # or it is bytes or price that end, or another process was faster
+            self._recorded(first)  # nothing: its journal goes
+            left = self._allowed()
+            halves = _split(first, left if 0 < left < number else number // 2) if number > 1 else ()
+            refusals += [self._write(part) for part in halves] or [refusal]
+        if len(rest.index):
+            refusals.append(self._write(rest))
+        return next(filter(None, refusals), None)
+
+    def _allowed(self) -> int:
+        """Images that the budget still allows."""
+        budget = self.teacher.budget
+        return sys.maxsize if budget is None else max(0, budget - self.teacher.paid.queries)
+
+    def _recorded(self, batch: Batch) -> int:
+        """Answers that an interrupted run has paid for and not written; a journal without any is deleted."""
         journal = self.journalled(self.journal_name(batch))
-        recorded = journal.pending  # answers that an interrupted run has paid for and not written
-        journal.close(delete=not recorded)
-        left = len(batch.index)
-        if recorded:
-            left = min(left, recorded)
-        elif self.teacher.budget is not None:
-            left = min(left, max(0, self.teacher.budget - self.teacher.paid.queries))
-        first, rest = _split(batch, left)
-        if left:
-            try:
-                super().write(first)
-            except QueryBudgetExceededError as refusal:  # another process was faster, or it is bytes or price that end
-                self._write_some(first, refusal)
-                recorded = left  # the rest may be known to a ledger
-        if recorded:
-            self.write(rest)
-        elif len(rest.index):
-            self._stop(f"the budget of {self.teacher.budget:,} queries is spent")
-
-    def _write_some(self, batch: Batch, refusal: QueryBudgetExceededError) -> None:
-        """Ask by halves what could not be asked at once: what a ledger has of it by now, anywhere, costs nothing."""
-        half = len(batch.index) // 2
-        if not half:
-            self._stop(str(refusal))
-            return
-        for part in _split(batch, half):
-            self._write(part)
+        journal.close(delete=not journal.pending)
+        return journal.pending
 
     def _stop(self, reason: str) -> None:
         self.stopped = True

@@ -159,6 +159,11 @@ class NetworkedTeacher(BlackBoxTeacher):
         kept = None if asked is None else Answers(*map(sum, zip(earlier, own, strict=True)))
         self._meter.resume(kept, unknown=self._ledger is None)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a ledger."""
+        return self._ledger is not None
+
     def interrupt(self, stop: bool) -> None:
         """Begin no further request, though a query is under way, or do so again."""
         if self._connection is not None:

@@ -155,6 +155,11 @@ class BlackBoxTeacher(ABC):
         own = (asked, asked * 4 * math.prod(shape), asked * self._answer_bytes())
         self._meter.resume(Answers(*map(sum, zip(earlier, own, strict=True))))
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it may know answers, which then cost nothing: one with a ledger."""
+        return False
+
     def settle(self) -> None:
         """All answers so far are kept."""
         self._meter.settle()

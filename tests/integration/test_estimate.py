@@ -7,12 +7,14 @@ import pytest
 import torch
 import yaml
 from helpers import Linear, TinyNet, ToyDataModule, trainer
-from servers import serving
+from servers import answering, serving
 
 from kdlightning.__main__ import main
 from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import QueryLedger
-from kdlightning.commands.costs import batches_done, foresee
+from kdlightning.accounting.terms import Terms
+from kdlightning.commands.costs import Forecast, batches_done, foresee
 from kdlightning.data import DigitsDataModule, GeneratedDataModule, NoiseDataModule, TransferSet
 from kdlightning.functional.boundary import boundary_distance, most_boundary_queries, nearest_candidates
 from kdlightning.methods import (
@@ -425,3 +427,71 @@ def test_a_server_that_is_down_is_estimated_by_its_settings(capsys):
     assert "queries 40 bytes up nobody knows yet bytes down nobody knows yet price 20 budget of queries 30, 0" in told
     assert "refused: needs 40 queries, but the budget is 30" in told
     assert "the teacher is not there" in told
+
+
+@pytest.mark.parametrize("method", ["KnockoffSelection", "TeacherAnswers"])
+def test_what_is_answered_is_written_and_told_though_lost_requests_have_spent_the_budget(method, capsys):
+    """Of 20 images, 4 a request, the second request is answered and its answer lost: 16 answers for 20 queries."""
+    asked = []
+
+    def answer(handler, body):
+        asked.append(json.loads(body)["instances"])
+        if len(asked) == 2:
+            handler.hang_up()
+        else:
+            handler.reply(200, {"predictions": [{"scores": [0.75] + [0.25 / 9] * 9}] * len(asked[-1])})
+
+    def predict(url, budget):
+        settings = {
+            "url": url, "request": {"instances": ["{image}"]}, "results": "predictions", "answer": "scores",
+            "outputs": "probabilities", "num_classes": 10, "max_batch": 4, "concurrency": 1, "budget": budget,
+            "patience": {"attempts": 3, "backoff": 0.01, "jitter": 0.01},
+        }  # fmt: skip
+        more = {"output": "set"} | ({"queries": 20} if method == "KnockoffSelection" else {})
+        model = {"teacher": {"class_path": "HTTPSoftLabelTeacher", "init_args": settings}, **more}
+        data = {"class_path": "DigitsDataModule", "init_args": {**DATA["init_args"], "num_samples": 20, "num_val": 0}}
+        config = {"model": {"class_path": method, "init_args": model}, "data": data, "return_predictions": False}
+        Path("p.yaml").write_text(yaml.safe_dump({**config, "trainer": QUIET}))
+        return main(["predict", "--config", "p.yaml"])
+
+    with answering(answer) as url:
+        with pytest.raises(SystemExit):
+            predict(url, 20)
+        told = capsys.readouterr().err
+        assert "the budget of 20 queries is spent; 16 of 20 images are answered and kept in set" in told
+        assert predict(url, 24) == 0
+    assert len(TransferSet("set")) == 20
+    assert [len(images) for images in asked] == [4] * 6
+    assert len({image for images in asked for image in images}) == 20
+
+
+def test_a_budget_is_for_what_is_paid_not_for_what_the_ledger_knows(server):
+    url, model = server
+    data = DigitsDataModule(**DATA["init_args"])
+    for output, budget in (("all", None), ("again", 5)):
+        teacher = RemoteSoftLabelTeacher(url, "toy", "probabilities", budget=budget)
+        trainer(".").predict(TeacherAnswers(teacher, output), datamodule=data, return_predictions=False)
+        assert len(TransferSet(output)) == model.answered == 40
+
+
+@pytest.mark.parametrize("rate", ["-5", "0", "nan", "inf", "fast"])
+def test_a_rate_that_is_none_is_refused(rate, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["estimate", f"--rate={rate}", "--config", "predict.yaml"])
+    assert stop.value.code == 2
+    assert f"--rate: expected a number above 0, images per second; got {rate}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["-3", "two"])
+def test_a_probe_that_is_none_is_refused(number, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["estimate", f"--probe={number}", "--config", "predict.yaml"])
+    assert stop.value.code == 2
+    assert f"--probe: expected a number of images, 0 or more; got {number}" in capsys.readouterr().err
+
+
+def test_bytes_are_whole_numbers():
+    terms = Terms(0.0, (10.25, 20.5), 33.3, 0, Limits(), Limits(0, 0, 0.0))
+    told = dict(Forecast("KD", Estimate(3, 3, 0, (3, 3)), terms).lines())
+    assert told["bytes up"] == "at most 62, at least 31"  # 30.75 and 61.5, rounded up
+    assert told["bytes down"] == "100"  # 99.9

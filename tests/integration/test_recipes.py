@@ -181,6 +181,14 @@ def test_a_name_of_no_stage_is_told_the_names(recipe, capsys):
     assert "--only studnt names none of its stages: teacher, labels, student-1, student-2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("only", ["(", "[a", "*"])
+def test_what_is_no_regular_expression_is_a_sentence(recipe, only, capsys):
+    assert main(["run", str(recipe), "--list", "--only", only]) == 2
+    said = capsys.readouterr().err
+    assert f"kdlightning run: --only takes a regular expression, such as 'student-.*'; got {only!r}: " in said
+    assert len(said.splitlines()) == 1
+
+
 def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, capsys):
     with pytest.raises(SystemExit):
         main(["run", str(recipe), "--only", "teacher", "--set", "n=many"])

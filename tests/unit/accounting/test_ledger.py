@@ -425,7 +425,7 @@ def test_entries_tell_their_share_of_the_cost(ledger):
     pay(ledger, 0, 2500, OTHER, Cost(2500, 0, 5.0))
     entries = list(ledger.answers(TEACHER))
     assert [entry.answer.tolist() for entry in entries] == answers(0, 4).tolist()
-    assert {entry[3:6] for entry in entries} == {(25.0, 12.5, 0.025)}
+    assert [entry[3:6] for entry in entries] == [(25, 12, 0.025), (25, 13, 0.025)] * 2
     assert {len(entry.image) for entry in entries} == {32}
     everything = list(ledger.answers())
     assert len(everything) == 2504
@@ -573,7 +573,7 @@ def test_csv_gives_back_what_was_recorded(ledger, path, tmp_path):
         np.testing.assert_array_equal(answer, entry.answer)
         assert json.loads(row["teacher"]) == entry.teacher
         assert bytes.fromhex(row["image"]) == entry.image
-        assert (float(row["bytes_up"]), float(row["price"])) == (entry.bytes_up, entry.price)
+        assert (row["bytes_up"], float(row["price"])) == (str(entry.bytes_up), entry.price)
     assert sum(float(row["price"]) for row in rows) == pytest.approx(ledger.totals().price)
     with pytest.raises(FileExistsError, match="choose another output"):
         export(ledger, "out/answers.csv")
@@ -592,7 +592,14 @@ def test_parquet_gives_back_what_was_recorded(ledger):
         answer = np.array(row["answer"], row["dtype"]).reshape(row["shape"])
         np.testing.assert_array_equal(answer, entry.answer)
         assert (bytes.fromhex(row["image"]), row["price"]) == (entry.image, entry.price)
+        assert repr(row["bytes_up"]) == repr(entry.bytes_up)  # a whole number
         assert row["time"].timestamp() == pytest.approx(entry.time, abs=1e-5)
+
+
+def test_the_whole_bytes_of_answers_add_up_to_their_requests(ledger):
+    ledger.record(ledger.reserve(OTHER, [b"a", b"b", b"c"], Cost(10)), np.arange(3), Cost(10, 5, 0.1))
+    rows = [(entry.bytes_up, entry.bytes_down, entry.price) for entry in ledger.answers()]
+    assert rows == [(3, 1, 0.033333333), (3, 2, 0.033333333), (4, 2, 0.033333334)]
 
 
 def test_parquet_without_pyarrow_names_the_extra(ledger, monkeypatch, tmp_path, capsys):

@@ -1,6 +1,6 @@
 from jsonargparse import ArgumentParser
 
-from kdlightning.commands.hints import explain
+from kdlightning.commands.hints import explain, nearest
 
 
 def test_a_bare_word_that_yaml_takes_for_no_text_is_told():
@@ -8,3 +8,9 @@ def test_a_bare_word_that_yaml_takes_for_no_text_is_told():
     assert "-> YAML takes a bare word for False that was no, on, 1 or the like: write it in quotes" in explain(
         message, ArgumentParser()
     )
+
+
+def test_suggestions_are_distinct_and_do_not_mind_capitals():
+    names = ["ResNet8", "resnet18", "resnet18", "resnet34", "VGG11", "vgg11"]
+    assert nearest("Resnet8", names, 3, cutoff=0.6) == ["ResNet8", "resnet18", "resnet34"]
+    assert nearest("vgg12", names, 3, cutoff=0.6) == ["VGG11"]

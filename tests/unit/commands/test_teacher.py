@@ -113,3 +113,39 @@ def test_what_is_wrong_is_told_without_a_traceback(photo, content, image, text, 
     Path("teacher.yaml").write_text(content)
     assert main(["try", "teacher.yaml", image]) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("class_path", "settings", "told"),
+    [
+        ("HTTPHardLabelTeacher", {"outputs": "text"}, "expected outputs index or text, and labels with text, got"),
+        ("HTTPSoftLabelTeacher", {"batchmax": 2}, "'batchmax' is not accepted"),
+        ("HTTPSoftLabelTeacher", {"budget": "two"}, "Expected a <class 'int'>"),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_is_said_once_and_nothing_of_another_kind(
+    class_path, settings, told, photo, capsys
+):
+    settings = {"url": "http://127.0.0.1:9", "request": "{image}", "answer": "x", "outputs": "probabilities"} | settings
+    assert main(["try", configured(class_path, **settings), photo]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert not [words for words in ("import path", "Import path", "LightningModule", "Union") if words in said]
+
+
+@pytest.mark.parametrize(("given", "near"), [("HTTPSoftLabelTeachr", "HTTPSoftLabelTeacher"), ("LeNet5", None)])
+def test_a_class_that_is_no_teacher_is_told_what_one_is(given, near, photo, capsys):
+    assert main(["try", configured(given), photo]) == 2
+    said = capsys.readouterr().err
+    assert f"'teacher' takes a BlackBoxTeacher; '{given}' is " in said
+    assert near is None or f"did you mean '{near}'?" in said
+
+
+@pytest.mark.parametrize("side", ["0", "-8"])
+def test_a_shape_that_is_none_is_refused(side, photo, capsys):
+    file = configured("HTTPHardLabelTeacher", url="http://127.0.0.1:9", request="{image}", outputs="index")
+    assert main(["try", file, photo, "--shape", "3", side, side]) == 2
+    assert (
+        f"--shape: expected a square image, grey (1) or in colour (3), got [3, {side}, {side}]"
+        in capsys.readouterr().err
+    )
