@@ -1,10 +1,19 @@
-"""Whether the stages of a recipe fit together: what one reads has to be what one before it writes. Nothing is built."""
+"""Whether the stages of a recipe can be run: their settings, and that one reads what one before it writes.
 
+Nothing is built.
+"""
+
+import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kdlightning.commands.hints import nearest, public_class
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from kdlightning.commands import cli
+from kdlightning.commands.checks import check_class_paths
+from kdlightning.commands.hints import explain, nearest, public_class
 from kdlightning.data import GeneratedDataModule, ImageDataModule, SyntheticDataModule, TransferSetDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.modules import AnsweredModule, LabellingModule
@@ -58,6 +67,58 @@ def faults(stages: Sequence[Planned], root: Path) -> Iterator[str]:
         if not stage.finished:
             yield from _unanswered(stage, written)
         written[stage.directory] = _writes(stage)
+
+
+def misspelt(stages: Sequence[Planned]) -> Iterator[str]:
+    """Sentences on stages to do whose command does not take their settings, before the first one is run.
+
+    Of stages that differ by numbers, such as seeds, by variant or by places below the recipe's, one is looked at.
+    """
+    parser, looked_at = None, set()
+    for stage in stages:
+        form = json.dumps([stage.command, _form(stage.config, str(stage.directory.parent))], sort_keys=True)
+        if stage.finished or form in looked_at:
+            continue
+        looked_at.add(form)
+        parser = parser or _parser()
+        try:
+            found = parser.parse_object({"subcommand": stage.command, stage.command: copy.deepcopy(stage.config)})
+            check_class_paths(found.as_dict())
+        except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
+            yield f"stage '{stage.name}': {explain(str(error), parser)}"
+
+
+def _form(config: Any, root: str) -> Any:  # noqa: ANN401 - anything that YAML holds
+    """What settings have in common that are taken or refused together."""
+    if isinstance(config, Mapping):
+        return {str(key): None if key == "variant" else _form(value, root) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_form(value, root) for value in config]
+    if isinstance(config, str):
+        return root if config.startswith(root) else config
+    return config if isinstance(config, bool) else type(config).__name__
+
+
+def _parser() -> ArgumentParser:
+    """That of all commands; it raises what it has to say."""
+    parser = cli.build(_Parsing, []).parser
+    parser.exit_on_error = False
+    return parser
+
+
+class _Parsing(cli.KDLightningCLI):
+    """Has the parser of the commands, and runs none."""
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:  # noqa: ANN401 - Lightning's
+        self.config = Namespace(subcommand=None)  # type: ignore[no-untyped-call]
+
+    def _set_seed(self) -> None: ...
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
 
 
 def _references(config: Any, kind: Any = None) -> Iterator[tuple[str, str, Any, Mapping[str, Any]]]:  # noqa: ANN401

@@ -219,14 +219,18 @@ def run_stages(stages: Sequence[Stage], console: Console, *, verbose: bool = Fal
     """Run what is not finished, in order, each under a line that says how far the recipe is.
 
     Raises:
-        RecipeError: a stage was begun or finished with other settings.
+        RecipeError: a stage was begun or finished with other settings, or its command does not take them.
         SystemExit: a command failed.
     """
+    from kdlightning.commands.chain import misspelt
+
     for stage in stages:  # before the first one asks
         if stage.changed:
             told = f"{stage.directory} holds stage '{stage.name}' with other settings"
             kept = "what a ledger has answered is not paid again"
             raise RecipeError(f"{told}; delete that directory to run it anew ({kept}), or choose another --output")
+    if found := list(misspelt(stages)):
+        raise RecipeError("\n".join(found))
     finished = [stage.name for stage in stages if stage.finished]
     if finished:
         names = textwrap.shorten(", ".join(finished), 100, placeholder=" ...")

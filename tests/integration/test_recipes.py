@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ import torch
 import yaml
 
 from kdlightning.__main__ import main
+from kdlightning.commands import chain
 from kdlightning.commands.recipes import RecipeError, Stage, read_recipe
 from kdlightning.networks import LeNet5Fifth, save_network
 
@@ -79,7 +81,7 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     (student,) = [row for row in rows if row["role"] == "student"]
     assert set(student) == {
         "method", "variant", "role", "dataset", "teacher", "student", "access", "point", "accuracy_mean",
-        "accuracy_std", "seeds",
+        "accuracy_std", "seeds", "test_images",
         "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
         "hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std",
         "teacher_fingerprint", "fingerprints", "sequential",
@@ -191,7 +193,7 @@ def test_what_is_no_regular_expression_is_a_sentence(recipe, only, capsys):
 
 def test_a_stage_that_failed_before_it_began_may_be_corrected(tmp_path, recipe, capsys):
     with pytest.raises(SystemExit):
-        main(["run", str(recipe), "--only", "teacher", "--set", "n=many"])
+        main(["run", str(recipe), "--only", "teacher", "--set", "n=-1"])
     assert (tmp_path / "runs/x/teacher/stage.json").exists()
     assert main(["run", str(recipe), "--only", "teacher"]) == 0
     assert (tmp_path / "runs/x/teacher/result.json").exists()
@@ -401,3 +403,47 @@ def test_a_recipe_that_trains_nothing_ends_in_success_without_a_report(tmp_path,
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "out/report").exists()
     assert main(["run", "recipe.yaml"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("model.init_args.temprature", 4, "did you mean 'temperature'?"),
+        ("model.init_args.temperature", "warm", "Expected a <class 'float'>"),
+        ("model.init_args.student.class_path", "LeNet6", "did you mean 'LeNet5'?"),
+        ("data.init_args.pathh", "x", "did you mean 'path'?"),
+        ("trainer.max_epochs", "two", "Expected a <class 'int'>"),
+        ("resultt.variant", "x", "Subcommand 'fit' does not accept option 'resultt"),
+    ],
+)
+def test_what_a_later_stage_does_not_take_is_told_before_the_first_one_runs(tmp_path, key, value, told, capsys):
+    changed = copy.deepcopy(RECIPE)
+    changed["stages"][2]["set"][key] = value
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed))
+    assert main(["run", "recipe.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("kdlightning run: stage 'student-1': ")
+    assert told in said
+    assert said.count("stage '") == 1  # the other seed has the same fault
+    assert not (tmp_path / "runs").exists()
+    assert main(["run", "recipe.yaml", "--only", "student-2"]) == 2
+    assert "stage 'student-2': " in capsys.readouterr().err
+
+
+def test_settings_are_looked_at_once_for_all_seeds_and_not_of_finished_stages(tmp_path, monkeypatch):
+    changed = copy.deepcopy(RECIPE)
+    changed["stages"][2]["matrix"] = {"seed": list(range(300))}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed))
+    looked_at = []
+
+    def note(settings):
+        looked_at.append(settings[settings["subcommand"]]["model"]["class_path"].rpartition(".")[2])
+
+    monkeypatch.setattr(chain, "check_class_paths", note)
+    _, stages, _ = read_recipe("recipe.yaml")
+    assert list(chain.misspelt(stages)) == []
+    assert looked_at == ["Supervised", "DB3KDLabels", "DB3KD"]
+    stages[0].directory.mkdir(parents=True)
+    stages[0].result.write_text("{}")
+    assert list(chain.misspelt(stages)) == []
+    assert looked_at[3:] == ["DB3KDLabels", "DB3KD"]
