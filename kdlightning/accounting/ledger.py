@@ -294,14 +294,14 @@ class QueryLedger:
             WHERE answers.answer != X'' AND answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity, seen = None if teacher is None else accounts.identity_text(teacher), dict[int, int]()
         for _, who, request, number, image, then, *total, checksum, data in self._pages(query, not identity, identity):
-            answer, place = self._checked(image, data, checksum), seen.get(request, 0)
+            answer, place = self._checked(image, data, checksum), seen.get(request, 0)  # in its request
             seen[request] = place + 1
             try:
-                teacher = json.loads(who)
+                who = json.loads(who)
             except (TypeError, ValueError) as error:
                 raise self._changed("the identity of a teacher") from error
-            *sizes, price = (one * (place + 1) // number - one * place // number for one in total)  # whole, in sum too
-            yield Entry(teacher, image, then, *sizes, price / 1e9, answer)
+            up, down, price = (one * (place + 1) // number - one * place // number for one in total)
+            yield Entry(who, image, then, up, down, price / 1e9, answer)
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""

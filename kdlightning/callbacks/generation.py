@@ -14,6 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid, save_image
 
+from kdlightning.callbacks.own import keeps
 from kdlightning.modules.generator import GeneratorModule
 from kdlightning.modules.schedule import progress
 from kdlightning.networks.base import penultimate_features
@@ -123,8 +124,8 @@ class ImageGrid(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw and log, on the first process."""
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs or not trainer.is_global_zero or not isinstance(pl_module, GeneratorModule):
+        epoch, mine = trainer.current_epoch + 1, trainer.is_global_zero and keeps(trainer)
+        if epoch % self.every_n_epochs or not mine or not isinstance(pl_module, GeneratorModule):
             return
         grid = make_grid(pl_module.sample(self.number).cpu(), nrow=round(self.number**0.5), pad_value=0.5)
         file = Path(trainer.default_root_dir) / "images" / f"epoch-{epoch:04d}.png"

@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeGuard
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality
+from kdlightning.callbacks.own import OwnFiles, keeps
 from kdlightning.data.cached import write_json
 from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
@@ -25,18 +25,20 @@ from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.generator import GeneratorModule
 from kdlightning.networks.pretrained import check_saving, fingerprint, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
+from kdlightning.types import Batch
 
 Role = Literal["teacher", "reference", "student"]
 
 _NAMED = ("student", "teacher", "generator", "critic", "output")
 
 
-class RunResult(Callback):
+class RunResult(OwnFiles):
     """Writes ``network/`` at the end of a fit, and ``result.json`` when that network has been tested.
 
     The accuracy is that of the last weights on the test images; None where these have no labels. ``tested_on`` says
     which images these were: of the ``test`` or ``validation`` split, or answered ones that were ``held out``; None
-    where there were none. The best validation accuracy is recorded apart, for information.
+    where there were none. It counts the images that were measured, and those that an epoch saw. A ``fast_dev_run``
+    leaves nothing, nor does a test of other weights. The best validation accuracy is recorded apart, for information.
 
     Args:
         role: the network's in a comparison: ``teacher``, ``reference`` (the same student from labels) or ``student``.
@@ -57,6 +59,7 @@ class RunResult(Callback):
         seed: int | None = None,
         point: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         self.role, self.variant, self.seed, self.point = role, variant, seed, dict(point or {})
         for name, value in self.point.items():
             if not str(name).strip() or type(value) not in (int, float) or not math.isfinite(value):
@@ -66,6 +69,8 @@ class RunResult(Callback):
         self._seconds = 0.0
         self._state = 0
         self._trained: dict[str, int] = {}  # by this process
+        self._seen = self._most = self._tested = 0  # images: of this epoch, of the longest, of the test
+        self._whole = False  # an epoch had all of its batches
         self._best: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,6 +84,8 @@ class RunResult(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, or let it go on; a ValueError if what is trained could not be saved at the end."""
+        super().on_fit_start(trainer, pl_module)
+        self._trained, self._most, self._whole = {}, 0, False
         if _saves(pl_module, trainer):
             name, how = _how(pl_module)
             try:
@@ -90,6 +97,33 @@ class RunResult(Callback):
         self._began, self._seconds = time.monotonic() - self._seconds, 0.0
         self._state = zlib.crc32(torch.get_rng_state().numpy().tobytes())
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count an epoch's images."""
+        self._seen = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:  # fmt: skip
+        """Count a batch's."""
+        self._seen += _images(batch)
+        self._most = max(self._most, self._seen)
+        self._whole |= trainer.is_last_batch and _all_of(trainer.limit_train_batches)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count what is measured."""
+        self._tested = 0
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any  # noqa: ANN401
+    ) -> None:  # fmt: skip
+        """Count a batch."""
+        self._tested += _images(batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up what all processes have measured."""
+        mine = torch.tensor(self._tested, device=pl_module.device)
+        self._tested = int(trainer.strategy.reduce(mine, reduce_op="sum"))
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the best validation accuracy."""
         value = trainer.callback_metrics.get("val/accuracy")
@@ -99,10 +133,11 @@ class RunResult(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the student, or the generator; with its record where nothing is there to test it on."""
         self._seconds = self.state_dict()["seconds"]
-        # now: where a test looks for a batch size, Lightning's loops begin again
-        self._trained = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
         if not _saves(pl_module, trainer):
             return
+        super().on_fit_end(trainer, pl_module)
+        # now: where a test looks for a batch size, Lightning's loops begin again
+        self._trained = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
         made, root = isinstance(pl_module, GeneratorModule), Path(trainer.default_root_dir)
         data: Any = getattr(trainer, "datamodule", None)
         (name, how), paid = _how(pl_module), pl_module.paid._asdict() if made else {}
@@ -111,12 +146,12 @@ class RunResult(Callback):
             how["class_names"] = getattr(data, "class_names", None)
         (root / "result.json").unlink(missing_ok=True)  # of the network that was there
         save_network(getattr(pl_module, name), root / "network", **how, notes=notes, overwrite=True)
-        if made or getattr(data, "tested_on", "test") is None:
+        if made or getattr(data, "tested_on", "test") is None or not trainer.limit_test_batches:
             write_json(root / "result.json", self.record(trainer, pl_module))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record of a run that was fitted in this process."""
-        if self._trained and trainer.is_global_zero and isinstance(pl_module, DistillationModule):
+        if trainer.is_global_zero and isinstance(pl_module, DistillationModule) and self.owns(trainer, pl_module):
             root, data = Path(trainer.default_root_dir), getattr(trainer, "datamodule", None)
             write_json(root / "result.json", self.record(trainer, pl_module))
             if isinstance(data, WebDataModule):  # the report shows what could not be used
@@ -144,7 +179,8 @@ class RunResult(Callback):
                 "val_accuracy_best": self._best,
                 "agreement": metrics.get("test/agreement"),
                 "tested_on": tested_on,
-                "test_images": len(data.tested) if tested_on else None,
+                "test_images": min(self._tested, len(data.tested)) if tested_on else self._tested or None,
+                "test_images_there": len(data.tested) if tested_on else None,
                 "teacher_accuracy": metrics.get("test/teacher_accuracy"),
                 "teacher_parameters": judges[0].parameters if judges else None,
                 "parameters": count_parameters(module.student),
@@ -182,12 +218,25 @@ class RunResult(Callback):
             "seconds": round(self._seconds, 2),
             "epochs": self._trained["epochs"],
             "settings": _settings(module),
-            "train_images": len(trained) if trained is not None else None,
+            "train_images": None if trained is None else self._of_an_epoch(len(trained), trainer.world_size),
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
             "config": str(Path(trainer.default_root_dir) / "config.yaml"),
         }
+
+    def _of_an_epoch(self, there: int, processes: int) -> int:
+        """Images that training had: all, or as many as the longest epoch saw where none had all of its batches."""
+        return there if self._whole or not self._most else min(there, self._most * processes)
+
+
+def _images(batch: Any) -> int:  # noqa: ANN401 - of any module
+    return len(batch.image) if isinstance(batch, Batch) else 0
+
+
+def _all_of(limit: float) -> bool:
+    """Whether Lightning's limit is none: the whole number 1 is one batch."""
+    return isinstance(limit, float) and limit == 1.0
 
 
 def _settings(module: L.LightningModule) -> dict[str, Any]:
@@ -211,8 +260,7 @@ def _name(trainer: L.Trainer) -> str:
 
 def _saves(module: L.LightningModule, trainer: L.Trainer) -> TypeGuard[DistillationModule | GeneratorModule]:
     """Whether this process keeps what is trained."""
-    kept = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
-    return kept and isinstance(module, (DistillationModule, GeneratorModule))
+    return trainer.is_global_zero and keeps(trainer) and isinstance(module, (DistillationModule, GeneratorModule))
 
 
 def _how(module: DistillationModule | GeneratorModule) -> tuple[str, dict[str, Any]]:

@@ -275,7 +275,10 @@ class KDLightningCLI(LightningCLI):
         resuming = config.get("ckpt_path") is not None or config.restart
         meter, finished, (last, again) = root / "queries.meter", (root / "result.json").exists(), _way_on(root)
         paid = QueryMeter().counted(meter, unknown=True).queries  # a run that has paid nothing is no loss
-        if (finished or last or paid) and not resuming and not config.overwrite:
+        if paid and not (finished or last or resuming or config.overwrite or (root / LOG).exists()) and rank() == 0:
+            told = f"{root} has no run, but {paid:,} queries were asked there, as by a dry run: the count goes on"
+            sys.stderr.write(f"kdlightning: {told}\n")
+        elif (finished or last or paid) and not resuming and not config.overwrite:
             resume = "" if finished and not last else f"{again} to go on with it, "
             choice = f"Give {resume}another --trainer.default_root_dir to start a new one, or --overwrite true"
             self.parser.error(f"{root} already holds a run. {choice} to replace it.")

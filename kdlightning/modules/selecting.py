@@ -104,7 +104,7 @@ class SelectingModule(DistillationModule):
             return
         values = {f"pool/{name}": float(value) for name, value in self.facts.items() if name != "histogram"}
         self.log_dict(values, rank_zero_only=True, sync_dist=False)
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             file = Path(self.trainer.default_root_dir) / "selection.jsonl"
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = file.read_text().splitlines() if file.exists() else []

@@ -235,7 +235,8 @@ def _spec(
         unknown = f"how this {class_path} was constructed is not known, so that it cannot be saved"
         raise ValueError(
             f"{unknown}: take TorchvisionNetwork or TimmNetwork for one of theirs, let a class of yours inherit from "
-            "kdlightning.networks.Network, which remembers, or save it yourself by save_network with init_args"
+            "kdlightning.networks.Network, which remembers (its constructor takes num_classes, in_channels, image_size "
+            "and num_features), or save it yourself by save_network with init_args"
         )
     # The mixin forgets arguments that are modules; they are described in their turn.
     modules = {

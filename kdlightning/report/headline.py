@@ -25,7 +25,10 @@ def headline(rows: Sequence[Row]) -> str | None:
     references = [row for row in alike if row.point == best.point]
     if best.accuracy_mean is None:
         seeds = len(best.seeds)
-        agreed = f"{text.spread(best.agreement, best.agreement_std, seeds)} % of images ({text.plural(seeds, 'seed')})"
+        images = "images" if best.test_images is None else text.plural(best.test_images, "image")
+        agreed = (
+            f"{text.spread(best.agreement, best.agreement_std, seeds)} % of {images} ({text.plural(seeds, 'seed')})"
+        )
         whom = f"its teacher {best.teacher}" if best.teacher else "its teacher"
         return f"{best.label} agrees with {whom} on {agreed}, with {_size(best, teachers)}{_price(best)}."
     others = [f"its teacher {best.teacher} has {_accuracy(teachers)}"] if teachers else []

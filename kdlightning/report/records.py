@@ -175,7 +175,8 @@ class Run(Compared, Finished):
     val_accuracy: Fraction | None = None
     agreement: Fraction | None = None  #: share of test images on which student and teacher name the same class
     tested_on: Text | None = None  #: ``"test"``, ``"validation"`` or ``"held out"``: whose images these are
-    test_images: Whole | None = None
+    test_images: Whole | None = None  #: how many were measured
+    test_images_there: Whole | None = None  #: how many there are
     teacher_accuracy: Fraction | None = None  #: on the same images
     teacher_parameters: Whole | None = None
     teacher_fingerprint: Text | None = None
@@ -220,6 +221,7 @@ class Row(Compared):
     agreement_std: Fraction | None = None  #: sample standard deviation of the agreement; None for one seed
     teacher_fingerprint: Text | None = None  #: the seeds' common value, else ``"mixed"``
     fingerprints: list[Text] | None = None  #: of the seeds' networks, in their order; None unless all are known
+    test_images: Whole | None = None  #: that were measured; the seeds' common value
     sequential: bool = False  #: seeds were added until there was a verdict
 
     def flat(self) -> dict[str, str | float | None]:

@@ -91,6 +91,11 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             for where, said in _ELSEWHERE.items()
             for images in sorted({run.test_images for run in members if run.tested_on == where}, key=str)
         ]
+        notes += [
+            f"{name}: measured on {measured or 0:,} of {there:,} test images only."
+            for measured, there in sorted({(run.test_images, run.test_images_there) for run in members}, key=str)
+            if there is not None and (measured or 0) < there
+        ]
     rows.sort(key=_order)
     return rows, notes
 
@@ -161,7 +166,7 @@ def _average(members: list[Run]) -> Row:
     # a mean over some of the seeds would pass for one over all
     complete = {key: None if None in values else values for key, values in each.items()}
     means: dict[str, Any] = {key: None if (known := complete[key]) is None else fmean(known) for key in _MEANS}
-    common: dict[str, Any] = {key: _common(each[key], None) for key in ("parameters", "macs")}
+    common: dict[str, Any] = {key: _common(each[key], None) for key in ("parameters", "macs", "test_images")}
     common |= {key: _common(each[key], "mixed") for key in ("checkpoint", "hardware", "teacher_fingerprint")}
     commits = sorted({commit or "not stated" for commit in each["commit"]})
     stated = [versions or {} for versions in each["versions"]]

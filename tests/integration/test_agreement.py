@@ -71,7 +71,8 @@ def test_answers_to_unlabelled_photos_end_in_agreement_with_a_teacher_that_is_he
     assert main(["report", "runs"]) == 0
     page = Path("runs/report/report.md").read_text()
     assert "could not be read" not in page
-    assert f"AnsweredKD agrees with its teacher LeNet5Fifth on {100 * record['agreement']:.2f} % of images" in page
+    share = f"{100 * record['agreement']:.2f} % of {record['test_images']} images"
+    assert f"AnsweredKD agrees with its teacher LeNet5Fifth on {share}" in page
     assert "tested on 6 images of the validation part" in page
 
 

@@ -505,7 +505,9 @@ def test_a_network_takes_its_class_names_along(tmp_path):
 
 
 def test_saving_can_be_tried_before_there_is_anything_to_save():
-    with pytest.raises(ValueError, match=r"inherit from kdlightning\.networks\.Network, which remembers"):
+    with pytest.raises(
+        ValueError, match=r"inherit from kdlightning\.networks\.Network, which remembers \(its constructor takes num_c"
+    ):
         check_saving(Tiny(3))
     check_saving(Tiny(3), init_args={"classes": 3})
     check_saving(LeNet5Fifth())
