@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
 
-from kdlightning.accounting.meter import QueryBudgetExceededError
+from kdlightning.accounting.meter import WAY_ON, QueryBudgetExceededError
 
 READING = ("access", "answer", "keys", "labels", "outputs")  # of an identity: how replies are read, not what is asked
 _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
@@ -159,7 +159,7 @@ def check_limits(file: Connection, account: str, limits: Limits, queries: int, c
             lost = f" (with {unknown:,} images in flight or lost)" if unknown else ""
             raise QueryBudgetExceededError(
                 f"{told[0]} {unit} have been spent{lost} and {told[1]} more were asked for, but the budget is "
-                f"{told[2]}. What was paid for is kept; raise the budget and run the same command to go on."
+                f"{told[2]}{WAY_ON}"
             )
 
 

@@ -15,6 +15,9 @@ _OLD, _BODY, _SUM = struct.Struct("<3Q"), struct.Struct("<3Q3q"), struct.Struct(
 _NOTHING = Answers(0, 0, 0)
 
 
+WAY_ON = ". What was paid for is kept; raise the budget and run the same command to go on."  # how a refusal ends
+
+
 class QueryBudgetExceededError(RuntimeError):
     """The next answer would cost more than the budget allows. Everything paid for so far has been kept."""
 
@@ -102,8 +105,7 @@ class QueryMeter:
             spent = count.total.queries
             if self.budget is not None and spent + queries > self.budget and queries > 0:
                 told = f"{spent:,} queries have been spent and {queries:,} more were asked for"
-                way_on = "What was paid for is kept; raise the budget and run the same command to go on."
-                raise QueryBudgetExceededError(f"{told}, but the budget is {self.budget:,}. {way_on}")
+                raise QueryBudgetExceededError(f"{told}, but the budget is {self.budget:,}{WAY_ON}")
             return count.more(*amounts, flies=self._settles)
 
         self._update(add)

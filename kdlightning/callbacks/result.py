@@ -227,7 +227,8 @@ class RunResult(OwnFiles):
 
     def _of_an_epoch(self, there: int, processes: int) -> int:
         """Images that training had: all, or as many as the longest epoch saw where none had all of its batches."""
-        return there if self._whole or not self._most else min(there, self._most * processes)
+        all_of_them = self._whole or (not self._most and self._trained["steps"])  # the latter before a checkpoint
+        return there if all_of_them else min(there, self._most * processes)
 
 
 def _images(batch: Any) -> int:  # noqa: ANN401 - of any module

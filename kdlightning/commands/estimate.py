@@ -133,7 +133,8 @@ def _command(arguments: Sequence[str]) -> str:
         option, equals, value = argument.partition("=")
         value = value if equals else "".join(arguments[position + 1 : position + 2])
         if option in ("--config", "-c"):
-            model = (yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}).get("model", model)
+            with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):  # the command itself will say it
+                model = (yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}).get("model", model)
         elif option in ("--model", "--model.class_path"):
             model = value
     found = public_class(str(model.get("class_path") if isinstance(model, dict) else model))

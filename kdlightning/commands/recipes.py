@@ -257,12 +257,19 @@ def assignment(text: str) -> tuple[str, Any]:
     """Name and value of ``NAME=VALUE``, whose value is YAML.
 
     Raises:
-        RecipeError: there is no ``=``.
+        RecipeError: there is no ``=``, or no YAML behind it.
     """
     name, equals, value = text.partition("=")
     if not equals:
         raise RecipeError(f"--set takes NAME=VALUE, got '{text}'")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {name}: expected YAML, got '{value}': {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_keys(mapping: Any, required: set[str], optional: set[str], where: str) -> None:  # noqa: ANN401 - from YAML
@@ -282,7 +289,7 @@ def _parse(path: Path, absent: str) -> dict[str, Any]:
     try:
         recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"{path} is not YAML: {_line(error)}") from error
     needed = set() if isinstance(recipe, dict) and "extends" in recipe else {"output", "stages"}
     _check_keys(recipe, needed, {"extends", "output", "variables", "stages", "report", "compare"} - needed, str(path))
     if not isinstance(rows := recipe.get("compare", []), list) or not all(isinstance(row, str) for row in rows):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting.meter import WAY_ON
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
 from kdlightning.modules.labelling import LabellingModule, Predict
@@ -88,7 +89,7 @@ class TeacherAnswers(LabellingModule):
         if not self.stopped and len(batch.index) and (refusal := self._write(batch)):
             budget = self.teacher.budget
             spent = budget is not None and self.teacher.paid.queries >= budget
-            self._stop(f"the budget of {budget:,} queries is spent" if spent else str(refusal))
+            self._stop(f"the budget of {budget:,} queries is spent" if spent else str(refusal).removesuffix(WAY_ON))
 
     def _write(self, batch: Batch) -> QueryBudgetExceededError | None:
         """Ask part by part what cannot be asked at once: what a ledger has of it costs nothing. A refusal, if any."""

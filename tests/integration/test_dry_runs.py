@@ -112,6 +112,7 @@ def test_a_test_elsewhere_or_of_other_weights_leaves_the_record_as_it_is(tmp_pat
         ({"max_epochs": -1, "max_steps": 1}, 16, 30),
         ({"max_epochs": -1, "max_steps": 6}, 60, 30),
         ({"overfit_batches": 1}, 16, 30),
+        ({"max_epochs": 0}, 0, 30),
     ],
 )
 def test_a_record_counts_what_was_trained_on_and_what_was_measured(tmp_path, options, trained, tested):

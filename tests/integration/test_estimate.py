@@ -396,6 +396,7 @@ def test_whatever_ends_a_run_stops_cleanly_and_everything_is_kept(tmp_path, serv
     error = capsys.readouterr().err
     assert f"{unit} have been spent" in error
     assert "Traceback" not in error
+    assert error.lower().count("raise the budget") == 1
     paid = model.answered
     assert 15 <= paid <= 20
     if command == "fit":
@@ -403,7 +404,7 @@ def test_whatever_ends_a_run_stops_cleanly_and_everything_is_kept(tmp_path, serv
         assert torch.load("run/checkpoints/stopped.ckpt", weights_only=True)["global_step"] == 1
         again = ["--restart", "true"]
     else:
-        assert f"{paid} of 40 images are answered and kept" in error
+        assert f"; {paid} of 40 images are answered and kept in set. Raise the budget" in error
         again = []
     write("run.yaml", remote(url), "KD" if command == "fit" else "TeacherAnswers", **settings)
     assert main([command, "--config", "run.yaml", *again]) == 0
@@ -495,3 +496,18 @@ def test_bytes_are_whole_numbers():
     told = dict(Forecast("KD", Estimate(3, 3, 0, (3, 3)), terms).lines())
     assert told["bytes up"] == "at most 62, at least 31"  # 30.75 and 61.5, rounded up
     assert told["bytes down"] == "100"  # 99.9
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "File does not exist"), ("a: [1", "while parsing a flow sequence"), ("- 1", "kdlightning: error: ")],
+)
+def test_a_configuration_that_is_none_is_refused_as_by_the_command_itself(content, told, capsys):
+    if content is not None:
+        Path("x.yaml").write_text(content)
+    said = []
+    for command in ("estimate", "fit"):
+        stopped(command, "--config", "x.yaml")
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert told in said[0]

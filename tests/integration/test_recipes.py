@@ -183,6 +183,14 @@ def test_a_name_of_no_stage_is_told_the_names(recipe, capsys):
     assert "--only studnt names none of its stages: teacher, labels, student-1, student-2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["run", "estimate"])
+def test_a_value_that_is_no_yaml_is_a_sentence(recipe, command, capsys):
+    assert main([command, str(recipe), "--set", "n=[1"]) == 2
+    said = capsys.readouterr().err
+    assert "--set n: expected YAML, got '[1': while parsing a flow sequence" in said
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("only", ["(", "[a", "*"])
 def test_what_is_no_regular_expression_is_a_sentence(recipe, only, capsys):
     assert main(["run", str(recipe), "--list", "--only", only]) == 2
