@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import TinyNet, ToyDataModule, trainer
 
-from kdlightning.callbacks import Agreement, ConfusionMatrix
+from kdlightning.callbacks import Agreement, ConfusionMatrix, RunResult
 from kdlightning.data.sets import each_once
 from kdlightning.methods import Supervised
 from kdlightning.teachers import SoftLabelTeacher
@@ -31,13 +31,13 @@ class Many(ToyDataModule):
 def measure(root, **options):
     torch.manual_seed(0)
     module, data = Supervised(TinyNet()), Many(number=40, num_val=41, eval_batch_size=30)
-    watching = [ConfusionMatrix(), Agreement(SoftLabelTeacher(TinyNet()))]
+    watching = [ConfusionMatrix(), Agreement(SoftLabelTeacher(TinyNet())), RunResult()]
     run = trainer(root, max_epochs=0, callbacks=watching, **options)
     (validated,) = run.validate(module, datamodule=data, verbose=False)
-    watching[0]._fitted = True
+    watching[0].on_fit_end(run, module)  # as if it had been fitted
     (tested,) = run.test(module, datamodule=data, verbose=False)
     if run.is_global_zero:
-        (Path(root) / "metrics.json").write_text(json.dumps({**validated, **tested}))
+        (Path(root) / "metrics.json").write_text(json.dumps({**validated, **tested, "images": watching[2]._tested}))
 
 
 SCRIPT = """
@@ -62,6 +62,7 @@ def test_two_processes_measure_what_one_measures(tmp_path):
     measure("one")
     one, two = (json.loads((tmp_path / root / "metrics.json").read_text()) for root in ("one", "two"))
     assert one == two
+    assert one["images"] == 397
     assert {"val/accuracy", "test/accuracy", "test/agreement"} <= set(one)
     counts = [json.loads((tmp_path / root / "confusion.json").read_text())["counts"] for root in ("one", "two")]
     assert counts[0] == counts[1]
