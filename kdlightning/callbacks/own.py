@@ -1,15 +1,12 @@
 """Whose files lie in a run's directory: those of the weights that were trained there, and of no others."""
 
 import hashlib
-import logging
 from pathlib import Path
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-
-_log = logging.getLogger(__name__)
 
 
 def keeps(trainer: L.Trainer) -> bool:
@@ -32,13 +29,8 @@ class OwnFiles(Callback):
         self._fitted = (_place(trainer), _weights(pl_module)) if keeps(trainer) else None
 
     def owns(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
-        """Whether a test is of the weights that were fitted here; it is said where it is of others."""
-        if not keeps(trainer) or self._fitted is None or self._fitted[0] != _place(trainer):
-            return False
-        if self._fitted[1] != _weights(module):
-            _log.warning("%s keeps the records of what was trained there: these are other weights", self._fitted[0])
-            return False
-        return True
+        """Whether a test is of the weights that were fitted here."""
+        return keeps(trainer) and self._fitted == (_place(trainer), _weights(module))
 
 
 def _place(trainer: L.Trainer) -> Path:

@@ -1,6 +1,7 @@
 """What a finished run leaves: the student's weights, and one small record that reports read."""
 
 import json
+import logging
 import math
 import os
 import platform
@@ -26,6 +27,8 @@ from kdlightning.modules.generator import GeneratorModule
 from kdlightning.networks.pretrained import check_saving, fingerprint, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 from kdlightning.types import Batch
+
+_log = logging.getLogger(__name__)
 
 Role = Literal["teacher", "reference", "student"]
 
@@ -151,7 +154,14 @@ class RunResult(OwnFiles):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record of a run that was fitted in this process."""
-        if trainer.is_global_zero and isinstance(pl_module, DistillationModule) and self.owns(trainer, pl_module):
+        if not (self._trained and trainer.is_global_zero and isinstance(pl_module, DistillationModule)):
+            return
+        if not self.owns(trainer, pl_module):
+            _log.warning(
+                "%s gets no record of this test: it is not of the weights that were saved there at the end of the fit "
+                "(those are what trainer.test without ckpt_path tests)", trainer.default_root_dir,
+            )  # fmt: skip
+        else:
             root, data = Path(trainer.default_root_dir), getattr(trainer, "datamodule", None)
             write_json(root / "result.json", self.record(trainer, pl_module))
             if isinstance(data, WebDataModule):  # the report shows what could not be used

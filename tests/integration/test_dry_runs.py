@@ -88,7 +88,7 @@ def test_a_dry_run_of_a_generator_keeps_the_answers_that_a_killed_run_has_paid(t
     assert journal.startswith("journal/")
 
 
-def test_a_test_elsewhere_or_of_other_weights_leaves_the_record_as_it_is(tmp_path):
+def test_a_test_elsewhere_or_of_other_weights_leaves_the_record_as_it_is(tmp_path, caplog):
     callbacks = [RunResult(), ConfusionMatrix()]
     module = run(tmp_path / "here", callbacks=callbacks)
     before = content(tmp_path / "here")
@@ -99,6 +99,10 @@ def test_a_test_elsewhere_or_of_other_weights_leaves_the_record_as_it_is(tmp_pat
         next(module.student.parameters()).zero_()
     trainer(tmp_path / "here", callbacks=callbacks).test(module, datamodule=ToyDataModule(), verbose=False)
     assert content(tmp_path / "here") == before
+    told = "here gets no record of this test: it is not of the weights that were saved there at the end of the fit"
+    assert [told in record.getMessage() for record in caplog.records if "no record" in record.getMessage()][-1:] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize(
@@ -174,3 +178,19 @@ def test_a_run_that_tests_nothing_has_a_record_without_accuracy(tmp_path):
     assert main(["fit", "--config", "fit.yaml", *options]) == 0
     told = record(tmp_path / "run")
     assert (told["accuracy"], told["test_images"], told["train_images"]) == (None, 0, 40)
+
+
+def test_a_dry_run_of_a_labelling_is_its_beginning(tmp_path, capsys):
+    save_network(LeNet5Fifth(image_size=16), "teacher")
+    model = {"class_path": "TeacherAnswers", "init_args": {"teacher": TEACHER, "output": "set"}}
+    options = {key: value for key, value in CONFIG["trainer"].items() if key not in ("max_epochs", "default_root_dir")}
+    data = {"class_path": "DigitsDataModule", "init_args": {**CONFIG["data"]["init_args"], "eval_batch_size": 8}}
+    config = {"model": model, "data": data, "return_predictions": False, "trainer": options}
+    Path("predict.yaml").write_text(yaml.safe_dump(config))
+    assert main(["predict", "--config", "predict.yaml", "--trainer.fast_dev_run", "2"]) == 0
+    assert not Path("set/manifest.json").exists()
+    assert main(["estimate", "--config", "predict.yaml"]) == 0
+    assert "answered already 16 to ask 24" in " ".join(capsys.readouterr().out.split())
+    assert main(["predict", "--config", "predict.yaml"]) == 0
+    manifest = json.loads(Path("set/manifest.json").read_text())
+    assert (manifest["queries"], manifest["queries_paid"]) == (40, 40)
