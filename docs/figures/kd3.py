@@ -4,7 +4,7 @@ import torch
 from drawing import Drawing
 from toy import NAMES, SIDE, Plane, Toy, images
 
-from kdlightning.functional.selection import class_thresholds, combine, select, student_share
+from kdlightning.functional.selection import class_thresholds, combine, select, student_weight
 
 PROGRESS = 0.35
 
@@ -13,8 +13,8 @@ def draw() -> Drawing:
     """Select from a pool in which the classes are not equally frequent."""
     teacher, student = Toy(sharpness=25), Toy(shift=0.06, sharpness=12)
     pool = images(160, seed=5) * torch.tensor([0.95, 0.8])
-    share = student_share(PROGRESS)
-    confidence, label = combine(teacher(pool).softmax(1), student(pool).softmax(1), share).max(1)
+    alpha = student_weight(PROGRESS)
+    confidence, label = combine(teacher(pool).softmax(1), student(pool).softmax(1), alpha).max(1)
     chosen = select(confidence, label)
     counts = torch.bincount(label, minlength=3)
 
@@ -24,7 +24,7 @@ def draw() -> Drawing:
         (drawing.dot if kept else drawing.ring)(plane.at(point), NAMES[k], 4 if kept else 3)
     left = SIDE + 50
     drawing.legend(left, 40, [("a", "chosen"), ("a line", "left out: not sure enough for its class")])
-    drawing.text(left, 104, f"teacher {1 - share:.2f}, student {share:.2f}: combined prediction", "note", "start")
+    drawing.text(left, 104, f"teacher {1 - alpha:.2f}, student {alpha:.2f}: combined prediction", "note", "start")
     drawing.text(left, 140, "images of the class, and its threshold", "bold", "start")
     for k, (count, threshold) in enumerate(zip(counts.tolist(), class_thresholds(counts).tolist(), strict=True)):
         top, width = 160 + 50 * k, 2.2 * count

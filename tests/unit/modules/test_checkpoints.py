@@ -110,7 +110,11 @@ def test_loggers_get_settings_and_no_weights(method, tmp_path):
 
 def test_networks_are_not_copied_to_remember_settings(monkeypatch):
     monkeypatch.setattr(nn.Module, "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
-    assert methods.Supervised(net(), mixup=0.1).hparams == {"lr_scheduler": None, "mixup": 0.1}
+    assert methods.Supervised(net(), mixup=0.1).hparams == {
+        "label_smoothing": 0.0,
+        "lr_scheduler": None,
+        "mixup": 0.1,
+    }
 
 
 def test_a_student_that_is_missing_in_the_checkpoint_is_not_passed_over(tmp_path):
