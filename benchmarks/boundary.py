@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from kdlightning.accounting import AnswerJournal
 from kdlightning.data import DigitsDataModule, MNISTDataModule
 from kdlightning.functional import boundary
-from kdlightning.networks import LeNet5
+from kdlightning.networks import LeNet5, LeNet5Half
 from kdlightning.teachers import HardLabelTeacher
 
 
@@ -169,6 +169,20 @@ def distances(network: nn.Module, pool: Tensor, x: Tensor, limits: tuple[int, ..
             )
             name = f"MBD, {subspace}, Q={probes}"
             add(name, float(found.queries.float().mean()), float(found.distance.mean()))
+    # a surrogate learns from many pairs: here from those of 100 more images, whose queries are not those of these pairs
+    asked = boundary.Recorder(teacher.query)
+    others = pool[:100].repeat_interleave(10, 0)
+    sought = torch.arange(10).repeat(100)
+    apart = sought != label[:100].repeat_interleave(10)
+    near = boundary.nearest_candidates(others[apart], pool, label, sought[apart], 5)
+    boundary.boundary_distance(asked, others[apart], sought[apart], pool, near, tolerance=1e-2)
+    guide = boundary.imitation(LeNet5Half(image_size=x.shape[-1]), asked)
+    bank = boundary.probe_bank(pool.shape[1:], images=pool)
+    for limit in (60, 100, *limits):
+        found = boundary.minimal_boundary_distance(
+            teacher.query, x, target, start, key, bank, num_probes=50, query_limit=limit, guide=guide
+        )
+        add("MBD, images, Q=50, surrogate", float(found.queries.float().mean()), float(found.distance.mean()))
     released = ReleasedSearch(teacher.query, x, target)
     theta, radius = released.candidates(pool, label, 201)
     add("released BD, 201 candidates", float(released.queries.float().mean()), float(radius.mean()))
