@@ -31,8 +31,8 @@ def test_only_answers_come_out(network):
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
         "access", "apart", "bounds", "budget", "class_names", "expect", "identity", "interrupt", "load_state_dict",
-        "num_classes", "paid", "query", "read_otherwise", "rehearse", "resume", "settle", "share", "shared", "size",
-        "state_dict", "terms",
+        "num_classes", "paid", "query", "read_otherwise", "rehearse", "remembers", "resume", "settle", "share",
+        "shared", "size", "state_dict", "terms",
     }  # fmt: skip
 
 
