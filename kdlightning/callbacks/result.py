@@ -24,6 +24,7 @@ from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.generator import GeneratorModule
+from kdlightning.modules.schedule import unlimited
 from kdlightning.networks.pretrained import check_saving, fingerprint, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
 from kdlightning.types import Batch
@@ -110,7 +111,7 @@ class RunResult(OwnFiles):
         """Count a batch's."""
         self._seen += _images(batch)
         self._most = max(self._most, self._seen)
-        self._whole |= trainer.is_last_batch and _all_of(trainer.limit_train_batches)
+        self._whole |= trainer.is_last_batch and unlimited(trainer.limit_train_batches)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count what is measured."""
@@ -243,11 +244,6 @@ class RunResult(OwnFiles):
 
 def _images(batch: Any) -> int:  # noqa: ANN401 - of any module
     return len(batch.image) if isinstance(batch, Batch) else 0
-
-
-def _all_of(limit: float) -> bool:
-    """Whether Lightning's limit is none: the whole number 1 is one batch."""
-    return isinstance(limit, float) and limit == 1.0
 
 
 def _settings(module: L.LightningModule) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Whether the stages of a recipe can be run: their settings, and that one reads what one before it writes.
-
-Nothing is built.
-"""
+"""Whether a recipe's stages can be run: each one's settings, and what one reads of another. Nothing is built."""
 
 import copy
 import json

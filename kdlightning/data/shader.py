@@ -95,8 +95,8 @@ class ShaderDataModule(CollectedDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Refuse, with a ValueError, to be online where nobody renews the images."""
-        module = getattr(self.trainer, "lightning_module", None)
-        if self.online and stage == "fit" and not getattr(module, "renews", False):
+        module = getattr(self.trainer, "lightning_module", None)  # None: somebody looks at the pool
+        if self.online and stage == "fit" and module is not None and not getattr(module, "renews", False):
             raise ValueError(
                 f"online: expected ShaderKD, which renews the pool, got {type(module).__name__}: set online: false"
             )

@@ -204,19 +204,15 @@ class DB3KDLabels(LabellingModule):
         image, target = torch.nonzero(wanted, as_tuple=True)
         images = batch.image[image]
         index = boundary.nearest_candidates(images, self.pool, self.pool_class, target, self.candidates)
-        asked = boundary.Recorder(predict)
+        asked = None if self.surrogate is None else boundary.Recorder(predict)
         points = boundary.boundary_distance(
-            predict if self.surrogate is None else asked,
-            images,
-            target,
-            self.pool,
-            index,
-            tolerance=self.tolerance,
-            batch_size=self.batch_size,
+            asked or predict, images, target, self.pool, index, tolerance=self.tolerance, batch_size=self.batch_size
         )
         if self.robustness == "mbd":
             key = batch.index[image] * self.num_classes + target
-            guide = None if self.surrogate is None else boundary.imitation(self.surrogate, asked, seed=self.seed)
+            guide: boundary.Guide | None = None
+            if self.surrogate is not None and asked is not None:
+                guide = boundary.imitation(self.surrogate, asked, seed=self.seed)
             points = boundary.minimal_boundary_distance(
                 predict, images, target, points, key, self.bank,
                 num_probes=self.num_probes, step=self.step, probe_radius=self.probe_radius,

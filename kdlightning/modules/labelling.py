@@ -22,6 +22,7 @@ from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.modules.base import check_launcher
 from kdlightning.modules.launch import Launch
 from kdlightning.modules.rehearsal import check_precision, check_teacher
+from kdlightning.modules.schedule import unlimited
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
@@ -175,7 +176,7 @@ class LabellingModule(L.LightningModule, ABC):
         if whole is None or rest is None:
             return None
         kept = answered + pending
-        least = max(kept, whole[0]) if _sees_all(trainer) else kept
+        least = max(kept, whole[0]) if unlimited(trainer.limit_predict_batches) else kept
         return Estimate(least, max(kept, min(whole[1], answered + rest[1])), kept)
 
     def _left_behind(self, *, tidy: bool = False) -> tuple[int, int, int]:
@@ -274,7 +275,7 @@ class LabellingModule(L.LightningModule, ABC):
     @property
     def whole(self) -> bool:
         """Whether this run sees all images: not with ``limit_predict_batches`` or ``fast_dev_run``."""
-        return _sees_all(self.trainer)
+        return unlimited(self.trainer.limit_predict_batches)
 
     def expected(self, data: ImageDataModule) -> Tensor:
         """Source indices ``(N,)`` of the rows without which the set is not finished."""
@@ -283,8 +284,3 @@ class LabellingModule(L.LightningModule, ABC):
     def preparation_queries(self) -> int:
         """Queries of :meth:`prepare`, by all processes."""
         return 0
-
-
-def _sees_all(trainer: L.Trainer) -> bool:
-    limit = trainer.limit_predict_batches
-    return isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch

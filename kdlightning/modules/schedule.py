@@ -58,6 +58,11 @@ def schedule(trainer: L.Trainer, data: Any, images: int | None = None) -> Schedu
     return Schedule(tuple(sizes), min(ends), trainer.world_size, certain)
 
 
+def unlimited(limit: float) -> bool:
+    """Whether one of the trainer's limits of batches is none: the share 1.0, as the whole number 1 is one batch."""
+    return isinstance(limit, float) and limit == 1.0
+
+
 def progress(trainer: L.Trainer, epochs: int | None = None) -> float | None:
     """The share of a training that is over, in [0, 1]: of its epochs or of its steps, whichever end it first.
 

@@ -367,3 +367,6 @@ def test_a_pool_that_only_shader_kd_renews_is_refused(tmp_path):
     data = ShaderDataModule(ToyDataModule(image_size=16), size=8, cache=str(tmp_path / "cache"), online=True)
     with pytest.raises(ValueError, match=r"expected ShaderKD, which renews the pool, got KD3: set online: false"):
         fit(kd3(), tmp_path, data=data)
+    looked_at = ShaderDataModule(ToyDataModule(image_size=16), size=8, cache=str(tmp_path / "cache"), online=True)
+    looked_at.setup("fit")  # by nobody who trains
+    assert len(looked_at.train_set) == 8

@@ -2,6 +2,8 @@
 
 import torch
 
+from kdlightning.functional import boundary
+
 K, SHAPE = 4, (1, 6, 6)
 
 
@@ -27,3 +29,11 @@ def counting(teacher):
         return teacher(x).argmax(1)
 
     return predict, asked
+
+
+def started(teacher, number, pool, candidates):
+    """Images and the classes to find, who is asked and how much so far, and points on the boundaries."""
+    x, target, _, _ = pairs(teacher, images(number))
+    predict, asked = counting(teacher)
+    index = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, candidates)
+    return x, target, predict, asked, boundary.boundary_distance(predict, x, target, pool, index)

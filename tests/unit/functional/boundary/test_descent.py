@@ -1,6 +1,6 @@
 import torch
 from helpers import Linear
-from hyperplanes import SHAPE, K, counting, images, pairs
+from hyperplanes import SHAPE, K, counting, images, pairs, started
 
 from kdlightning.functional import boundary
 
@@ -24,11 +24,8 @@ def linear_minimum(teacher, x, target):
 
 
 def test_minimal_boundary_distance_of_a_linear_teacher(teacher):
-    x, target, _, _ = pairs(teacher, images(12))
     pool = images(300, seed=2)
-    candidates = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, 5)
-    predict, asked = counting(teacher)
-    start = boundary.boundary_distance(predict, x, target, pool, candidates)
+    x, target, predict, asked, start = started(teacher, 12, pool, 5)
     bank = boundary.probe_bank(SHAPE, subspace="pixels")
     found = boundary.minimal_boundary_distance(
         predict, x, target, start, torch.arange(len(x)), bank, query_limit=6000, patience=5, tolerance=1e-3
@@ -41,11 +38,8 @@ def test_minimal_boundary_distance_of_a_linear_teacher(teacher):
 
 
 def test_the_query_limit_is_never_exceeded_and_nothing_gets_worse(teacher):
-    x, target, _, _ = pairs(teacher, images(10))
     pool = images(100, seed=2)
-    candidates = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, 3)
-    predict, _ = counting(teacher)
-    start = boundary.boundary_distance(predict, x, target, pool, candidates)
+    x, target, predict, _, start = started(teacher, 10, pool, 3)
     bank = boundary.probe_bank(SHAPE, subspace="pixels")
     for limit in (1, 130, 333):
         found = boundary.minimal_boundary_distance(
@@ -78,11 +72,8 @@ def test_a_pair_does_not_depend_on_its_batch(teacher):
 
 
 def test_the_normal_of_a_hyperplane(teacher):
-    x, target, _, _ = pairs(teacher, images(4))
     pool = images(100, seed=2)
-    candidates = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, 1)
-    predict, asked = counting(teacher)
-    start = boundary.boundary_distance(predict, x, target, pool, candidates)
+    x, target, predict, asked, start = started(teacher, 4, pool, 1)
     bank = boundary.probe_bank(SHAPE, subspace="pixels")
     radius = torch.full((len(x),), 1e-3)
     before = sum(asked)

@@ -1,5 +1,5 @@
 import torch
-from hyperplanes import SHAPE, K, counting, images, pairs
+from hyperplanes import SHAPE, K, counting, images, pairs, started
 from torch import nn
 
 from kdlightning.functional import boundary
@@ -43,11 +43,8 @@ def test_only_so_much_of_what_was_asked_is_kept(teacher):
 
 
 def test_a_guide_that_knows_the_way_needs_few_queries_and_the_limit_holds(teacher):
-    x, target, _, _ = pairs(teacher, images(16))
     pool = images(300, seed=2)
-    candidates = boundary.nearest_candidates(x, pool, teacher(pool).argmax(1), target, 1)
-    predict, asked = counting(teacher)
-    start = boundary.boundary_distance(predict, x, target, pool, candidates)
+    x, target, predict, asked, start = started(teacher, 16, pool, 1)
     bank = boundary.probe_bank(SHAPE, images=pool, rank=36)
 
     def walked(limit, guide):
