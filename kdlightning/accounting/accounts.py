@@ -13,25 +13,32 @@ from typing import NamedTuple
 from kdlightning.accounting.meter import WAY_ON, QueryBudgetExceededError
 
 READING = ("access", "answer", "keys", "labels", "outputs")  # of an identity: how replies are read, not what is asked
+Units = tuple[int, int, int, int, int]
 _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
 
 
 class Cost(NamedTuple):
-    """What a request costs: bytes sent and received, and a price in any one currency."""
+    """What a request costs: bytes sent and received, a price in any one currency, and tokens, where there are such."""
 
     bytes_up: int
     bytes_down: int = 0
     price: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
 
-    def units(self) -> tuple[int, int, int]:
-        """As the file has it: bytes, and billionths of the currency.
+    def units(self) -> Units:
+        """As the file has it, in the order of ``UNITS``: whole numbers, the price in billionths of the currency.
 
         Raises:
             ValueError: negative or not finite.
         """
         if min(self) < 0 or not math.isfinite(self.price):
             raise ValueError(f"expected finite costs >= 0, got {self}")
-        return int(self.bytes_up), int(self.bytes_down), round(self.price * _NANO)
+        up, down, price, *tokens = self
+        return int(up), int(down), round(price * _NANO), *map(int, tokens)  # type: ignore[return-value]
+
+
+UNITS = Cost._fields  # the columns of a cost, in the tables of requests and of totals
 
 
 class Limits(NamedTuple):
@@ -53,6 +60,8 @@ class Totals(NamedTuple):
     bytes_up: int = 0
     bytes_down: int = 0
     price: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
 
     @property
     def paid(self) -> int:
@@ -124,8 +133,9 @@ def add(connection: Connection, teacher: int, account: str, **amounts: int) -> N
     """Add to the totals of an account with a teacher; the price in billionths."""
     columns = ", ".join(f'"{name}"' for name in Totals._fields)
     sums = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in Totals._fields)
+    values = ", ".join("?" * len(Totals._fields))
     connection.execute(
-        f"INSERT INTO tallies (teacher, account, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        f"INSERT INTO tallies (teacher, account, {columns}) VALUES (?, ?, {values}) "
         f"ON CONFLICT (teacher, account) DO UPDATE SET {sums}",
         (teacher, account, *(amounts.get(name, 0) for name in Totals._fields)),
     )
@@ -138,7 +148,7 @@ def totals(connection: Connection, where: str, *values: int | str) -> Totals:
     return found._replace(price=found.price / _NANO)
 
 
-def check_limits(file: Connection, account: str, limits: Limits, queries: int, cost: tuple[int, int, int]) -> None:
+def check_limits(file: Connection, account: str, limits: Limits, queries: int, cost: Units) -> None:
     """Refuse what an account may not pay: so many queries more, at a cost in the file's units.
 
     Within a transaction that adds it afterwards.
@@ -171,9 +181,10 @@ def wrong_totals(connection: Connection) -> list[str]:
     ]
 
 
-_WRONG_TOTALS = """
+_SUMS = ", ".join(f"sum({name}) AS sum_{name}" for name in UNITS)
+_WRONG_TOTALS = f"""
 SELECT teacher, account FROM tallies LEFT JOIN (
-    SELECT teacher, account, sum(bytes_up) AS up, sum(bytes_down) AS down, sum(price) AS cost,
+    SELECT teacher, account, {_SUMS},
         sum(queries * (state = 'answered')) AS answered, sum(queries * (state = 'in flight')) AS flying,
         sum(queries * (state = 'lost')) AS gone
     FROM requests GROUP BY teacher, account
@@ -182,6 +193,5 @@ SELECT teacher, account FROM tallies LEFT JOIN (
     WHERE answers.teacher = requests.teacher AND answers.answer != X'' GROUP BY requests.teacher, account
 ) USING (teacher, account)
 WHERE "unique" != coalesce(kept, 0) OR "unique" + twice != coalesce(answered, 0) OR in_flight != coalesce(flying, 0)
-    OR lost != coalesce(gone, 0) OR tallies.bytes_up != coalesce(up, 0) OR tallies.bytes_down != coalesce(down, 0)
-    OR tallies.price != coalesce(cost, 0)
+    OR lost != coalesce(gone, 0) OR {" OR ".join(f"{name} != coalesce(sum_{name}, 0)" for name in UNITS)}
 """

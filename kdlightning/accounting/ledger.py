@@ -17,7 +17,7 @@ from kdlightning.accounting.accounts import Cost, Limits, Totals
 from kdlightning.accounting.claims import Claims
 from kdlightning.accounting.rows import UNREAD, Answer, intact, pack, unpack
 from kdlightning.accounting.spool import DAMAGED, Settlement, Spool
-from kdlightning.accounting.store import LedgerError, LedgerFile, owner
+from kdlightning.accounting.store import LedgerError, LedgerFile
 
 __all__ = ["Answer", "Cost", "Entry", "LedgerError", "Limits", "QueryLedger", "Request", "Totals"]
 
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One answer that was paid for, read-only; bytes and price are its share of the request that it came with."""
+    """One answer that was paid for, read-only; its cost is its share of the request that it came with."""
 
     teacher: dict[str, str]
     image: bytes  # its SHA-256
@@ -44,6 +44,8 @@ class Entry(NamedTuple):
     bytes_down: int
     price: float
     answer: Answer
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 class QueryLedger:
@@ -197,19 +199,11 @@ class QueryLedger:
         if not digests or len(set(digests)) < len(digests):
             got = f"{len(digests)} of which {len(set(digests))} differ; ask for list(dict.fromkeys(images))"
             raise ValueError(f"expected at least one image and each once, got {got}")
-        up, down, price = cost.units()
+        units = cost.units()
         with self._file.transaction() as connection:
-            accounts.check_limits(connection, self.account, self.limits, len(digests), (up, down, price))
+            accounts.check_limits(connection, self.account, self.limits, len(digests), units)
             number = accounts.teacher_number(connection, teacher, create=True)
-            row = connection.execute(
-                "INSERT INTO requests (teacher, account, owner, state, queries, bytes_up, bytes_down, price, sent) "
-                "VALUES (?, ?, ?, 'in flight', ?, ?, ?, ?, ?)",
-                (number, self.account, owner(), len(digests), up, down, price, time.time()),
-            ).lastrowid
-            paid = {"bytes_up": up, "bytes_down": down, "price": price}
-            accounts.add(connection, number, self.account, in_flight=len(digests), **paid)
-        assert row is not None
-        return Request(row, digests)
+            return Request(rows.begin(connection, number, self.account, len(digests), units), digests)
 
     def record(
         self,
@@ -288,20 +282,20 @@ class QueryLedger:
         Raises:
             LedgerError: an answer does not have the checksum that it was recorded with.
         """
-        query = """
-            SELECT answers.id, identity, request, queries, image, settled, bytes_up, bytes_down, price, checksum, answer
+        query = f"""
+            SELECT answers.id, identity, request, queries, image, settled, checksum, answer, {", ".join(accounts.UNITS)}
             FROM answers JOIN requests ON requests.id = request JOIN teachers ON teachers.id = answers.teacher
             WHERE answers.answer != X'' AND answers.id > ? AND (? OR identity = ?) ORDER BY answers.id LIMIT ?"""
         identity, seen = None if teacher is None else accounts.identity_text(teacher), dict[int, int]()
-        for _, who, request, number, image, then, *total, checksum, data in self._pages(query, not identity, identity):
+        for _, who, request, number, image, then, checksum, data, *total in self._pages(query, not identity, identity):
             answer, place = self._checked(image, data, checksum), seen.get(request, 0)  # in its request
             seen[request] = place + 1
             try:
                 who = json.loads(who)
             except (TypeError, ValueError) as error:
                 raise self._changed("the identity of a teacher") from error
-            up, down, price = (one * (place + 1) // number - one * place // number for one in total)
-            yield Entry(who, image, then, up, down, price / 1e9, answer)
+            up, down, price, *tokens = (one * (place + 1) // number - one * place // number for one in total)
+            yield Entry(who, image, then, up, down, price / 1e9, answer, *tokens)
 
     def in_flight(self) -> list[str]:
         """The requests that nobody has settled, one line each: on their way now, or their process died."""

@@ -1,5 +1,7 @@
 """The rows of answers and replies in a ledger's file: how they are written, found and settled."""
 
+import os
+import socket
 import struct
 import time
 import zlib
@@ -11,11 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlightning.accounting import accounts
+from kdlightning.accounting.accounts import UNITS, Units
 from kdlightning.accounting.spool import Settlement
 
 Answer = NDArray[Any]
 UNREAD = b""  # in place of an answer: this teacher could not read the reply that is kept
 _REPLY = 256 << 10  # compressed bytes of a reply, for each of its images, that are worth keeping
+
+
+def begin(connection: Connection, teacher: int, account: str, number: int, cost: Units) -> int:
+    """Count so many images as in flight, at this cost; the number of their request. Within a transaction."""
+    row = connection.execute(
+        f"INSERT INTO requests (teacher, account, owner, state, queries, {', '.join(UNITS)}, sent) "
+        "VALUES (?, ?, ?, 'in flight', ?, ?, ?, ?, ?, ?, ?)",
+        (teacher, account, owner(), number, *cost, time.time()),
+    ).lastrowid
+    accounts.add(connection, teacher, account, in_flight=number, **dict(zip(UNITS, cost, strict=True)))
+    assert row is not None
+    return row
+
+
+def owner() -> str:
+    """This process, as other hosts know it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def settle(connection: Connection, what: Settlement) -> bool:
@@ -24,7 +44,7 @@ def settle(connection: Connection, what: Settlement) -> bool:
     Within a transaction.
     """
     row = connection.execute(
-        "SELECT requests.teacher, asked, account, bytes_up, bytes_down, price FROM requests "
+        f"SELECT requests.teacher, asked, account, {', '.join(UNITS)} FROM requests "
         "JOIN teachers ON teachers.id = requests.teacher WHERE requests.id = ? AND state = 'in flight'",
         (what.request,),
     ).fetchone()
@@ -33,12 +53,12 @@ def settle(connection: Connection, what: Settlement) -> bool:
     teacher, endpoint, account, *reserved = row
     true = reserved if what.cost is None else what.cost
     connection.execute(
-        "UPDATE requests SET state = ?, bytes_up = ?, bytes_down = ?, price = ?, settled = ? WHERE id = ?",
+        f"UPDATE requests SET state = ?, {', '.join(f'{unit} = ?' for unit in UNITS)}, settled = ? WHERE id = ?",
         (what.state, *true, time.time(), what.request),
     )
-    up, down, price = (new - old for new, old in zip(true, reserved, strict=True))
     number = len(what.images)
-    counts = {"in_flight": -number, "bytes_up": up, "bytes_down": down, "price": price}
+    counts = {"in_flight": -number}
+    counts |= {unit: new - old for unit, new, old in zip(UNITS, true, reserved, strict=True)}
     if what.reply is not None:
         _keep(connection, endpoint, what, what.reply)
     if what.state == "answered":

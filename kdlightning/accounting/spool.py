@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from kdlightning.accounting.accounts import UNITS, Units
+
 DAMAGED = ".damaged"  # suffix of a file that a disk has spoilt
 
 
@@ -18,7 +20,7 @@ class Settlement(NamedTuple):
     request: int
     state: str  # answered, lost, released
     images: tuple[bytes, ...]  # by SHA-256
-    cost: tuple[int, int, int] | None  # None: as reserved
+    cost: Units | None  # None: as reserved
     answers: tuple[bytes, ...] = ()
     reply: bytes | None = None  # compressed
 
@@ -64,7 +66,7 @@ class Spool:
             told = json.loads(gzip.decompress(file.read_bytes()))
             images, answers = (tuple(base64.b64decode(text) for text in told[key]) for key in ("images", "answers"))
             reply = None if told["reply"] is None else base64.b64decode(told["reply"])
-            cost = None if told["cost"] is None else (*told["cost"],)
+            cost = None if told["cost"] is None else (*told["cost"], 0, 0)[: len(UNITS)]  # older files: no tokens
             return Settlement(told["request"], told["state"], images, cost, answers, reply)
         except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error):
             return None

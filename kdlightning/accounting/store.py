@@ -13,7 +13,6 @@ Four traps of SQLite are closed here:
 
 import json
 import os
-import socket
 import sqlite3
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Any, Literal
 
 from kdlightning.accounting.accounts import endpoint_number, identity_text
 
-SCHEMA = 2
+SCHEMA = 3
 _APPLICATION = 0x6B644C67  # "kdLg": tells a ledger from any other SQLite file
 _WAL_LIMIT = 16 << 20  # bytes of write-ahead log that are worth a checkpoint
 
@@ -64,6 +63,16 @@ CREATE {temporary} TABLE claims (
     endpoint INTEGER NOT NULL, image BLOB NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (endpoint, image)
 ) WITHOUT ROWID;
 """
+# what schema 2 did not have
+_THIRD = "".join(
+    f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0;"
+    for table in ("requests", "tallies")
+    for name in ("input_tokens", "output_tokens")
+)
+_THIRD_BESIDE = "".join(
+    f"CREATE TEMP VIEW {table} AS SELECT *, 0 AS input_tokens, 0 AS output_tokens FROM main.{table};"
+    for table in ("requests", "tallies")
+)
 
 _lock = threading.RLock()  # one transaction at a time in this process; other processes wait in SQLite
 _files: "weakref.WeakSet[LedgerFile]" = weakref.WeakSet()
@@ -198,14 +207,15 @@ class LedgerFile:
             if current != wanted:
                 self._convert(connection, wanted)
         if self.readonly and version < SCHEMA:
-            _migrate(connection, temporary=True)
+            _migrate(connection, version, temporary=True)
         elif version < SCHEMA:
             with _whole(connection, "BEGIN IMMEDIATE"):
                 version = _pragma(connection, "user_version")  # another process may have been first
                 if not version:
-                    _run(connection, f"{_FIRST}{_SECOND.format(temporary='')}PRAGMA application_id = {_APPLICATION}")
+                    made = f"{_FIRST}{_SECOND.format(temporary='')}{_THIRD}PRAGMA application_id = {_APPLICATION}"
+                    _run(connection, made)
                 elif version < SCHEMA:
-                    _migrate(connection)
+                    _migrate(connection, version)
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
         self._wal = _pragma(connection, "journal_mode") == "wal"
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -260,11 +270,6 @@ class LedgerFile:
         return LedgerError(f"{self.path} {known} ({error})" if known else f"{self.path}: {error}")
 
 
-def owner() -> str:
-    """This process, as other hosts know it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 @contextmanager
 def _whole(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
     connection.execute(begin)
@@ -277,13 +282,18 @@ def _whole(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
-def _migrate(connection: sqlite3.Connection, *, temporary: bool = False) -> None:
-    """Bring schema 1 up to date; ``temporary``: for this connection alone, beside a file that is not written.
+def _migrate(connection: sqlite3.Connection, version: int, *, temporary: bool = False) -> None:
+    """Bring an older schema up to date; ``temporary``: for this connection alone, beside a file that is not written.
 
-    Its teachers had a fingerprint, of the rest and of how answers are read.
+    The teachers of schema 1 had a fingerprint, of the rest and of how answers are read.
     """
     if temporary:
-        _run(connection, "PRAGMA temp_store = MEMORY; CREATE TEMP TABLE teachers AS SELECT * FROM main.teachers")
+        _run(connection, "PRAGMA temp_store = MEMORY")
+    _run(connection, (_THIRD_BESIDE if temporary else _THIRD).rstrip(";"))
+    if version > 1:
+        return
+    if temporary:
+        _run(connection, "CREATE TEMP TABLE teachers AS SELECT * FROM main.teachers")
     _run(connection, f"ALTER TABLE teachers ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;{_SECOND}".format(
         temporary="TEMP" if temporary else ""))  # fmt: skip
     for number, text in connection.execute("SELECT id, identity FROM teachers").fetchall():

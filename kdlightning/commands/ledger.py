@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdlightning.accounting.ledger import LedgerError, QueryLedger, Totals
+from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger, Totals
 from kdlightning.accounting.spool import Spool
 from kdlightning.remote.replay import replay
 
@@ -30,7 +30,7 @@ examples:
   kdlightning ledger export runs/ledger.sqlite --output answers.parquet
   kdlightning ledger replay runs/ledger.sqlite --config runs/kd/config.yaml --output runs/again"""
 
-_COLUMNS = ("teacher", "image", "time", "bytes_up", "bytes_down", "price", "dtype", "shape", "answer")
+_COLUMNS = ("teacher", "image", "time", *Cost._fields, "dtype", "shape", "answer")
 _ROWS = 10_000  # of a Parquet row group
 
 
@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
 def export(ledger: QueryLedger, output: str | Path) -> int:
     """Write all answers to a new file, ``*.csv`` or ``*.parquet``, in the order of their recording; how many it were.
 
-    Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price (shares of the request that
-    the answer came with, bytes in whole numbers; together they are the request's), dtype, shape and answer (its values
-    in row-major order; all as float64 in Parquet).
+    Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price, input_tokens, output_tokens
+    (shares of the request that the answer came with, in whole numbers but for the price; together they are the
+    request's), dtype, shape and answer (its values in row-major order; all as float64 in Parquet).
 
     Raises:
         ValueError: another kind of file.
@@ -107,13 +107,14 @@ def _parser() -> argparse.ArgumentParser:
 def _show(ledger: QueryLedger) -> int:
     teachers, waiting = ledger.teachers(), len(Spool(ledger.path).files())
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for heading in ("Teacher", "Unique", "Repeated", "Twice", "In flight", "Lost", "Bytes up", "Bytes down", "Price"):
+    told = [name for name, value in ledger.totals()._asdict().items() if value or not name.endswith("tokens")]
+    for heading in ("Teacher", *(name.replace("_", " ").capitalize() for name in told)):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, teacher in enumerate(teachers, start=1):
-        table.add_row(str(number), *_cells(ledger.totals(teacher)))
+        table.add_row(str(number), *_cells(ledger.totals(teacher), told))
     table.add_section()
-    table.add_row("all", *_cells(ledger.totals()), style="bold")
-    Console(width=max(100, Console().width)).print(table)  # narrower, numbers would be broken up
+    table.add_row("all", *_cells(ledger.totals(), told), style="bold")
+    Console(width=max(128, Console().width)).print(table)  # narrower, numbers would be broken up
     sys.stdout.write("\n")
     for number, teacher in enumerate(teachers, start=1):
         facts = ", ".join(f"{key} {value}" for key, value in teacher.items() if value)
@@ -139,14 +140,14 @@ def _verify(ledger: QueryLedger) -> int:
     return 0
 
 
-def _cells(totals: Totals) -> list[str]:
-    return [f"{value:,}" for value in totals[:-1]] + [f"{totals.price:,.10g}"]
+def _cells(totals: Totals, names: Sequence[str]) -> list[str]:
+    return [f"{getattr(totals, name):,.10g}" if name == "price" else f"{getattr(totals, name):,}" for name in names]
 
 
 def _rows(ledger: QueryLedger) -> Iterator[dict[str, Any]]:
     for entry in ledger.answers():
         teacher, time = json.dumps(entry.teacher, sort_keys=True), datetime.fromtimestamp(entry.time, UTC)
-        costs, answer = (entry.bytes_up, entry.bytes_down, entry.price), entry.answer
+        costs, answer = [getattr(entry, unit) for unit in Cost._fields], entry.answer
         row = teacher, entry.image.hex(), time, *costs, answer.dtype.str, list(answer.shape), answer.ravel().tolist()
         yield dict(zip(_COLUMNS, row, strict=True))
 
@@ -167,7 +168,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install pyarrow, or export to .csv") from error
     text, real, whole, time = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
-    types = (text, text, time, whole, whole, real, text, pa.list_(pa.int64()), pa.list_(real))
+    types = (text, text, time, whole, whole, real, whole, whole, text, pa.list_(pa.int64()), pa.list_(real))
     schema, number = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, _ROWS)):

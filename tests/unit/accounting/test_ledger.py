@@ -602,6 +602,29 @@ def test_the_whole_bytes_of_answers_add_up_to_their_requests(ledger):
     assert rows == [(3, 1, 0.033333333), (3, 2, 0.033333333), (4, 2, 0.033333334)]
 
 
+def test_tokens_are_counted_kept_and_shown_with_their_answers(path, capsys, tmp_path):
+    with QueryLedger(path) as ledger:
+        first, second, third = (ledger.reserve(OTHER, images(n, 2), Cost(9, 0, 0.5, 300, 40)) for n in (0, 2, 4))
+        assert ledger.totals() == Totals(in_flight=6, bytes_up=27, price=1.5, input_tokens=900, output_tokens=120)
+        ledger.record(first, np.arange(2), Cost(9, 1, 0.123456789, 255, 7))
+        ledger.release(second)
+        ledger.write_off(third)
+        paid = Totals(2, 0, 0, 0, 2, 18, 1, 0.623456789, 555, 47)
+        assert ledger.totals() == paid
+        assert [(entry.input_tokens, entry.output_tokens) for entry in ledger.answers()] == [(127, 3), (128, 4)]
+        assert ledger.verify() == []
+    assert main(["ledger", "show", str(path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][-4:] == ["Input", "tokens", "Output", "tokens"]
+    assert ["all", "2", "0", "0", "0", "2", "18", "1", "0.623456789", "555", "47"] in lines
+    assert main(["ledger", "export", str(path), "--output", "answers.csv"]) == 0
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        assert [row["input_tokens"] for row in csv.DictReader(file)] == ["127", "128"]
+    edit(path, "UPDATE tallies SET output_tokens = 48")
+    with QueryLedger(path) as ledger:
+        assert ledger.verify() == ["totals: account '' of teacher 1 does not have the sums of its rows"]
+
+
 def test_parquet_without_pyarrow_names_the_extra(ledger, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     assert main(["ledger", "export", str(ledger.path), "--output", "answers.parquet"]) == 2

@@ -9,6 +9,7 @@ import pytest
 
 from kdlightning.__main__ import main
 from kdlightning.accounting import rows
+from kdlightning.accounting.accounts import READING
 from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger, Totals
 
 ENDPOINT = {"network": "http://localhost", "request": "0123"}
@@ -116,6 +117,23 @@ def test_a_reply_that_is_gone_is_told(ledger):
         found(ledger, SECOND)
 
 
+# what schema 2 added
+SCHEMA_2 = """
+ALTER TABLE teachers ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE endpoints (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
+CREATE TABLE replies (
+    request INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, images BLOB NOT NULL, reply BLOB NOT NULL
+);
+CREATE TABLE kept (
+    endpoint INTEGER NOT NULL, image BLOB NOT NULL, request INTEGER NOT NULL, PRIMARY KEY (endpoint, image)
+) WITHOUT ROWID;
+CREATE TABLE claims (
+    endpoint INTEGER NOT NULL, image BLOB NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (endpoint, image)
+) WITHOUT ROWID;
+UPDATE teachers SET identity = '{}', asked = 1;
+INSERT INTO endpoints VALUES (1, '{}');
+PRAGMA user_version = 2;
+"""
 SCHEMA_1 = """
 CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
 CREATE TABLE requests (
@@ -139,9 +157,9 @@ PRAGMA user_version = 1;
 """
 
 
-@pytest.fixture
-def old(tmp_path):
-    """A ledger as the first schema had it: a teacher with a fingerprint, a request answered, one in flight."""
+@pytest.fixture(params=[1, 2])
+def old(tmp_path, request):
+    """A ledger as an older schema had it: a teacher with a fingerprint, a request answered, one in flight."""
     path = tmp_path / "old.sqlite"
     connection = sqlite3.connect(path)
     connection.executescript(SCHEMA_1)
@@ -157,6 +175,10 @@ def old(tmp_path):
                 (key, rows.checksum_of(key, data), data),
             )
         connection.execute("INSERT INTO tallies VALUES (1, 'a', 2, 3, 0, 1, 0, 20, 10, 0)")
+    if request.param == 2:
+        asked = {key: value for key, value in FIRST.items() if key not in READING}
+        told = [json.dumps(identity, sort_keys=True) for identity in (FIRST, asked)]
+        connection.executescript(SCHEMA_2.replace("{}", "%s") % tuple(told))
     connection.close()
     return path
 
@@ -182,5 +204,5 @@ def test_an_old_ledger_goes_on(old):
         assert ledger.totals(FIRST) == Totals(4, 5, 0, 1, 0, 21, 10)
         assert ledger.verify() == []
     connection = sqlite3.connect(old)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
