@@ -351,7 +351,7 @@ def _entry(content: object, part: str) -> object:
 
 
 def _origin(sources: list[tuple[str, Row]]) -> list[str]:
-    """Where a table's numbers are from."""
+    """Where a table's numbers are from, and how long all of its networks were trained."""
     if not sources:
         return []
     rows = [row for _, row in sources]
@@ -359,7 +359,11 @@ def _origin(sources: list[tuple[str, Row]]) -> list[str]:
     commits = sorted({row.commit or "not stated" for row in rows})
     hardware = sorted({row.hardware for row in rows if row.hardware})
     versions = sorted({f"{package} {number}" for row in rows for package, number in (row.versions or {}).items()})
-    return ["", f"<small>{', '.join(links)}; commit {', '.join(commits)}; {', '.join([*hardware, *versions])}</small>"]
+    timed = [row for row in {id(row): row for row in rows}.values() if row.seconds is not None]
+    minutes = sum(len(row.seeds) * (row.seconds or 0) for row in timed) / 60
+    trained = f"{sum(len(row.seeds) for row in timed)} networks, {minutes:.0f} min"
+    told = [", ".join(links), f"commit {', '.join(commits)}", trained, ", ".join([*hardware, *versions])]
+    return ["", f"<small>{'; '.join(told)}</small>"]
 
 
 def _arms(axis: str, arms: Mapping[str, Mapping[float, Row]]) -> list[str]:

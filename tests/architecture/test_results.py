@@ -169,7 +169,7 @@ def records(tmp_path):
         accuracies("KD", 50, [0.5] * 6),
         accuracies("New", 50, better),
         accuracies("KD", 500, [0.9] * 6),
-        accuracies("New", 500, better, access="soft"),
+        accuracies("New", 500, better, access="soft", seconds=90.0),
         accuracies("Supervised", 0, [0.99], role="teacher", teacher=None, student="T", point={}),
     ]
     (tmp_path / "curves.json").write_text(json.dumps(rows))
@@ -188,6 +188,7 @@ rows: {New: ours, KD: KD, Supervised: teacher}
 
 def test_a_curve_is_a_figure_and_a_table(records, tmp_path):
     page = results.Page(CURVE, records)
+    assert "; 6 networks, 9 min;" in page.write()  # six of 90 seconds each; the other rows are untimed
     assert page.write().splitlines()[:6] == [
         "![Two arms](results-curve.png)",
         "",
