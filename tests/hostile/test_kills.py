@@ -56,6 +56,14 @@ def distances(net, output, budget=None):
     return module, ToyDataModule(number=20, eval_batch_size=8)
 
 
+def guided(net, output, budget=None):
+    """Minimal distances behind a surrogate, which is trained anew from what the batch has asked."""
+    surrogate = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    search = {"robustness": "mbd", "candidates": 3, "num_probes": 20, "query_limit": 40, "surrogate": surrogate}
+    module = DB3KDLabels(HardLabelTeacher(net, budget), output, num_classes=3, tolerance=0.01, **search)
+    return module, ToyDataModule(number=16, eval_batch_size=8)
+
+
 def selection(net, output, budget=40):
     settings = {"rewards": ["certainty"], "num_groups": 3, "round_size": 7, "batch_size": 4, "strategy": "adaptive"}
     return KnockoffSelection(SoftLabelTeacher(net, budget), output, 40, **settings), ToyDataModule(eval_batch_size=8)
@@ -153,7 +161,7 @@ def test_an_exact_budget_survives_kills(tmp_path):
     times=8,
 )
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("method", [answers, distances, selection])
+@pytest.mark.parametrize("method", [answers, distances, guided, selection])
 def test_an_exact_budget_survives_many_kills(tmp_path, method, seed):
     budget = run(method, "counted").manifest["queries"]
     Path("asked.txt").unlink()
