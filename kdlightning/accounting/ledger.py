@@ -265,6 +265,11 @@ class QueryLedger:
                 return accounts.totals(connection, "1")
             return accounts.totals(connection, "teacher = ?", accounts.teacher_number(connection, teacher))
 
+    def usage(self, teacher: Mapping[str, str]) -> list[tuple[int, int, int, int]]:
+        """How often requests to whom this teacher asks had so many images, input and output tokens, where they told."""
+        with self._file.transaction(write=False) as connection:
+            return rows.usage(connection, accounts.endpoint_number(connection, teacher, create=False))
+
     def known(self, teacher: Mapping[str, str]) -> int:
         """Images whose answers are free for a teacher: those it has, and those of replies that it has not read yet."""
         with self._file.transaction(write=False) as connection:

@@ -110,6 +110,15 @@ def known(connection: Connection, endpoint: int, teacher: int) -> int:
     return int(number)
 
 
+def usage(connection: Connection, endpoint: int) -> list[tuple[int, int, int, int]]:
+    """Answered requests with tokens: how many had as many images, input and output tokens."""
+    ask = (
+        "SELECT count(*), queries, input_tokens, output_tokens FROM requests JOIN teachers ON teachers.id = teacher "
+        "WHERE asked = ? AND state = 'answered' AND input_tokens + output_tokens > 0 GROUP BY 2, 3, 4"
+    )
+    return connection.execute(ask, (endpoint,)).fetchall()
+
+
 def compress(reply: bytes | None, images: int) -> bytes | None:
     """A reply to so many images as it is kept; None where it is too long for that."""
     packed = None if reply is None else zlib.compress(reply, 1)

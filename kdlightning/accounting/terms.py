@@ -5,10 +5,26 @@ from typing import NamedTuple
 from kdlightning.accounting.accounts import Limits
 
 
+class Prices(NamedTuple):
+    """Of an image: the least, the mean and the most, and input and output tokens in the mean, of so many requests."""
+
+    least: float
+    mean: float
+    most: float
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    requests: int = 0  # which were looked at; 0: a fixed price
+
+    @classmethod
+    def fixed(cls, price: float) -> "Prices":
+        """The same for every image."""
+        return cls(price, price, price)
+
+
 class Terms(NamedTuple):
     """What images will cost, and what may be spent; None where nobody knows."""
 
-    price: float  # of an image
+    price: "Prices | None"  # of an image; None where it is by tokens and none were seen
     bytes_up: tuple[float, float] | None  # the fewest and the most that an image is sent as
     bytes_down: float | None  # of its answer: known, or the mean of the answers in the ledger
     known: int | None  # answers in the ledger, whoever paid for them; None without a ledger

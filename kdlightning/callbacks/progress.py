@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kdlightning.accounting.ledger import LedgerError
 from kdlightning.accounting.terms import Terms
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.generator import GeneratorModule
@@ -197,7 +199,7 @@ class _State:
     """In words: metrics, and what a module's black-box teacher, if it has one, has been asked on which terms."""
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.metrics, self.terms = "", None
+        self.metrics, self.terms, self._spent = "", None, 0.0
         teacher, data = getattr(module, "teacher", None), cast(Any, trainer).datamodule
         self._teacher = teacher if isinstance(teacher, BlackBoxTeacher) else None
         if self._teacher is not None:
@@ -214,9 +216,11 @@ class _State:
             parts.append(f"{paid:,}" + (f" of {budget:,}" if budget is not None else "") + " queries")
             if paid > self._before and seconds > 1:
                 parts.append(f"{(paid - self._before) / seconds:,.0f}/s")
-            if self.terms is not None and self.terms.price:
+            if self.terms is not None and (self.terms.price is None or self.terms.price.most):
+                with suppress(LedgerError):  # one that is locked for long is no reason to show nothing
+                    self._spent = self._teacher.cost.price
                 limit = self.terms.limits.price
-                parts.append(f"{paid * self.terms.price:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
+                parts.append(f"{self._spent:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
         return ", ".join(parts)
 
 

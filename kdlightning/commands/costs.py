@@ -53,9 +53,10 @@ class Forecast(NamedTuple):
         return None if each is None else (round(fewest * each), round(most * each))
 
     @property
-    def price(self) -> tuple[float, float]:
-        """The least and the most money."""
-        return self.paid[0] * self.terms.price, self.paid[1] * self.terms.price
+    def price(self) -> tuple[float, float] | None:
+        """The least and the most money; None where nobody knows what an image costs."""
+        (fewest, most), each = self.paid, self.terms.price
+        return None if each is None and most else (fewest * each.least, most * each.most) if each else (0.0, 0.0)
 
     def objections(self) -> tuple[list[str], list[str]]:
         """Where the budget does not suffice: for sure, and perhaps; one clause for each unit of it."""
@@ -63,7 +64,7 @@ class Forecast(NamedTuple):
         needs: dict[str, tuple[float, float]] = {
             "queries": self.paid,
             "bytes": (up[0], up[1] + down[1]),
-            "units of price": self.price,
+            "units of price": self.price or (0.0, 0.0),
         }
         surely: list[str] = []
         perhaps: list[str] = []
@@ -88,13 +89,27 @@ class Forecast(NamedTuple):
             lines.append(("to pay", span(*self.paid)))
         for name, both in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
             lines.append((name, "nobody knows yet" if both is None else span(*both)))
-        lines.append(("price", span(*self.price) if terms.price else "none is set"))
+        lines += self._price_lines()
         if rate:
             lines.append((f"time at {rate:,.4g} images/s", _duration(*(number / rate for number in self.paid))))
         for unit, limit, spent in zip(("queries", "bytes", "price"), terms.limits, terms.spent, strict=True):
             if limit is not None:
                 lines.append((f"budget of {unit}", f"{_number(limit)}, {_number(spent or 0)} spent"))
         return lines
+
+    def _price_lines(self) -> list[tuple[str, str]]:
+        each, price = self.terms.price, self.price
+        if each is None or price is None:
+            return [("price", "nobody knows yet: it is by tokens, which `--probe 5` measures")]
+        if not each.requests:
+            return [("price", span(*price) if each.most else "none is set")]
+        seen = f"of {each.requests:,} requests"
+        tokens = f"{each.input_tokens:,.1f} in, {each.output_tokens:,.1f} out, the mean {seen}"
+        means = span(self.paid[0] * each.mean, self.paid[1] * each.mean)
+        return [
+            ("tokens an image", tokens),
+            ("price", f"{means} by that mean; {_between(*price)} by the cheapest and the dearest"),
+        ]
 
 
 def foresee(trainer: L.Trainer, module: L.LightningModule, data: Any, done: int = 0) -> Forecast | None:  # noqa: ANN401
@@ -145,6 +160,10 @@ def span(least: float, most: float) -> str:
     if least == most:
         return _number(most)
     return f"at most {_number(most)}" + (f", at least {_number(least)}" if least else "")
+
+
+def _between(least: float, most: float) -> str:
+    return _number(most) if least == most else f"{_number(least)} to {_number(most)}"
 
 
 def _number(value: float | None) -> str:

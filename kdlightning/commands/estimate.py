@@ -197,7 +197,9 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
         _print(console, stage.name, dry, options.rate)
         found += [] if dry.forecast is None else [dry.forecast]
     least, most = (sum(forecast.paid[side] for forecast in found) for side in (0, 1))
-    price = [sum(forecast.price[side] for forecast in found) for side in (0, 1)]
+    prices = [forecast.price for forecast in found]
+    unknown += [forecast.method for forecast, price in zip(found, prices, strict=True) if price is None]
+    price = [sum(price[side] for price in prices if price is not None) for side in (0, 1)]
     without = f"; without {', '.join(unknown)}" if unknown else ""
     console.print(f"[bold]all[/bold]: to pay {span(least, most)} images, price {span(*price)}{without}")
     return 0

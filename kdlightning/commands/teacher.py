@@ -108,12 +108,12 @@ def _try(teacher: BlackBoxTeacher, image: Path, shape: Sequence[int] | None) -> 
     answer = teacher.query(pixels[None].float() / 255)
     seconds = time.monotonic() - began
     _say("read as", _meaning(answer, getattr(teacher, "labels", None) or {}))
-    price = teacher.terms((channels, height, width), "queries.meter").price
-    paid = teacher.paid
+    paid, cost = teacher.paid, teacher.cost
+    tokens = f", {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out" if any(cost[3:]) else ""
     _say(
         "cost",
-        f"{paid.queries} image, {paid.bytes_up:,} bytes up, {paid.bytes_down:,} down, {seconds:.2f} s"
-        + (f", {price:g} units of price" if price else ""),
+        f"{paid.queries} image, {paid.bytes_up:,} bytes up, {paid.bytes_down:,} down, {seconds:.2f} s{tokens}"
+        + (f", {cost.price:.10g} units of price" if cost.price else ""),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kdlightning.remote.bill import longest_answer
 from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in, fill_in_address, fill_in_request
 from kdlightning.remote.networked import NetworkedTeacher, Outputs
@@ -100,7 +101,7 @@ class HTTPTeacher(NetworkedTeacher):
             raise ValueError(f"scale, mean, std and channels are of images as lists (image: list), got image={image}")
         self._form = image, layout, pixels, quality
         self._keys, self._entry, self._results = (label_key, score_key), answer, results
-        self._version_path = version_path
+        self._version_path, self._bill.longest = version_path, longest_answer(request)
         if not self._offline:
             self._connection = Connection(url, filled, self._patience, self._concurrency)
         self._identify(

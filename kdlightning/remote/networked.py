@@ -19,11 +19,14 @@ from torch import Tensor
 from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
+from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Terms
 from kdlightning.networks.rehearsal import looks_like_probabilities
+from kdlightning.remote.bill import Bill
 from kdlightning.remote.checks import check_labels, check_scores, index_of
 from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
 from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.foresight import by_ledger, image_bytes
 from kdlightning.remote.identity import asked, digest, known_teacher
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
 from kdlightning.teachers.answers import AnswerError
@@ -65,7 +68,8 @@ class NetworkedTeacher(BlackBoxTeacher):
         budget: the most images that may be paid; None for no limit.
         budget_bytes: the most bytes sent and received; the ledger counts them for each run directory.
         budget_price: the most money, counted likewise.
-        price: of one image.
+        price: of one image, or a price list by images, requests and tokens. What a budget of money has to hold for
+            is reserved before a request is sent, and its true cost counts once its reply has told the tokens.
         ledger: path of the query ledger, shared by all runs that name it; None for none: then repeated images are paid
             again, and what an interrupted query has been answered is lost.
         known_as: who answers, in identity and ledger; None for the url. While it stays, the ledger's answers stay
@@ -94,7 +98,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         budget: int | None = None,
         budget_bytes: int | None = None,
         budget_price: float | None = None,
-        price: float = 0.0,
+        price: float | Tariff = 0.0,
         ledger: str | None = "ledger.sqlite",
         known_as: str | None = None,
         offline: bool = False,
@@ -103,16 +107,15 @@ class NetworkedTeacher(BlackBoxTeacher):
             wanted = f"outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text"
             got = f"outputs={outputs} {'without' if labels is None else 'with'} labels"
             raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
-        if max_batch < 1 or concurrency < 1 or not price >= 0:
-            got = f"{max_batch}, {concurrency} and {price}"
-            raise ValueError(f"expected max_batch and concurrency of at least 1 and a price of at least 0, got {got}")
+        if max_batch < 1 or concurrency < 1:
+            raise ValueError(f"expected max_batch and concurrency of at least 1, got {max_batch} and {concurrency}")
         self._limits = Limits(None, budget_bytes, budget_price)
         if ledger is None and (self._limits != Limits() or offline):
             raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
         self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
-        self._meter, self._price, self._ledger_path = QueryMeter(budget), price, ledger
+        self._meter, self._bill, self._ledger_path = QueryMeter(budget), Bill(tariff_of(price)), ledger
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
         self._understood = False  # whether an answer has been what was agreed
 
@@ -138,6 +141,7 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
             if self._offline:
                 identity = known_teacher(self._ledger, identity)
+            self._bill.learn(row[1:] for row in self._ledger.usage(identity))
         mark = digest(identity)
         self._identity, self._fingerprint = identity, lambda: mark
         return identity
@@ -170,30 +174,22 @@ class NetworkedTeacher(BlackBoxTeacher):
             (self._connection.stopped.set if stop else self._connection.stopped.clear)()
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
-        """What images will cost, by this teacher's settings and its ledger; see the base class.
-
-        How long an image is may depend on its pixels: a black one is taken for the shortest, noise for the longest.
-        """
-        terms = super().terms(shape, count)._replace(price=self._price, bytes_down=None)
+        """What images will cost, by this teacher's settings and its ledger; see the base class."""
+        terms = super().terms(shape, count)._replace(price=self._bill.prices([], self._max_batch), bytes_down=None)
         if self._connection is None:
             terms = terms._replace(offline=True)
         else:
-            black, noise = torch.zeros(1, *shape), torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-            short, long = self._size(black, 1), self._size(noise, 1)
-            more = self._size(black, 2) - short if self._max_batch > 1 else short
-            terms = terms._replace(bytes_up=(float(more), float(long)))
+            terms = terms._replace(bytes_up=image_bytes(self._size, shape, self._max_batch))
         if self._ledger is None:
             return terms._replace(spent=Limits(self._meter.counted(count, unknown=True).queries))
-        with QueryLedger(self._ledger.path, readonly=True) as book:
-            book.pay_for(count)
-            spent, told, known = book.spent, book.totals(self._identity), book.known(self._identity)
-        answered = told.unique + told.twice
-        return terms._replace(
-            bytes_down=told.bytes_down / answered if answered else None,
-            known=known,
-            limits=self._limits._replace(queries=self.budget),
-            spent=Limits(max(terms.spent.queries or 0, spent.paid), spent.bytes_up + spent.bytes_down, spent.price),
-        )
+        terms = terms._replace(limits=self._limits._replace(queries=self.budget))
+        return by_ledger(terms, self._ledger.path, self._identity, count, self._bill, self._max_batch)
+
+    @property
+    def cost(self) -> Cost:
+        """What was paid: money and tokens by the account of the ledger; without one, by this process."""
+        spent = self._bill.paid if self._ledger is None else self._ledger.spent
+        return Cost(*self.paid[1:], spent.price, spent.input_tokens, spent.output_tokens)
 
     def _size(self, image: Tensor, number: int) -> int:
         """Bytes of a request for so many copies of an image ``(1, C, H, W)``."""
@@ -321,30 +317,33 @@ class NetworkedTeacher(BlackBoxTeacher):
 
     def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
         """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
-        number, price, ledger = len(images), self._price * len(images), self._ledger
+        number, ledger, cost = len(images), self._ledger, self._bill.worst(len(images), size)
         reservation, reply = None, None
         self._charge(number, size, 0)
         try:
             if ledger is not None:
-                reservation = ledger.reserve(self._identity, images, Cost(size, 0, price))
+                reservation = ledger.reserve(self._identity, images, cost)
         except BaseException:
             self._charge(-number, -size, 0)
             raise
         try:
             reply = exchange()
+            self._charge(0, 0, reply.size)
+            cost = self._bill.true(number, cost, reply)
             answer = self._decode(reply, number)
         except BaseException as error:
-            paid = not isinstance(error, AttemptError) or error.paid
+            paid = not isinstance(error, AttemptError) or (error.paid and self._bill.charges(error.status))
             if not paid:
                 self._charge(-number, -size, 0)
+            self._bill.pay(cost if paid else Cost(0))
             if ledger is not None and reservation is not None and paid:
-                ledger.write_off(reservation, reply=reply and self._to_keep(reply, read=False))
+                ledger.write_off(reservation, cost, reply and self._to_keep(reply, read=False))
             elif ledger is not None and reservation is not None:
                 ledger.release(reservation)
             raise
-        self._charge(0, 0, reply.size)
+        self._bill.pay(cost)
         if ledger is not None and reservation is not None:
-            ledger.record(reservation, answer, Cost(size, reply.size, price), self._to_keep(reply, read=True))
+            ledger.record(reservation, answer, cost, self._to_keep(reply, read=True))
         return answer
 
     def _decode(self, reply: Reply, number: int) -> Array:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.meter import QueryMeter
-from kdlightning.accounting.terms import Terms
+from kdlightning.accounting.tariff import Tariff, tariff_of
+from kdlightning.accounting.terms import Prices, Terms
 from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
 
 
@@ -22,7 +23,7 @@ class AbsentTeacher(BlackBoxTeacher):
         budget: int | None = None,
         budget_bytes: int | None = None,
         budget_price: float | None = None,
-        price: float = 0.0,
+        price: float | Tariff = 0.0,
         num_classes: int | None = None,
         *,
         remote: bool = False,
@@ -30,11 +31,12 @@ class AbsentTeacher(BlackBoxTeacher):
         self._identity = {"network": "absent", "name": "absent", "access": self.access}
         self._fingerprint = lambda: ""
         self._meter, self._classes = QueryMeter(budget), num_classes or 0
-        self._limits, self._price, self._remote = Limits(budget, budget_bytes, budget_price), price, remote
+        self._limits, self._price, self._remote = Limits(budget, budget_bytes, budget_price), tariff_of(price), remote
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
         """As the settings say; what another run has spent in a ledger is not known."""
-        terms = super().terms(shape, count)._replace(price=self._price, limits=self._limits)
+        price = None if self._price.by_tokens else Prices.fixed(self._price.price(1))
+        terms = super().terms(shape, count)._replace(price=price, limits=self._limits)
         return terms._replace(bytes_up=None, bytes_down=None) if self._remote else terms
 
     def _answer(self, images: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.meter import QueryMeter
-from kdlightning.accounting.terms import Terms
+from kdlightning.accounting.terms import Prices, Terms
 from kdlightning.networks.pretrained import fingerprint, load_network, name_of
 from kdlightning.networks.rehearsal import freeze, rehearse_teacher
 from kdlightning.networks.statistics import count_parameters
@@ -73,6 +73,11 @@ class BlackBoxTeacher(ABC):
     def paid(self) -> Answers:
         """Images answered and bytes exchanged so far, by all processes that share the budget."""
         return self._meter.total
+
+    @property
+    def cost(self) -> Cost:
+        """The same in bytes, money and tokens."""
+        return Cost(*self.paid[1:])
 
     @property
     def identity(self) -> dict[str, str]:
@@ -176,7 +181,7 @@ class BlackBoxTeacher(ABC):
         """What images ``(C, H, W)`` will cost, if :meth:`share` is given the file ``count``; asks nothing."""
         size, spent = float(4 * math.prod(shape)), self._meter.counted(count)
         limits, both = Limits(self.budget), Limits(spent.queries, spent.bytes_up + spent.bytes_down)
-        return Terms(0.0, (size, size), float(self._answer_bytes()) or None, None, limits, both)
+        return Terms(Prices.fixed(0.0), (size, size), float(self._answer_bytes()) or None, None, limits, both)
 
     def state_dict(self) -> dict[str, int]:
         """The count, for a checkpoint."""

@@ -13,7 +13,7 @@ from kdlightning.__main__ import main
 from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import QueryLedger
-from kdlightning.accounting.terms import Terms
+from kdlightning.accounting.terms import Prices, Terms
 from kdlightning.commands.costs import Forecast, batches_done, foresee
 from kdlightning.data import DigitsDataModule, GeneratedDataModule, NoiseDataModule, TransferSet
 from kdlightning.functional.boundary import boundary_distance, most_boundary_queries, nearest_candidates
@@ -492,7 +492,7 @@ def test_a_probe_that_is_none_is_refused(number, capsys):
 
 
 def test_bytes_are_whole_numbers():
-    terms = Terms(0.0, (10.25, 20.5), 33.3, 0, Limits(), Limits(0, 0, 0.0))
+    terms = Terms(Prices.fixed(0.0), (10.25, 20.5), 33.3, 0, Limits(), Limits(0, 0, 0.0))
     told = dict(Forecast("KD", Estimate(3, 3, 0, (3, 3)), terms).lines())
     assert told["bytes up"] == "at most 62, at least 31"  # 30.75 and 61.5, rounded up
     assert told["bytes down"] == "100"  # 99.9
