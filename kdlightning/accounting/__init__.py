@@ -5,6 +5,8 @@ from kdlightning.accounting.journal import AnswerJournal
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.lock import DirectoryInUseError, DirectoryLock
 from kdlightning.accounting.meter import QueryBudgetExceededError, QueryMeter
+from kdlightning.accounting.pace import Pace
+from kdlightning.accounting.tariff import Tariff
 from kdlightning.accounting.terms import Terms
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     "DirectoryInUseError",
     "DirectoryLock",
     "Limits",
+    "Pace",
     "QueryBudgetExceededError",
     "QueryLedger",
     "QueryMeter",
+    "Tariff",
     "Terms",
 ]

@@ -221,6 +221,8 @@ class _State:
                     self._spent = self._teacher.cost.price
                 limit = self.terms.limits.price
                 parts.append(f"{self._spent:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
+            if wait := math.ceil(self._teacher.waiting):
+                parts.append(f"waiting for the rate limit, {wait} s")
         return ", ".join(parts)
 
 

@@ -1,16 +1,23 @@
 """From what a server wrote to numbers that the one check of all teachers takes: label texts become class indices."""
 
 import re
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.protocol import Array
 from kdlightning.teachers.answers import AnswerError, hard_answer, soft_answer
 
 _CLASSIFIED = re.compile(r"[^:]*:(\d{1,9})(?::(.*))?", re.DOTALL)  # value:index:label, Triton's classification
+
+_FLATTENED = (
+    "the teacher's answers are declared to be logits, but each row is non-negative and sums to 1, as probabilities do: "
+    "a softmax would flatten them; declare outputs=probabilities if that is what they are"
+)
 
 
 def check_scores(scores: Array, outputs: Literal["logits", "probabilities"], number: int, classes: int | None) -> Array:
@@ -75,3 +82,9 @@ def _mapped(texts: list[str], labels: dict[str, int]) -> Array:
     if unknown := sorted(set(texts) - labels.keys()):
         raise AnswerError(f"expected labels among {list(labels)[:20]}, got {unknown[:5]}")
     return np.array([labels[text] for text in texts], dtype=np.int64)
+
+
+def warn_of_probabilities(answer: Array) -> None:
+    """Warn of what is declared to be logits, and looks like probabilities."""
+    if looks_like_probabilities(torch.tensor(answer)):
+        warnings.warn(_FLATTENED, stacklevel=3)

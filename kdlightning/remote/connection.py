@@ -1,18 +1,18 @@
 """Requests that may fail: time-outs, retries with backoff and jitter, and what an attempt may have cost."""
 
 import contextlib
-import email.utils
 import json
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.limits import retry_after
 from kdlightning.remote.protocol import UnreadableReplyError, shorten
 from kdlightning.teachers.answers import AnswerError
 
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _REFUSED = (408, 425, 429)  # before the work: such an attempt is not paid, and worth another
 _LIBRARIES = ("connection", "http11", "proxy", "socks")  # their debug messages show headers
 _T = TypeVar("_T")
+_P = TypeVar("_P")
 
 
 class RemoteTeacherError(RuntimeError):
@@ -125,6 +126,7 @@ class Connection:
         self.patience = patience
         self.stopped = threading.Event()  # set: no attempt is begun any more
         self.listener: Callable[[Request, dict[str, str], Received], None] | None = None  # of what goes out and in
+        self.heard: Callable[[int, Mapping[str, str]], None] | None = None  # of every reply's head
         self._headers, self._proxy = headers, proxy_for(url)
         self._open = partial(Wire, headers, at_once, self._proxy)
         self._wire, self._owner = self._open(), os.getpid()
@@ -209,6 +211,8 @@ class Connection:
             raise AttemptError(f"the connection broke ({_words(error)})", paid=True) from None
         if self.listener is not None:
             self.listener(request, self._headers, got)
+        if self.heard is not None:
+            self.heard(got.status, got.headers)
         self._check_status(got)
         return Reply(got.headers, got.body, got.size, request.number)
 
@@ -227,7 +231,7 @@ class Connection:
         if 200 <= status < 300:
             return
         said = _said(got.body)
-        wait = _retry_after(got.headers.get("retry-after"))
+        wait = retry_after(got.headers.get("retry-after"))
         if status >= 500 or status in _REFUSED:
             # a gateway's 502, 503 or 504 may follow an answer that it lost; who says when to come back has refused
             refused = status in _REFUSED or (status == 503 and wait is not None)
@@ -251,6 +255,21 @@ class Connection:
     def _tell(self, state: "tenacity.RetryCallState") -> None:
         fault = state.outcome.exception() if state.outcome else None
         _log.warning("teacher: %s; attempt %d in %.1f s", fault, state.attempt_number + 1, state.upcoming_sleep)
+
+
+def together(ask: Callable[[_P], _T], parts: Sequence[_P], number: int, stopped: threading.Event) -> list[_T]:
+    """Ask about all parts, so many at a time; if one fails, ``stopped`` is set until those under way are through."""
+    with ThreadPoolExecutor(number, thread_name_prefix="teacher") as pool:
+        futures = [pool.submit(ask, part) for part in parts]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            stopped.clear()
+            raise
+        return [future.result() for future in futures]
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
@@ -278,15 +297,3 @@ def _said(body: bytes) -> str:
             if isinstance(message, dict) and key in message:
                 return shorten(message[key], 300)
     return shorten(body)
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number of them, or a date."""
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        seconds = float(text)
-        return seconds if 0 <= seconds < 1e9 else None
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    return None

@@ -4,10 +4,8 @@ import hashlib
 import logging
 import threading
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,14 +17,23 @@ from torch import Tensor
 from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
+from kdlightning.accounting.pace import Pace
 from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Terms
-from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.bill import Bill
-from kdlightning.remote.checks import check_labels, check_scores, index_of
-from kdlightning.remote.connection import AttemptError, Connection, Patience, RemoteTeacherError, Reply, Request
+from kdlightning.remote.checks import check_labels, check_scores, index_of, warn_of_probabilities
+from kdlightning.remote.connection import (
+    AttemptError,
+    Connection,
+    Patience,
+    RemoteTeacherError,
+    Reply,
+    Request,
+    together,
+)
 from kdlightning.remote.credentials import bare, blacken
 from kdlightning.remote.foresight import by_ledger, image_bytes
+from kdlightning.remote.gate import Gate
 from kdlightning.remote.identity import asked, digest, known_teacher
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
 from kdlightning.teachers.answers import AnswerError
@@ -38,10 +45,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Outputs = Literal["logits", "probabilities", "index", "text"]
-_FLATTENED = (
-    "the teacher's answers are declared to be logits, but each row is non-negative and sums to 1, as probabilities do: "
-    "a softmax would flatten them; declare outputs=probabilities if that is what they are"
-)
 _OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
 
 
@@ -70,6 +73,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         budget_price: the most money, counted likewise.
         price: of one image, or a price list by images, requests and tokens. What a budget of money has to hold for
             is reserved before a request is sent, and its true cost counts once its reply has told the tokens.
+        pace: requests and tokens a minute, of all runs that share the ledger; None for what the server says in headers.
         ledger: path of the query ledger, shared by all runs that name it; None for none: then repeated images are paid
             again, and what an interrupted query has been answered is lost.
         known_as: who answers, in identity and ledger; None for the url. While it stays, the ledger's answers stay
@@ -99,6 +103,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         budget_bytes: int | None = None,
         budget_price: float | None = None,
         price: float | Tariff = 0.0,
+        pace: Pace | None = None,
         ledger: str | None = "ledger.sqlite",
         known_as: str | None = None,
         offline: bool = False,
@@ -115,7 +120,8 @@ class NetworkedTeacher(BlackBoxTeacher):
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
         self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
-        self._meter, self._bill, self._ledger_path = QueryMeter(budget), Bill(tariff_of(price)), ledger
+        self._meter, self._ledger_path, self._pace = QueryMeter(budget), ledger, pace or Pace()
+        self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
         self._understood = False  # whether an answer has been what was agreed
 
@@ -142,6 +148,8 @@ class NetworkedTeacher(BlackBoxTeacher):
             if self._offline:
                 identity = known_teacher(self._ledger, identity)
             self._bill.learn(row[1:] for row in self._ledger.usage(identity))
+        if self._connection is not None:
+            self._gate = Gate(self._connection, self._pace, bare(self._address), self._ledger_path)
         mark = digest(identity)
         self._identity, self._fingerprint = identity, lambda: mark
         return identity
@@ -184,6 +192,11 @@ class NetworkedTeacher(BlackBoxTeacher):
             return terms._replace(spent=Limits(self._meter.counted(count, unknown=True).queries))
         terms = terms._replace(limits=self._limits._replace(queries=self.budget))
         return by_ledger(terms, self._ledger.path, self._identity, count, self._bill, self._max_batch)
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that a request waits for the server's rate limit."""
+        return 0.0 if self._connection is None else self._gate.waiting
 
     @property
     def cost(self) -> Cost:
@@ -292,23 +305,9 @@ class NetworkedTeacher(BlackBoxTeacher):
         batches = [images[at : at + self._max_batch] for at in range(0, len(images), self._max_batch)]
         if len(batches) == 1 or self._concurrency == 1:
             return [self._ask_batch(batch, shape) for batch in batches]
-        if not self._understood:
-            return [self._ask_batch(batches[0], shape), *self._ask_together(batches[1:], shape)]
-        return self._ask_together(batches, shape)
-
-    def _ask_together(self, batches: list[list[bytes]], shape: tuple[int, ...]) -> list[Array]:
-        assert self._connection is not None
-        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="teacher") as pool:
-            futures = [pool.submit(self._ask_batch, batch, shape) for batch in batches]
-            try:
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:
-                self._connection.stopped.set()
-                pool.shutdown(cancel_futures=True)
-                self._connection.stopped.clear()
-                raise
-            return [future.result() for future in futures]
+        ask = partial(self._ask_batch, shape=shape)
+        first = [] if self._understood else [ask(batches[0])]
+        return first + together(ask, batches[len(first) :], self._concurrency, self._connection.stopped)
 
     def _ask_batch(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Array:
         assert self._connection is not None
@@ -318,7 +317,7 @@ class NetworkedTeacher(BlackBoxTeacher):
     def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
         """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
         number, ledger, cost = len(images), self._ledger, self._bill.worst(len(images), size)
-        reservation, reply = None, None
+        reservation, reply, ticket = None, None, self._gate.enter(cost)
         self._charge(number, size, 0)
         try:
             if ledger is not None:
@@ -330,6 +329,7 @@ class NetworkedTeacher(BlackBoxTeacher):
             reply = exchange()
             self._charge(0, 0, reply.size)
             cost = self._bill.true(number, cost, reply)
+            self._gate.settle(ticket, cost)
             answer = self._decode(reply, number)
         except BaseException as error:
             paid = not isinstance(error, AttemptError) or (error.paid and self._bill.charges(error.status))
@@ -360,8 +360,8 @@ class NetworkedTeacher(BlackBoxTeacher):
         except AnswerError as error:
             text = reply.body.split(b"\0", 1)[0]  # binary tensors come after their JSON
             raise AnswerError(f"{error}. The reply: {shorten(text, 300)}") from None
-        if not self._understood and self._outputs == "logits" and looks_like_probabilities(torch.tensor(answer)):
-            warnings.warn(_FLATTENED, stacklevel=2)
+        if not self._understood and self._outputs == "logits":
+            warn_of_probabilities(answer)
         self._understood = True
         return checked
 

@@ -80,6 +80,11 @@ class BlackBoxTeacher(ABC):
         return Cost(*self.paid[1:])
 
     @property
+    def waiting(self) -> float:
+        """Seconds that a question waits for the rate limit of a server; 0 where none does."""
+        return 0.0
+
+    @property
     def identity(self) -> dict[str, str]:
         """Who answers: where the network came from, its class, its access and the fingerprint of its weights."""
         return {**self._identity, "fingerprint": self._fingerprint()}
