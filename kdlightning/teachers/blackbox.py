@@ -16,6 +16,7 @@ from kdlightning.networks.pretrained import fingerprint, load_network, name_of
 from kdlightning.networks.rehearsal import freeze, rehearse_teacher
 from kdlightning.networks.statistics import count_parameters
 from kdlightning.teachers.answers import check_logits
+from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Answers, Bounds
 
 
@@ -95,7 +96,7 @@ class BlackBoxTeacher(ABC):
 
     @final
     def query(self, images: Tensor) -> Tensor:
-        """Answer images.
+        """Answer images, every one of them.
 
         Args:
             images: pixels ``(N, C, H, W)``, float in [0, 1].
@@ -107,6 +108,18 @@ class BlackBoxTeacher(ABC):
             ValueError: pixels outside [0, 1] or not finite, or not a batch of images. Nothing is charged.
             QueryBudgetExceededError: before the answer that the budget does not allow. Nothing is charged.
             AnswerError: an answer that is none: of another number of classes, NaN. It was charged.
+            RemoteTeacherError: a teacher elsewhere cannot be asked, or gave some image no answer. It was charged.
+        """
+        answer = self.ask(images)
+        if not answered(answer).all():
+            raise self._unanswered(answer)
+        return answer
+
+    @final
+    def ask(self, images: Tensor) -> Tensor:
+        """Like :meth:`query`, for who can do without some answers: a row without one is negative throughout.
+
+        A local network answers every image. See :mod:`kdlightning.teachers.outcomes`; what may be raised is the same.
         """
         if images.ndim != 4 or not images.is_floating_point():
             got = f"{images.dtype} {tuple(images.shape)}; convert uint8 images by dividing by 255"
@@ -127,6 +140,10 @@ class BlackBoxTeacher(ABC):
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():
             return self._disclose(check_logits(self._ask(images.detach()), len(images), self._classes))
+
+    def _unanswered(self, answer: Tensor) -> Exception:
+        """What to raise where some rows are no answers."""
+        raise NotImplementedError
 
     def rehearse(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
         """Try a network of this process on two images ``(C, H, W)``, once, uncounted. A teacher elsewhere is not asked.
