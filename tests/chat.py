@@ -7,7 +7,7 @@ from collections import Counter
 from servers import answering
 
 from kdlightning.accounting.tariff import Usage
-from kdlightning.remote import HTTPHardLabelTeacher, Patience
+from kdlightning.remote import HTTPHardLabelTeacher, Patience, Reader
 
 LABELS = ["cat", "dog", "eel"]
 HASTY = Patience(connect_timeout=30, read_timeout=60, attempts=50, backoff=0.01, longest_backoff=0.05, jitter=0.01)
@@ -79,7 +79,7 @@ def fails(statuses):
 def chat_teacher(url, **options):
     """A teacher that asks such a server."""
     options = {
-        "answer": "choices.0.message.content",
+        "reader": Reader(answer="choices.0.message.content"),
         "labels": LABELS,
         "patience": HASTY,
         "known_as": "chat",

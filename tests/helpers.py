@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.sets import tensor_set
 from kdlightning.networks.rehearsal import trial_images
+from kdlightning.remote.reading import Reader
+from kdlightning.remote.writing import Writer
 
 
 class Linear(nn.Module):
@@ -90,3 +93,12 @@ def trainer(tmp_path, **options) -> L.Trainer:
         "enable_model_summary": False, "enable_checkpointing": False, "default_root_dir": tmp_path,
     }  # fmt: skip
     return L.Trainer(**{**defaults, **options})
+
+
+def shaped(**options) -> dict:
+    """Options of an HTTPTeacher, with those of its reader and its writer given beside the others."""
+    read, written = {f.name for f in fields(Reader)}, {f.name for f in fields(Writer)}
+    rest = {name: value for name, value in options.items() if name not in read | written}
+    reader = {name: value for name, value in options.items() if name in read}
+    writer = {name: value for name, value in options.items() if name in written}
+    return {**rest, "reader": Reader(**reader), "writer": Writer(**writer)}

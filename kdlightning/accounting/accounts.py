@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from kdlightning.accounting.meter import WAY_ON, QueryBudgetExceededError
 
-READING = ("access", "answer", "keys", "labels", "outputs")  # of an identity: how replies are read, not what is asked
+READING = (
+    "access",
+    "answer",
+    "keys",
+    "labels",
+    "outputs",
+    "reading",
+)  # of an identity: how replies are read, not what is asked
 Units = tuple[int, int, int, int, int]
 _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
 

@@ -150,8 +150,14 @@ class QueryLedger:
             raise failure
         return [found.get(key) for key in digests]
 
-    def claim(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> list[bytes]:
-        """Those of the images without answer that this ledger's user shall ask now.
+    def replies(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        """The whole replies that are kept about images, each with the number of images that it is about."""
+        with self._file.transaction(write=False) as connection:
+            found = rows.replies(connection, teacher, [hashlib.sha256(image).digest() for image in images])
+        return [(zlib.decompress(one[4]), len(one[2]) // 32) for one in found if intact(one[2], one[4], one[3])]
+
+    def claim(self, teacher: Mapping[str, str], images: Sequence[bytes], *, again: bool = False) -> list[bytes]:
+        """Those of the images without answer that this ledger's user shall ask now; ``again``: also what got none.
 
         The others are answered since the lookup, or somebody who lives is asking about them: look them up again, after
         a while. What is recorded is claimed no longer; ``unclaim`` the rest.
@@ -166,14 +172,7 @@ class QueryLedger:
         with self._file.transaction(durable=False) as connection:
             endpoint = accounts.endpoint_number(connection, teacher)
             number = accounts.teacher_number(connection, teacher, create=True)
-            told = "SELECT answer = X'' FROM answers WHERE teacher = ? AND image = ?"
-            kept = "SELECT 0 FROM kept WHERE endpoint = ? AND image = ?"
-            answered = {
-                key: connection.execute(told, (number, key)).fetchone()
-                or connection.execute(kept, (endpoint, key)).fetchone()
-                for key in asked
-            }
-            free = [key for key, row in answered.items() if row is None or row[0]]
+            free = rows.free(connection, endpoint, number, asked, again=again)
             try:
                 mine = self._claims.claim(connection, endpoint, free)
             except OSError as error:
@@ -345,8 +344,7 @@ class QueryLedger:
         return unpack(data)
 
     def _changed(self, what: str) -> LedgerError:
-        wrong = f"{self.path}: {what} is not what was recorded"
-        return LedgerError(f"{wrong}; `kdlightning ledger verify` lists all such rows")
+        return LedgerError(f"{self.path}: {what} is not what was recorded; `kdlightning ledger verify` lists such rows")
 
     def _settle(
         self, request: Request, state: str, cost: Cost | None, answers: Sequence[bytes], reply: bytes | None

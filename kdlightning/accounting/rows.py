@@ -18,6 +18,7 @@ from kdlightning.accounting.spool import Settlement
 
 Answer = NDArray[Any]
 UNREAD = b""  # in place of an answer: this teacher could not read the reply that is kept
+NONE = b"|i1\x00"  # how a packed answer begins that is none, but only its outcome: an int8 without dimensions
 _REPLY = 256 << 10  # compressed bytes of a reply, for each of its images, that are worth keeping
 
 
@@ -76,13 +77,44 @@ def settle(connection: Connection, what: Settlement) -> bool:
 
 
 def insert(connection: Connection, teacher: int, rows: Iterable[tuple[bytes, int, bytes]]) -> int:
-    """Image, request and answer, for a teacher who has none of the image; how many are new."""
-    return connection.executemany(
+    """Image, request and answer, for a teacher who has none of the image; how many are new.
+
+    One that says that there was no answer gives way to a later one, and is not counted anew.
+    """
+    values = [(teacher, image, request, checksum_of(image, data), data) for image, request, data in rows]
+    new = connection.executemany(
         "INSERT INTO answers (teacher, image, request, checksum, answer) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (teacher, image) DO UPDATE SET request = excluded.request, checksum = excluded.checksum, "
         "answer = excluded.answer WHERE answers.answer = X''",
-        [(teacher, image, request, checksum_of(image, data), data) for image, request, data in rows],
+        values,
     ).rowcount
+    if new < len(values):
+        connection.executemany(
+            f"UPDATE answers SET checksum = ?4, answer = ?5 WHERE teacher = ?1 AND image = ?2 AND request != ?3 "
+            f"AND ?5 != X'' AND {no_answer('answer')}",
+            values,
+        )
+    return new
+
+
+def free(connection: Connection, endpoint: int, teacher: int, images: Iterable[bytes], *, again: bool) -> list[bytes]:
+    """Those of the images that have no answer for a teacher and no reply that it might read.
+
+    ``again``: also those of whose questions is known that there was no answer.
+    """
+    open_ = f"answer = X'' OR {no_answer('answer')}" if again else "answer = X''"
+    told = f"SELECT {open_} FROM answers WHERE teacher = ? AND image = ?"
+    kept = "SELECT 0 FROM kept WHERE endpoint = ? AND image = ?"
+    found = {
+        key: connection.execute(told, (teacher, key)).fetchone() or connection.execute(kept, (endpoint, key)).fetchone()
+        for key in images
+    }
+    return [key for key, row in found.items() if row is None or row[0]]
+
+
+def no_answer(column: str) -> str:
+    """SQL: whether a packed answer is none."""
+    return f"substr({column}, 1, {len(NONE)}) = X'{NONE.hex()}'"
 
 
 def replies(
@@ -133,7 +165,9 @@ def _keep(connection: Connection, endpoint: int, what: Settlement, reply: bytes)
     connection.executemany(
         "INSERT INTO kept (endpoint, image, request) VALUES (?, ?, ?) "
         "ON CONFLICT DO UPDATE SET request = excluded.request "
-        "WHERE (SELECT state FROM requests WHERE id = kept.request) = 'lost'",
+        "WHERE (SELECT state FROM requests WHERE id = kept.request) = 'lost' "
+        f"OR EXISTS (SELECT 1 FROM answers WHERE answers.image = kept.image AND {no_answer('answers.answer')} "
+        "AND teacher = (SELECT teacher FROM requests WHERE id = excluded.request))",
         [(endpoint, image, what.request) for image in what.images],
     )
 

@@ -1,16 +1,20 @@
-"""Teachers behind a connection: the Open Inference Protocol, and any JSON API. Every answer goes into a ledger."""
+"""Teachers behind a connection: the Open Inference Protocol, and any API of JSON. Every answer goes into a ledger."""
 
 from kdlightning.remote.connection import Patience, RemoteTeacherError
 from kdlightning.remote.description import Tensors
 from kdlightning.remote.http import HTTPHardLabelTeacher, HTTPSoftLabelTeacher
 from kdlightning.remote.openinference import RemoteHardLabelTeacher, RemoteSoftLabelTeacher
+from kdlightning.remote.reading import Reader
+from kdlightning.remote.writing import Writer
 
 __all__ = [
     "HTTPHardLabelTeacher",
     "HTTPSoftLabelTeacher",
     "Patience",
+    "Reader",
     "RemoteHardLabelTeacher",
     "RemoteSoftLabelTeacher",
     "RemoteTeacherError",
     "Tensors",
+    "Writer",
 ]

@@ -10,8 +10,8 @@ from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.tariff import Tariff, Usage
 from kdlightning.accounting.terms import Prices
 from kdlightning.remote.connection import Reply
+from kdlightning.remote.paths import at
 from kdlightning.remote.protocol import ProtocolError, parse_value
-from kdlightning.remote.template import at
 
 _log = logging.getLogger(__name__)
 MARGIN = 1.25  # what is reserved over the most tokens that were seen

@@ -31,7 +31,7 @@ _P = TypeVar("_P")
 class RemoteTeacherError(RuntimeError):
     """The teacher cannot be asked, or does not answer what was agreed. Whatever it has answered is kept.
 
-    ``status`` is that of the HTTP reply, where it is the reason.
+    ``status`` is that of the HTTP reply, where it is the reason; 200 where what it says is.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -53,6 +53,7 @@ class Patience:
         jitter: up to so many seconds are added to every wait, drawn at random.
         garbled: the most times a request is sent whose answers cannot be read: HTML, half a body. An intermediary may
             be at fault, but such answers are paid. A message that says something else than was agreed ends it at once.
+        ask_again: ask once more about images that a ledger knows to have got no answer; without it, never.
 
     Raises:
         ValueError: a number that is not positive.
@@ -66,9 +67,11 @@ class Patience:
     longest_backoff: float = 30.0
     jitter: float = 1.0
     garbled: int = 3
+    ask_again: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [name for name, value in vars(self).items() if not value > 0 and name not in ("backoff", "jitter")]
+        may_be = ("backoff", "jitter", "ask_again")
+        wrong = [name for name, value in vars(self).items() if not value > 0 and name not in may_be]
         if wrong:
             raise ValueError(f"expected positive numbers of patience, got {wrong[0]} = {getattr(self, wrong[0])}")
 
@@ -155,7 +158,7 @@ class Connection:
             except AnswerError as error:
                 garbled += 1
                 again = isinstance(error, UnreadableReplyError) and garbled < self.patience.garbled
-                last = AttemptError(str(error), paid=True, again=again)
+                last = AttemptError(str(error), paid=True, again=again, status=200)
                 raise last from None
             except AttemptError as fault:
                 last = fault

@@ -1,16 +1,16 @@
 """What teachers behind a connection share: known images from the ledger, the rest in batches, every attempt paid."""
 
 import hashlib
+import itertools
 import logging
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from kdlightning.accounting.pace import Pace
 from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Terms
 from kdlightning.remote.bill import Bill
-from kdlightning.remote.checks import check_labels, check_scores, index_of, warn_of_probabilities
+from kdlightning.remote.checks import is_none, stacked
 from kdlightning.remote.connection import (
     AttemptError,
     Connection,
@@ -31,24 +31,25 @@ from kdlightning.remote.connection import (
     Request,
     together,
 )
-from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.credentials import bare
 from kdlightning.remote.foresight import by_ledger, image_bytes
 from kdlightning.remote.gate import Gate
 from kdlightning.remote.identity import asked, digest, known_teacher
-from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
-from kdlightning.teachers.answers import AnswerError
-from kdlightning.teachers.blackbox import BlackBoxTeacher
+from kdlightning.remote.protocol import Array
+from kdlightning.remote.reading import OUTPUTS, Outputs
+from kdlightning.remote.replies import ReadingTeacher, outcomes_of
+from kdlightning.remote.unanswered import Unanswered
+from kdlightning.remote.words import Words, index_of
 from kdlightning.types import Answers
 
 if TYPE_CHECKING:
     from kdlightning.remote.wire import Received
 
 _log = logging.getLogger(__name__)
-Outputs = Literal["logits", "probabilities", "index", "text"]
-_OUTPUTS = {"soft": ("logits", "probabilities"), "hard": ("index", "text")}
+_SUSPECTS = 3  # images refused alone, before any was answered, after which the request is at fault itself
 
 
-class NetworkedTeacher(BlackBoxTeacher):
+class NetworkedTeacher(ReadingTeacher):
     """A teacher on a server. A subclass says how images are written and sent, and how their answers are read.
 
     Images that the ledger knows are answered from it and cost nothing. The rest is sent in batches, several at a time;
@@ -79,13 +80,14 @@ class NetworkedTeacher(BlackBoxTeacher):
         known_as: who answers, in identity and ledger; None for the url. While it stays, the ledger's answers stay
             valid although the server moves.
         offline: ask nobody: answer from the ledger, and refuse images that it does not have.
+        max_unanswered: the largest share of images that may get no answer, judged after 50 of them; above it, or where
+            not one of the first five got one, a RemoteTeacherError quotes what came instead.
 
     Raises:
         ValueError: arguments that do not fit together.
         ImportError: the extra ``remote`` is not installed.
     """
 
-    _address: str
     _connection: Connection | None = None
     _ledger: QueryLedger | None = None
 
@@ -107,9 +109,11 @@ class NetworkedTeacher(BlackBoxTeacher):
         ledger: str | None = "ledger.sqlite",
         known_as: str | None = None,
         offline: bool = False,
+        max_unanswered: float = 0.2,
     ) -> None:
-        if outputs not in _OUTPUTS[self.access] or (outputs == "text" and labels is None):
-            wanted = f"outputs {' or '.join(_OUTPUTS[self.access])}, and labels with text"
+        named = outputs in ("text", "tokens")
+        if outputs not in OUTPUTS[self.access] or (named and labels is None):
+            wanted = f"outputs {' or '.join(OUTPUTS[self.access])}, and labels with text"
             got = f"outputs={outputs} {'without' if labels is None else 'with'} labels"
             raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
         if max_batch < 1 or concurrency < 1:
@@ -123,7 +127,10 @@ class NetworkedTeacher(BlackBoxTeacher):
         self._meter, self._ledger_path, self._pace = QueryMeter(budget), ledger, pace or Pace()
         self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
-        self._understood = False  # whether an answer has been what was agreed
+        self._words = None if self._labels is None else Words(self._labels)
+        if not 0 <= max_unanswered <= 1:
+            raise ValueError(f"max_unanswered: expected a share from 0 to 1, got {max_unanswered}")
+        self._most, self._asked_again = max_unanswered, set()
 
     def _identify(self, classes: int | None = None, /, **identity: str) -> dict[str, str]:
         """Settle who answers, and open the ledger; K as the server tells.
@@ -134,6 +141,7 @@ class NetworkedTeacher(BlackBoxTeacher):
         Raises:
             ValueError: another number of classes is configured; offline, no such teacher, or several.
         """
+        self._tally = Unanswered(self._most, bare(self._address))
         identity |= {"access": self.access, "outputs": self._outputs}
         labelled = None
         if self._labels is not None:  # replies read with other labels are other answers
@@ -237,22 +245,13 @@ class NetworkedTeacher(BlackBoxTeacher):
     def _request(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Request:
         """A request for some encoded images, each of this shape ``(C, H, W)``."""
 
-    @abstractmethod
-    def _read(self, reply: Reply, number: int) -> Array:
-        """The scores ``(N, K)`` or labels ``(N,)`` in a reply to this number of images, as they stand there.
-
-        Raises:
-            ProtocolError: there are none.
-        """
-
     def _answer(self, images: Tensor) -> Tensor:
         shape = tuple(images.shape[1:])
         encoded = self._encode(images.detach().cpu())
-        if self._ledger is None:
-            answer = np.concatenate(self._ask_all(encoded, shape))
-        else:
-            answer = np.stack(self._ask_once(self._ledger, encoded, shape))
-        if answer.ndim == 2:
+        ledger = self._ledger
+        rows = self._ask_all(encoded, shape) if ledger is None else self._ask_once(ledger, encoded, shape)
+        answer = stacked(rows, self._classes, hard=self.access == "hard")
+        if answer.ndim == 2 and not all(map(is_none, rows)):
             self._classes = self._classes or answer.shape[1]
         return torch.from_numpy(answer).to(images.device)
 
@@ -265,9 +264,9 @@ class NetworkedTeacher(BlackBoxTeacher):
             answers |= {one: answer for one, answer in found if answer is not None}
             missing = [one for one in dict.fromkeys(missing) if one not in answers]
             if missing:
-                mine = ledger.claim(self._identity, missing)
+                mine = ledger.claim(self._identity, missing, again=self._patience.ask_again)
                 try:
-                    fresh = [row for part in self._ask_all(mine, shape) for row in part]
+                    fresh = self._ask_all(mine, shape)
                 except BaseException:
                     ledger.unclaim(self._identity, mine)
                     raise
@@ -281,16 +280,8 @@ class NetworkedTeacher(BlackBoxTeacher):
             time.sleep(pause)
             pause = min(1.5 * pause, 1.0)
 
-    def _look_up(self, ledger: QueryLedger, images: list[bytes]) -> list[Array | None]:
-        try:
-            return ledger.lookup(self._identity, images, self._read_again)
-        except AnswerError as error:
-            kept = f"this is a reply that was paid for, kept in {ledger.path}"
-            mended = "once its reading is mended (outputs, labels, answer), the same command reads it for free"
-            raise RemoteTeacherError(f"{bare(self._address)}: {error}: {kept}; {mended}, else it asks anew") from error
-
     def _ask_all(self, images: list[bytes], shape: tuple[int, ...]) -> list[Array]:
-        """The answers of images, batch by batch: the first one alone, until one has been what was agreed.
+        """The rows of images, asked batch by batch: one at a time, until one has been what was agreed.
 
         If one fails, those under way are still waited for and kept.
         """
@@ -303,21 +294,48 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._charge(len(images), 0, 0)  # refuses, with the figures, before a part of it is paid
             self._charge(-len(images), 0, 0)  # unless another process has been given back its own meanwhile
         batches = [images[at : at + self._max_batch] for at in range(0, len(images), self._max_batch)]
-        if len(batches) == 1 or self._concurrency == 1:
-            return [self._ask_batch(batch, shape) for batch in batches]
-        ask = partial(self._ask_batch, shape=shape)
-        first = [] if self._understood else [ask(batches[0])]
-        return first + together(ask, batches[len(first) :], self._concurrency, self._connection.stopped)
+        rows: dict[int, list[Array]] = {}
+        held: list[RemoteTeacherError] = []  # of single images that were refused before any was answered
+        number = 0
+        while number < len(batches) and not (self._understood and self._concurrency > 1):
+            batch = batches[number]
+            try:
+                rows[number] = self._ask_batch(batch, shape)
+            except RemoteTeacherError as error:
+                if self._understood or not self._is_about_images(error, paid=False):
+                    raise
+                if len(batch) > 1:
+                    batches[number : number + 1] = [[image] for image in batch]
+                    continue
+                held.append(error)
+                if len(held) == min(_SUSPECTS, len(batches)):
+                    raise held[0] from held[0].__cause__
+            number += 1
+        left = [number for number in range(len(batches)) if number not in rows]
+        ask, stopped = partial(self._ask_batch, shape=shape), self._connection.stopped
+        asked = together(ask, [batches[number] for number in left], self._concurrency, stopped)
+        rows |= dict(zip(left, asked, strict=True))
+        return [row for number in range(len(batches)) for row in rows[number]]
 
-    def _ask_batch(self, images: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    def _ask_batch(self, images: Sequence[bytes], shape: tuple[int, ...]) -> list[Array]:
+        """The rows of images; where a request is refused because of what is in it, half by half, until it is known."""
         assert self._connection is not None
-        request = self._request(images, shape)
-        return self._connection.send(request, partial(self._attempt, images, len(request.body or b"")))
+        request, tries = self._request(images, shape), itertools.count(1)
+        try:
+            return self._connection.send(request, partial(self._attempt, images, len(request.body or b""), tries))
+        except RemoteTeacherError as error:
+            if len(images) == 1 or not self._understood or not self._is_about_images(error):
+                raise
+        half = len(images) // 2
+        return [row for part in (images[:half], images[half:]) for row in self._ask_batch(part, shape)]
 
-    def _attempt(self, images: Sequence[bytes], size: int, exchange: Callable[[], Reply]) -> Array:
+    def _attempt(
+        self, images: Sequence[bytes], size: int, tries: Iterator[int], exchange: Callable[[], Reply]
+    ) -> list[Array]:
         """Pay for images sent as so many bytes, exchange them for a reply, and keep its answers."""
         number, ledger, cost = len(images), self._ledger, self._bill.worst(len(images), size)
-        reservation, reply, ticket = None, None, self._gate.enter(cost)
+        reservation, reply, last = None, None, next(tries) >= self._patience.garbled
+        ticket = self._gate.enter(cost)
         self._charge(number, size, 0)
         try:
             if ledger is not None:
@@ -330,67 +348,26 @@ class NetworkedTeacher(BlackBoxTeacher):
             self._charge(0, 0, reply.size)
             cost = self._bill.true(number, cost, reply)
             self._gate.settle(ticket, cost)
-            answer = self._decode(reply, number)
+            rows, read = self._decode(reply, number), True
         except BaseException as error:
             paid = not isinstance(error, AttemptError) or (error.paid and self._bill.charges(error.status))
-            if not paid:
-                self._charge(-number, -size, 0)
-            self._bill.pay(cost if paid else Cost(0))
-            if ledger is not None and reservation is not None and paid:
-                ledger.write_off(reservation, cost, reply and self._to_keep(reply, read=False))
-            elif ledger is not None and reservation is not None:
-                ledger.release(reservation)
-            raise
+            if (row := self._instead(error, number, last=last)) is None:
+                if not paid:
+                    self._charge(-number, -size, 0)
+                self._bill.pay(cost if paid else Cost(0))
+                if ledger is not None and reservation is not None and paid:
+                    ledger.write_off(reservation, cost, reply and self._to_keep(reply, read=False))
+                elif ledger is not None and reservation is not None:
+                    ledger.release(reservation)
+                raise
+            rows, read, cost = [row], False, cost if paid else Cost(size)
         self._bill.pay(cost)
         if ledger is not None and reservation is not None:
-            ledger.record(reservation, answer, cost, self._to_keep(reply, read=True))
-        return answer
-
-    def _decode(self, reply: Reply, number: int) -> Array:
-        """The answers in a reply, as they were agreed; an `AnswerError`, with the reply, if they are not."""
-        try:
-            answer = self._read(reply, number)
-            if self.access == "hard":
-                labels = self._labels if self._outputs == "text" else None
-                checked = check_labels(answer, labels, number, self.num_classes)
-            else:
-                checked = check_scores(answer, self._outputs, number, self.num_classes)  # type: ignore[arg-type]
-        except UnreadableReplyError:
-            raise
-        except AnswerError as error:
-            text = reply.body.split(b"\0", 1)[0]  # binary tensors come after their JSON
-            raise AnswerError(f"{error}. The reply: {shorten(text, 300)}") from None
-        if not self._understood and self._outputs == "logits":
-            warn_of_probabilities(answer)
-        self._understood = True
-        return checked
-
-    def _to_keep(self, reply: Reply, *, read: bool) -> bytes | None:
-        """A reply for the ledger; None for one that is better asked again (no JSON), or that repeats a secret."""
-        length = reply.headers.get(HEADER_LENGTH.lower(), "")
-        if not read and not length:
-            try:
-                parse_value(reply.body)
-            except UnreadableReplyError:
-                return None
-        if blacken(text := reply.body.decode(errors="replace")) != text:
-            return None
-        return f"{length}\n".encode() + reply.body
-
-    def _read_again(self, kept: bytes, number: int) -> Array:
-        """The answers in a reply from the ledger."""
-        length, _, body = kept.partition(b"\n")
-        return self._decode(Reply({HEADER_LENGTH.lower(): length.decode()} if length else {}, body, 0), number)
-
-    def _check_version(self, version: str) -> None:
-        """The same model from the first answer to the last."""
-        self._version = self._version or version
-        if version != self._version:
-            raise RemoteTeacherError(
-                f"{bare(self._address)}: expected answers of version {self._version}, got one of version {version}: "
-                "the model was changed in the middle of the run. What it answered before is kept. Have the version "
-                "restored and run the same command to go on, or start a new run and set `version` to the new one"
-            )
+            ledger.record(reservation, rows, cost, reply and self._to_keep(reply, read=read))
+        if self._patience.ask_again:
+            self._asked_again.update(hashlib.sha256(image).digest() for image in images)
+        self._tally.count(outcomes_of(rows))
+        return rows
 
     def _charge(self, queries: int, bytes_up: int, bytes_down: int) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, read_secret
 from kdlightning.remote.description import Description, Tensors, describe
-from kdlightning.remote.networked import NetworkedTeacher, Outputs
+from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.remote.protocol import (
     DATATYPES,
     HEADER_LENGTH,
@@ -23,6 +23,7 @@ from kdlightning.remote.protocol import (
     shorten,
     write,
 )
+from kdlightning.remote.reading import Outputs
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
 
 

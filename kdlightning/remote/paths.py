@@ -13,7 +13,7 @@ _NOTHING = object()
 
 
 def at(path: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """What is in a JSON value at a path (``outputs.0.scores``; -1 is the last of a list), or at an empty one, all of it.
+    """What is in a JSON value at a path (``outputs.0.scores``; -1 is the last of a list); at an empty one, all.
 
     A text on the way is entered where JSON is in it, alone, between the marks of a code fence, or after other words.
 

@@ -28,7 +28,7 @@ class Reader:
         answer: path of one image's answer in its entry.
         label: path of the label in an object with label and score; or, in the answer, of the list of labels.
         score: path of the score, likewise.
-        version: path of the model's version in the reply. It must not change.
+        version_path: path of the model's version in the reply. It must not change.
         match: whether a text is a label (``exact``) or has one in it (``contains``), see
             :class:`~kdlightning.remote.words.Words`.
         refused: what says that the model declines: texts by a path in the entry, such as
@@ -40,7 +40,7 @@ class Reader:
     answer: str = ""
     label: str = "label"
     score: str = "score"
-    version: str | None = None
+    version_path: str | None = None
     match: Match = "exact"
     refused: dict[str, list[str]] = field(default_factory=dict)
     percent: bool = False

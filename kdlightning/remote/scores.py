@@ -27,7 +27,10 @@ def scores_in(value: Any, words: Words | None, label: str, score: str, *, foreig
     A score may be a text, with a percent sign that divides it. Those of one class add up.
 
     Args:
+        value: any JSON value.
         words: knows the labels; None where there are none.
+        label: path of the label in an object.
+        score: path of the score in it.
         foreign: pass over labels that are unknown, as of an open vocabulary.
 
     Raises:

@@ -10,7 +10,7 @@ from kdlightning.remote.protocol import shorten
 from kdlightning.teachers.outcomes import Outcome, Reading
 
 Match = Literal["exact", "contains"]
-_QUOTES = " \t\r\n\"'`*_.,;:!?()[]<>«»“”‘’„"  # noqa: RUF001 - as they are written around a label
+_QUOTES = " \t\r\n\"'`*_.,;:!?()[]<>«»“”‘’„"
 _REFUSALS = (
     "i am sorry", "i m sorry", "sorry", "i can t", "i cannot", "i can not", "i am unable", "i m unable", "unable to",
     "i am not able", "i m not able", "i won t", "i will not", "i must decline", "i decline", "as an ai",
@@ -46,8 +46,8 @@ class Words:
 
     Args:
         labels: the class index of each label text; several texts may have the same.
-        match: a text is a label (``exact``), or has one in it, whole words of it (``contains``). The longest label counts:
-            there is no ``dog`` in a ``hot dog``, if that is a label, too.
+        match: a text is a label (``exact``), or has one in it, whole words of it (``contains``). The longest label
+            counts: there is no ``dog`` in a ``hot dog``, if that is a label, too.
 
     Raises:
         ValueError: a regular expression that is none.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 _NOISE = 2.0**-8  # what a sum of probabilities may be off by: bfloat16 keeps no more
 _EXACT = 1e-5  # rows nearer to 1 than this stay as they are, to the bit
-_DIGITS = (2, 3, 4, 5)
+_DIGITS = (0, 1, 2, 3, 4, 5)
 
 
 class AnswerError(ValueError):
@@ -27,11 +27,12 @@ def check_logits(logits: Tensor, number: int, classes: int | None) -> Tensor:
 
 
 def soft_answer(
-    scores: Tensor, outputs: Literal["logits", "probabilities"], number: int, classes: int | None
+    scores: Tensor, outputs: Literal["logits", "probabilities", "sigmoids"], number: int, classes: int | None
 ) -> Tensor:
-    """Probabilities ``(N, K)``, float32, of what is declared to be logits or probabilities.
+    """Probabilities ``(N, K)``, float32, of what is declared to be logits, probabilities or independent sigmoids.
 
     Probabilities may be percentages, and rounded: their sum may be off by what their digits explain, and becomes 1.
+    Sigmoids, a score of its own for each class, are divided by their sum.
 
     Raises:
         AnswerError: another shape or kind, values that are not finite, or probabilities that are none.
@@ -43,11 +44,16 @@ def soft_answer(
         raise AnswerError(f"expected probabilities of shape {list(scores.shape)}, got values that are not finite")
     values = scores.double()
     total = values.sum(dim=1, keepdim=True)
+    if outputs == "sigmoids":
+        if float(scores.min()) < 0 or not (total > 0).all():
+            raise AnswerError(f"expected scores of at least 0, and one above it in each row, got {scores[:5].tolist()}")
+        return (values / total).float()
+    rounding = _rounding(values)
     if (total > 50).all():
-        values, total = values / 100, total / 100
+        values, total, rounding = values / 100, total / 100, rounding / 100
     off = (total - 1).abs()
     least, worst = float(scores.min()), float(off.max())
-    if least < 0 or (worst > _NOISE and worst > _rounding(values)):
+    if least < 0 or (worst > _NOISE and worst > min(0.5, rounding)):
         wanted = f"{outputs} of shape {list(scores.shape)}, none negative and each row's sum 1"
         got = f"a least value of {least:g} and a sum of {float(scores.double().sum(dim=1)[off.argmax()]):g}"
         raise AnswerError(f"expected {wanted}, got {got}; {_NEGATIVE if least < 0 else _NO_SHARES}")
@@ -80,7 +86,8 @@ def hard_answer(values: Tensor, number: int, classes: int | None) -> Tensor:
 _NEGATIVE = "declare outputs=logits if these are logits or log-probabilities"
 _NO_SHARES = (
     "a score of its own for each class, or those of the best classes alone, are no distribution: have the server "
-    "answer a softmax over all classes, or take its best label by the hard-label teacher"
+    "answer a softmax over all classes, or take its best label by the hard-label teacher; outputs=sigmoids divides "
+    "independent scores by their sum"
 )
 
 
@@ -92,8 +99,8 @@ def _check_shape(scores: Tensor, outputs: str, number: int, classes: int | None)
 
 
 def _rounding(values: Tensor) -> float:
-    """How far a sum may be off 1 if all of these are rounded, as they seem to be."""
+    """How far a sum may be off if all of these are rounded, to as many digits as they have."""
     for digits in _DIGITS:
         if ((values - values.round(decimals=digits)).abs() < 1e-7).all():
-            return min(0.5, values.shape[1] / 2 * 10.0**-digits)
+            return values.shape[1] / 2 * 10.0**-digits
     return 0.0

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Linear
+from helpers import Linear, shaped
 from servers import FAULTS, Spoiler, answering, serving
 
 from kdlightning.__main__ import main
@@ -53,7 +53,7 @@ def api(delay=0.0):
 
 def hard(url, **options):
     options = {"max_batch": 10, "concurrency": 2, "image": "list", "layout": "flat", **options}
-    return HTTPHardLabelTeacher(url, {"images": ["{image}"]}, "index", results="labels", **options)
+    return HTTPHardLabelTeacher(url, {"images": ["{image}"]}, "index", **shaped(results="labels", **options))
 
 
 def label(url, ready, directory, **options):

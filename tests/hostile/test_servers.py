@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 import torch
+from helpers import shaped
 from servers import answering
 
 from kdlightning.accounting.ledger import QueryLedger
@@ -78,7 +79,7 @@ def reply(value, *, headers=()):
 
 def soft(url, request=None, **options):
     options = {"outputs": "probabilities", "ledger": None, "patience": ONCE, **options}
-    return HTTPSoftLabelTeacher(url, request or {"image": "{image}"}, **options)
+    return HTTPSoftLabelTeacher(url, request or {"image": "{image}"}, **shaped(**options))
 
 
 def drip(connection, pieces, pause=0.02):
@@ -256,7 +257,7 @@ def test_an_odd_length_of_the_header_is_told(length):
         RemoteSoftLabelTeacher(url, "m", "probabilities", ledger=None).query(images(1))
 
 
-@pytest.mark.parametrize("score", [int("9" * 401), None, "1", True, [1], {}], ids=lambda score: str(score)[:5])
+@pytest.mark.parametrize("score", [int("9" * 401), None, "one", True, [1], {}], ids=lambda score: str(score)[:5])
 @pytest.mark.tried("an odd score in a reply", "one sentence, one request paid")
 def test_odd_scores_are_told_and_paid_once(score):
     with answering(lambda handler, body: handler.reply(200, json.dumps([score, 0.0]).encode())) as url:
@@ -320,7 +321,9 @@ class TestSecrets:
             remote = soft(f"{url}{path}", headers={"Authorization": "Bearer env:KDL_LONG"})
             with pytest.raises(RemoteTeacherError) as error:
                 remote.query(images(1))
-        shown = [str(error.value), repr(error.value.__cause__), str(error.value.__cause__.__cause__), caplog.text]
+        shown, chain = [caplog.text], error.value
+        while chain is not None:
+            shown, chain = [*shown, str(chain), repr(chain)], chain.__cause__
         assert [text for text in shown if KEY[:6] in text] == []
 
     @pytest.mark.tried("a server says the key in its metadata", "no part of it is shown")

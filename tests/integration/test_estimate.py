@@ -444,7 +444,7 @@ def test_what_is_answered_is_written_and_told_though_lost_requests_have_spent_th
 
     def predict(url, budget):
         settings = {
-            "url": url, "request": {"instances": ["{image}"]}, "results": "predictions", "answer": "scores",
+            "url": url, "request": {"instances": ["{image}"]}, "reader": {"results": "predictions", "answer": "scores"},
             "outputs": "probabilities", "num_classes": 10, "max_batch": 4, "concurrency": 1, "budget": budget,
             "patience": {"attempts": 3, "backoff": 0.01, "jitter": 0.01},
         }  # fmt: skip

@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import yaml
+from helpers import shaped
 from servers import answering, serving
 
 from kdlightning.__main__ import main
@@ -92,7 +93,7 @@ def test_a_set_is_labelled_anew_from_kept_replies_when_their_reading_is_mended()
     def run(**options):
         options = {"answer": "text", "image": "list", "concurrency": 1, "num_classes": 10, **options}
         texts = {"zero": 0, "one": 1, **options.pop("more", {}), **{str(number): number for number in range(2, 10)}}
-        teacher = HTTPHardLabelTeacher(url, {"image": ["{image}"]}, "text", labels=texts, **options)
+        teacher = HTTPHardLabelTeacher(url, {"image": ["{image}"]}, "text", labels=texts, **shaped(**options))
         data = DigitsDataModule(num_samples=48, num_val=32, eval_batch_size=16, image_size=32)
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         trainer.predict(TeacherAnswers(teacher, "labels"), data)

@@ -37,7 +37,8 @@ def test_a_json_api_is_shown_at_work(photo, monkeypatch, capsys):
     with answering(answer) as url:
         file = configured(
             "HTTPSoftLabelTeacher", url=f"{url}/v1?code=env:KDL_LONG", headers={"X-Key": "env:KDL_LONG"}, price=0.002,
-            request={"auth": "env:KDL_LONG", "b64": "{image}"}, outputs="probabilities", answer="scores",
+            request={"auth": "env:KDL_LONG", "b64": "{image}"}, outputs="probabilities",
+            reader={"answer": "scores"},
             labels=["cat", "dog"], budget_price=1.0,
         )  # fmt: skip
         assert main(["try", file, photo, "--shape", "3", "64", "64"]) == 0
@@ -65,7 +66,7 @@ def test_an_answer_that_was_not_agreed_is_shown_and_told_once(photo, capsys):
     with answering(answer) as url:
         file = configured(
             "kdlightning.remote.HTTPHardLabelTeacher", url=url, request={"image": "{image}"}, outputs="text",
-            answer="label", labels=["cat", "dog"],
+            reader={"answer": "label"}, labels=["cat", "dog"],
         )  # fmt: skip
         assert main(["try", file, photo]) == 2
     told = capsys.readouterr()
@@ -126,7 +127,7 @@ def test_what_is_wrong_is_told_without_a_traceback(photo, content, image, text, 
 def test_what_is_wrong_with_a_teacher_is_said_once_and_nothing_of_another_kind(
     class_path, settings, told, photo, capsys
 ):
-    settings = {"url": "http://127.0.0.1:9", "request": "{image}", "answer": "x", "outputs": "probabilities"} | settings
+    settings = {"url": "http://127.0.0.1:9", "request": "{image}", "outputs": "probabilities"} | settings
     assert main(["try", configured(class_path, **settings), photo]) == 2
     said = capsys.readouterr().err
     assert told in said

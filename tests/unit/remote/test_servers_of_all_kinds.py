@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from helpers import Linear
+from helpers import Linear, shaped
 from servers import answering
 from torchvision.transforms.functional import normalize
 
@@ -17,6 +17,7 @@ from kdlightning.remote import (
     RemoteSoftLabelTeacher,
     RemoteTeacherError,
     Tensors,
+    Writer,
 )
 from kdlightning.remote.protocol import BF16, read, write
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
@@ -199,10 +200,10 @@ def test_a_json_api_of_normalised_pixels_gets_them_too():
 
     with answering(answer) as url:
         options = {"image": "list", "layout": "CHW", "mean": MEAN, "std": STD, "ledger": None}
-        HTTPSoftLabelTeacher(url, {"x": "{image}"}, "probabilities", **options).query(images(1))
+        HTTPSoftLabelTeacher(url, {"x": "{image}"}, "probabilities", **shaped(**options)).query(images(1))
     torch.testing.assert_close(torch.tensor(seen[0]), normalize(images(1)[0], MEAN, STD))
     with pytest.raises(ValueError, match=r"are of images as lists \(image: list\), got image=png"):
-        HTTPSoftLabelTeacher("https://h", {"x": "{image}"}, "probabilities", mean=MEAN)
+        HTTPSoftLabelTeacher("https://h", {"x": "{image}"}, "probabilities", writer=Writer(mean=MEAN))
 
 
 def test_numbers_that_do_not_fit_the_channels_are_refused_unpaid():
