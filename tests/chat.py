@@ -1,7 +1,12 @@
 """A chat server for tests that bills by tokens and keeps its books; what else it does is a list of troubles."""
 
+import itertools
+import os
+import random
 import re
+import signal
 import threading
+import time
 from collections import Counter
 
 from servers import answering
@@ -74,6 +79,63 @@ def fails(statuses):
         return bool(status)
 
     return trouble
+
+
+def fails_at_random(seed, share, statuses=(500, 502, 503)):
+    """A trouble: a share of the requests fails, and is not billed."""
+    draw = random.Random(seed)
+    return fails(draw.choice(statuses) if draw.random() < share else None for _ in itertools.count())
+
+
+class Limited:
+    """A trouble: after so many requests the next is refused, and told to come back in a moment.
+
+    It says in headers how many are left, as OpenAI does; one who reads them is never refused.
+    """
+
+    def __init__(self, number, moment=0.05):
+        self.number, self.moment, self.left, self.refused = number, moment, number, 0
+        self.until = 0.0
+
+    def __call__(self, chat, handler, image):
+        if time.time() >= self.until:
+            self.left, self.until = self.number, time.time() + self.moment
+        self.left -= 1
+        if self.left < 0:
+            self.refused += 1
+            handler.reply(429, {"error": "rate limit"}, {"Retry-After": str(self.moment), **self.headers(chat)})
+        return self.left < 0
+
+    def headers(self, chat):
+        left = f"{max(0.0, self.until - time.time()):.3f}s"
+        return {"x-ratelimit-remaining-requests": str(max(0, self.left)), "x-ratelimit-reset-requests": left}
+
+
+class Killer:
+    """Kills the process ``client`` (-9) at these requests: before one is billed, before its reply is sent, and after.
+
+    Args:
+        moments: by the number of the request, ``billing``, ``reply`` or ``end``.
+    """
+
+    def __init__(self, moments):
+        self.moments, self.number, self.client = moments, 0, None
+
+    def __call__(self, chat, handler, image):
+        self.number += 1
+        moment = self.moments.get(self.number)
+        if moment == "billing":
+            self.kill()
+        elif moment is not None:
+            usage = chat.tokens(image)
+            chat.billed.append((image, usage))
+            if moment == "end":
+                handler.reply(200, chat.reply(image, usage))
+            self.kill()
+        return moment is not None
+
+    def kill(self):
+        os.kill(self.client, signal.SIGKILL)
 
 
 def chat_teacher(url, **options):

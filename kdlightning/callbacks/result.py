@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeGuard
 import lightning.pytorch as L
 import torch
 
+from kdlightning.accounting.estimates import outcome
 from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.callbacks.own import OwnFiles, keeps
@@ -27,6 +28,7 @@ from kdlightning.modules.generator import GeneratorModule
 from kdlightning.modules.schedule import unlimited
 from kdlightning.networks.pretrained import check_saving, fingerprint, save_network
 from kdlightning.networks.statistics import count_macs, count_parameters
+from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -180,6 +182,8 @@ class RunResult(OwnFiles):
         teacher = module.teacher_identity or manifest.get("teacher") or {}
         seed = os.environ.get("PL_GLOBAL_SEED", self._state) if self.seed is None else self.seed
         tested_on = getattr(data, "tested_on", None)
+        given = getattr(module, "teacher", None)
+        asked = given if isinstance(given, BlackBoxTeacher) else None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if isinstance(module, DistillationModule):
             own: dict[str, Any] = {
@@ -226,6 +230,7 @@ class RunResult(OwnFiles):
             "seed": int(seed),
             **own,
             **{key: paid + manifest.get(key, 0) for key, paid in module.paid._asdict().items()},
+            **({} if asked is None else outcome(Path(trainer.default_root_dir), asked.cost)),
             "seconds": round(self._seconds, 2),
             "epochs": self._trained["epochs"],
             "settings": _settings(module),

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kdlightning.accounting import DirectoryLock, QueryBudgetExceededError, QueryMeter
 from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.estimates import remember
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
@@ -86,6 +87,7 @@ class KDLightningCLI(LightningCLI):
     """LightningCLI in subclass mode for model and data."""
 
     brief = False
+    _expected: tuple[float, float, float] | None = None  # money, before the run
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -165,6 +167,13 @@ class KDLightningCLI(LightningCLI):
         """Refuse what the budget will surely not allow."""
         self.before_predict()
         self.name_runs()
+        self.keep_estimate()
+
+    def keep_estimate(self) -> None:
+        """Write down what the run is thought to cost; its record tells that beside what it did cost."""
+        if self._expected is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            labels = isinstance(self.model, LabellingModule)
+            remember(self.model.output if labels else Path(self.trainer.default_root_dir), self._expected)
 
     def name_runs(self) -> None:
         """Say in W&B what the run is, and which one goes on."""
@@ -195,6 +204,7 @@ class KDLightningCLI(LightningCLI):
         """Label, or predict. If it is stopped, say how to go on."""
         if isinstance(self.model, LabellingModule):
             self.name_runs()
+        self.keep_estimate()
         try:
             self.trainer.predict(**kwargs)
         except BaseException as stop:
@@ -227,13 +237,16 @@ class KDLightningCLI(LightningCLI):
         if self.subcommand == "predict":
             self.before_validate()
         config, teacher = self.config_init[self.subcommand], getattr(self.model, "teacher", None)
-        if config.over_budget == "allow" or not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
+        if not isinstance(teacher, BlackBoxTeacher) or not self.trainer.is_global_zero:
             return
         with suppress(ValueError):  # nobody knows: the budget itself will stop the run
-            if terms_of(self.trainer, self.model, self.datamodule).limits == Limits():
+            terms = terms_of(self.trainer, self.model, self.datamodule)
+            free = terms.price is not None and not terms.price.most
+            if terms.limits == Limits() and free:
                 return
             forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
-            if forecast is None or forecast.may_stop:
+            self._expected = None if forecast is None or free else forecast.expected
+            if forecast is None or forecast.may_stop or config.over_budget == "allow":
                 return
             surely, perhaps = forecast.objections()
             if perhaps:

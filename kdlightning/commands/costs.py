@@ -58,6 +58,12 @@ class Forecast(NamedTuple):
         (fewest, most), each = self.paid, self.terms.price
         return None if each is None and most else (fewest * each.least, most * each.most) if each else (0.0, 0.0)
 
+    @property
+    def expected(self) -> tuple[float, float, float] | None:
+        """The least money, that of the most images at the mean price, and the most; None where nobody knows it."""
+        price, each = self.price, self.terms.price
+        return None if price is None or each is None else (price[0], self.paid[1] * each.mean, price[1])
+
     def objections(self) -> tuple[list[str], list[str]]:
         """Where the budget does not suffice: for sure, and perhaps; one clause for each unit of it."""
         up, down = self.bytes_up or (0, 0), self.bytes_down or (0, 0)

@@ -51,6 +51,7 @@ class _Dry(cli.KDLightningCLI):
     asked_for = 0  # images of a probe
     forecast: Forecast | None = None
     rate: float | None = None
+    probed = ""  # what the probe cost
     absent = ""  # why the teacher is not there
     asks = True
 
@@ -83,7 +84,7 @@ class _Dry(cli.KDLightningCLI):
             return
         self.forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
         if self.forecast is not None and self.asked_for:
-            self.rate = _probe(self.model, self.datamodule, self.asked_for)
+            self.rate, self.probed = _probe(self.model.teacher, self.datamodule, self.asked_for)
             self.forecast = self.forecast._replace(terms=terms_of(self.trainer, self.model, self.datamodule))
 
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--rate", type=_rate, metavar="R", help="images that the teacher answers in a second")
-    probe = "ask N of the images, which is paid, and measure the rate"
+    probe = "ask N of the images, which is paid, and measure the rate, and the tokens of an image where they cost"
     parser.add_argument("--probe", type=_number, default=0, metavar="N", help=probe)
     options, rest = parser.parse_known_args(argv)
     console = Console(highlight=False, width=max(100, Console().width))
@@ -147,6 +148,8 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
         return
     console.print(f"{title}: {forecast.method}", style="bold")
     table = Table(box=None, show_header=False)
+    if dry.probed:
+        table.add_row("probe", dry.probed)
     for name, value in forecast.lines(rate or dry.rate):
         table.add_row(name, value)
     console.print(table)
@@ -158,13 +161,16 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
         console.print(reason, soft_wrap=True, markup=False)
 
 
-def _probe(module: Any, data: Any, number: int) -> float | None:  # noqa: ANN401
-    """Images per second of a real query; None where the ledger knew them all."""
+def _probe(teacher: BlackBoxTeacher, data: Any, number: int) -> tuple[float | None, str]:  # noqa: ANN401
+    """Images per second of a real query, None where the ledger knew them all, and what it cost, in words."""
     images = data.candidate_pool(number).image.float().div(255)
-    before, began = module.teacher.paid.queries, time.monotonic()
-    module.teacher.query(images)
-    asked = module.teacher.paid.queries - before
-    return asked / (time.monotonic() - began) if asked else None
+    before, cost, began = teacher.paid.queries, teacher.cost, time.monotonic()
+    teacher.query(images)
+    asked, seconds = teacher.paid.queries - before, time.monotonic() - began
+    *_, price, tokens_in, tokens_out = (now - then for now, then in zip(teacher.cost, cost, strict=True))
+    tokens = f", {tokens_in:,} tokens in, {tokens_out:,} out" if tokens_in or tokens_out else ""
+    told = f"{asked:,} images asked{tokens}" + (f", price {price:,.10g}" if price else "")
+    return (asked / seconds if asked else None), told
 
 
 def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Console) -> int:

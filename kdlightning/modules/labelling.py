@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from kdlightning.accounting import AnswerJournal
+from kdlightning.accounting import AnswerJournal, estimates
+from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.cached import sweep, write_tensors
@@ -256,6 +257,7 @@ class LabellingModule(L.LightningModule, ABC):
             rows = self.writer.rows()
             if not rows:
                 raise RuntimeError(f"{self.output} has no row yet: raise the teacher's budget and run the same command")
+            cost = self.teacher.cost if isinstance(self.teacher, BlackBoxTeacher) else Cost(0)
             facts = {
                 "dataset": data.name,
                 "class_names": list(data.class_names),
@@ -264,11 +266,12 @@ class LabellingModule(L.LightningModule, ABC):
                 "bytes_up": self.paid.bytes_up,
                 "bytes_down": self.paid.bytes_down,
                 "queries_before": self.earlier.queries,
+                **estimates.outcome(self.output, cost),
                 "teacher_identity": self.teacher.identity,
                 "seconds": round(time.monotonic() - self._began, 3),
             }
             self.finished = self.writer.finish(self.expected(data), {**facts, **self.facts(rows)})
-            for file in self._pools:
+            for file in (*self._pools, self.output / estimates.FILE):
                 file.unlink(missing_ok=True)
         self.trainer.strategy.barrier("manifest")
 

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from kdlightning.report import records
-from kdlightning.report.records import Confusion, GeneratorRun, LeftOut, Privacy, ReportError, Run, TransferSet, parse
+from kdlightning.report.records import (
+    Bill,
+    Confusion,
+    GeneratorRun,
+    LeftOut,
+    Privacy,
+    ReportError,
+    Run,
+    TransferSet,
+    parse,
+)
 
 RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE = "result.json", "manifest.json", "privacy.json"
 CONFUSION_FILE, UNUSABLE_FILE = "confusion.json", "unusable.json"  # beside a run's
@@ -36,6 +46,7 @@ class Findings(NamedTuple):
     #: of every transfer set, what its manifest says in single numbers and words (queries, rows, seconds); by its
     #: directory's name, or its path where two have the same name
     manifests: Mapping[str, Mapping[str, str | float | None]]
+    bills: tuple[Bill, ...] = ()  #: of every transfer set, and every run that asked as it trained, that cost money
 
 
 @contextmanager
@@ -67,11 +78,14 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     generators: list[GeneratorRun] = []
     privacy: dict[str, list[Privacy]] = {}
     problems: list[Problem] = []
+    bills: list[Bill] = []
     manifests: dict[Path, dict[str, str | float | None]] = {}
     for path in sorted(found.values()):
         with _noted(problems, path):
             content = json.loads(path.read_text(encoding="utf-8"))
             stated = content if isinstance(content, dict) else {}
+            if "price" in stated and path.name != PRIVACY_FILE:
+                bills.append(parse(Bill, content, path=path.parent))
             if path.name == PRIVACY_FILE:
                 entry = parse(Privacy, content, paths=(path.parent,))
                 # pools with the same images, asked with another access, have the same distances: say them once
@@ -93,7 +107,7 @@ def read_runs(paths: Sequence[Path]) -> Findings:
         same[0].model_copy(update={"paths": tuple(path for one in same for path in one.paths)})
         for same in privacy.values()
     )
-    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), pools, named)
+    return Findings(tuple(runs), tuple(transfer_sets), tuple(problems), tuple(generators), pools, named, tuple(bills))
 
 
 def read_confusions(runs: Iterable[Run]) -> tuple[list[Confusion], list[Problem]]:

@@ -125,6 +125,7 @@ class Report:
         if self.rows:
             sections[-1][1].append(Part(note=_NOTES.rows))
         made = Part(table=tables.generator_table(self.generators), note=_NOTES.generators)
+        bills = Part(table=tables.bill_table(self.findings.bills), note=_NOTES.bills)
         near = [
             Part(f"{entry.dataset}: {entry.label}", None, entry.statements, tables.privacy_table(entry), [picture])
             for entry, picture in self.privacy
@@ -137,6 +138,7 @@ class Report:
         sections += [
             (f"Beside {self.against}", [Part(statements=self.reruns)] if self.reruns else []),
             ("Generators", [made] if self.generators else []),
+            ("Costs", [bills] if self.findings.bills else []),
             ("Privacy: nearest local image", [*near, Part(note=_NOTES.privacy)] if near else []),
             ("Pools: files that were left out", pools),
             ("Runs", [Part(behind, table=tables.run_table(self.finished), note=_NOTES.runs, folded=True)]),

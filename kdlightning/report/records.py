@@ -293,6 +293,19 @@ class TransferSet(Record):
     distance_curve: Annotated[Curve, _CURVE] | None = None
 
 
+class Bill(Record):
+    """What a transfer set, or a run that asked as it trained, was thought to cost, and did; in any one currency."""
+
+    path: Path  #: its directory
+    queries: Whole | None = None  #: images that the teacher answered
+    input_tokens: Whole | None = None
+    output_tokens: Whole | None = None
+    price: Duration | None = None  #: paid
+    price_estimated: Duration | None = None  #: when it began, at the mean price of an image; None: nobody knew it
+    price_estimated_least: Duration | None = None
+    price_estimated_most: Duration | None = None
+
+
 class Counts(Record):
     """Test images by two classes: ``confusion.json`` beside a run."""
 

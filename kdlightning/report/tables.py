@@ -13,7 +13,7 @@ from rich.text import Text
 from kdlightning.report import text
 from kdlightning.report.curves import AccuracyCurve, Arm
 from kdlightning.report.paired import Comparison, p_value, points
-from kdlightning.report.records import SHOWN, GeneratorRun, LeftOut, Privacy, Row, Run
+from kdlightning.report.records import SHOWN, Bill, GeneratorRun, LeftOut, Privacy, Row, Run
 from kdlightning.report.rows import teacher_sizes
 
 Value = Callable[[Any], float | None]
@@ -193,6 +193,25 @@ def privacy_table(entry: Privacy) -> Table:
         Column("Copies", lambda item: text.count(item[5]), lambda item: item[5]),
     )
     return Table(columns, items, lambda item: "student" if item[0] == "pool" else "reference")
+
+
+def bill_table(bills: Sequence[Bill]) -> Table:
+    """What was thought to be paid, and what was."""
+
+    def estimated(bill: Bill) -> str:
+        ends = text.money(bill.price_estimated_least), text.money(bill.price_estimated_most)
+        between = f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else ""
+        return f"{text.money(bill.price_estimated)}{between}"
+
+    columns = (
+        Column("For", lambda bill: str(bill.path)),
+        _numbers("Queries", "queries", text.count),
+        _numbers("Input tokens", "input_tokens", text.count),
+        _numbers("Output tokens", "output_tokens", text.count),
+        Column("Estimated", estimated, lambda bill: bill.price_estimated),
+        _numbers("Paid", "price", text.money),
+    )
+    return Table(columns, bills)
 
 
 def file_table(pool: LeftOut) -> Table:

@@ -34,6 +34,11 @@ def decimal(number: float | None) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
+def money(amount: float | None) -> str:
+    """Units of a currency: with two decimals, or four significant digits where it is less than ten."""
+    return DASH if amount is None else f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"
+
+
 def bars(counts: Sequence[int] | None) -> str:
     """A histogram as a row of bars, the highest one full, a dot for 0; a dash where bars would be too many."""
     if not counts or len(counts) > _MOST_BARS or not max(counts):
