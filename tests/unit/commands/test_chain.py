@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from kdlightning.__main__ import main
+from kdlightning.accounting.estimates import remember
 from kdlightning.commands.chain import faults
-from kdlightning.commands.recipes import read_recipe
+from kdlightning.commands.recipes import _holds_work, read_recipe
 
 SOURCE = {"class_path": "DigitsDataModule", "init_args": {"num_samples": 40, "image_size": 16}}
 TEACHER = {"class_path": "SoftLabelTeacher", "init_args": {"network": "elsewhere", "budget": 60}}
@@ -115,3 +116,10 @@ def test_a_recipe_is_refused_before_its_first_stage(tmp_path, capsys, command):
         f"kdlightning {command}: stage 'student' reads out/answers by TransferSetDataModule" in capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_forecast_alone_is_no_work(tmp_path):
+    remember(tmp_path, (1.0, 2.0, 3.0))
+    assert not _holds_work(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert _holds_work(tmp_path)
