@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ class QueryLedger:
             self._read_spool()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.limits, self.account, self._file.__getstate__())
+        return partial(QueryLedger, limits=self.limits, account=self.account, **self._file.__getstate__()), ()
 
     @property
     def path(self) -> Path:
@@ -275,6 +276,11 @@ class QueryLedger:
             endpoint = accounts.endpoint_number(connection, teacher, create=False)
             return rows.known(connection, endpoint, accounts.teacher_number(connection, teacher))
 
+    def unanswered(self, teacher: Mapping[str, str]) -> int:
+        """Images of which a teacher was asked and gave no answer."""
+        with self._file.transaction(write=False) as connection:
+            return rows.unanswered(connection, accounts.teacher_number(connection, teacher))
+
     def teachers(self) -> list[dict[str, str]]:
         """The identities of all teachers, in the order of their first request."""
         with self._file.transaction(write=False) as connection:
@@ -391,7 +397,3 @@ class QueryLedger:
                 raise LedgerError(f"{self.path}: request {what.request} is not in flight; settle each request once")
         if what.state == "answered":
             self._claims.forget(what.images)
-
-
-def _opened(limits: Limits, account: str, options: dict[str, Any]) -> QueryLedger:
-    return QueryLedger(limits=limits, account=account, **options)

@@ -112,6 +112,12 @@ def free(connection: Connection, endpoint: int, teacher: int, images: Iterable[b
     return [key for key, row in found.items() if row is None or row[0]]
 
 
+def unanswered(connection: Connection, teacher: int) -> int:
+    """Images of which a teacher was asked and gave no answer."""
+    query = f"SELECT count(*) FROM answers WHERE teacher = ? AND {no_answer('answer')}"
+    return int(connection.execute(query, (teacher,)).fetchone()[0])
+
+
 def no_answer(column: str) -> str:
     """SQL: whether a packed answer is none."""
     return f"substr({column}, 1, {len(NONE)}) = X'{NONE.hex()}'"

@@ -19,6 +19,7 @@ from kdlightning.data.transferset import SourcedDataModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.networks.statistics import count_parameters
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
+from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Agreement(Callback):
             self.teacher = as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher)
         self.parameters: int | None = None  #: the teacher's, where they are known
         self._judge: Judge | None = None
+        self._odd = False  # whether it may give no answer
         self._agreed, self._right = MeanMetric(), MeanMetric()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -99,9 +101,10 @@ class Agreement(Callback):
         if given is None:
             return
         said = given.argmax(1) if given.ndim == 2 else given
-        self._agreed.update(said == pl_module(batch.image).argmax(1))
+        kept = answered(given) if self._odd else torch.ones_like(said, dtype=torch.bool)  # the others are not judged
+        self._agreed.update((said == pl_module(batch.image).argmax(1))[kept])
         if batch.label is not None:
-            self._right.update(said == batch.label)
+            self._right.update((said == batch.label)[kept])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the shares, over all processes."""
@@ -121,7 +124,8 @@ class Agreement(Callback):
         if isinstance(teacher, BlackBoxTeacher):
             self.parameters = teacher.size
             twin = teacher if teacher is self.teacher else teacher.apart()
-            return None if twin is None else twin.query
+            self._odd = teacher.odd_answers
+            return None if twin is None else twin.ask
         if isinstance(teacher, WhiteBoxTeacher):
             self.parameters = count_parameters(teacher.network)
             return torch.no_grad()(teacher)

@@ -154,7 +154,8 @@ class RunProgress(ProgressBar):
         assert self._state is not None
         done = min(module.rows_done, module.rows_total)
         move(self._task, total=module.rows_total, completed=done)
-        self._state.metrics = f"{done:,} of {module.rows_total:,} images"
+        lacking = f", {module.rows_unanswered:,} without an answer" if module.rows_unanswered else ""
+        self._state.metrics = f"{done:,} of {module.rows_total:,} images{lacking}"
 
     def _look(self, batch: int) -> None:
         assert self._bar is not None

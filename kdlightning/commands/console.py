@@ -31,6 +31,7 @@ GENERATOR = {
 LABELS = {
     "rows": ("rows", "{:,}"), "queries": ("queries", "{:,}"), "per pair": ("queries_per_pair", "{:.1f}"),
     "per image": ("queries_per_image", "{:.1f}"), "shortfall": ("shortfall", "{:,}"),
+    "without answer": ("unanswered", "{:,}"),
     "mean distance": ("mean_robustness", "{:.3f}"), "pairs not found": ("pairs_not_found", "{:,}"),
     "seconds": ("seconds", "{:,.0f}"),
 }  # fmt: skip

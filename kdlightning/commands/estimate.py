@@ -165,7 +165,7 @@ def _probe(teacher: BlackBoxTeacher, data: Any, number: int) -> tuple[float | No
     """Images per second of a real query, None where the ledger knew them all, and what it cost, in words."""
     images = data.candidate_pool(number).image.float().div(255)
     before, cost, began = teacher.paid.queries, teacher.cost, time.monotonic()
-    teacher.query(images)
+    teacher.ask(images)
     asked, seconds = teacher.paid.queries - before, time.monotonic() - began
     *_, price, tokens_in, tokens_out = (now - then for now, then in zip(teacher.cost, cost, strict=True))
     tokens = f", {tokens_in:,} tokens in, {tokens_out:,} out" if tokens_in or tokens_out else ""

@@ -18,7 +18,9 @@ from rich.table import Table
 
 from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger, Totals
 from kdlightning.accounting.spool import Spool
+from kdlightning.remote.checks import is_none
 from kdlightning.remote.replay import replay
+from kdlightning.teachers.outcomes import Outcome
 
 _DESCRIPTION = """\
 A query ledger keeps every answer that was paid for. None of these commands asks a teacher or changes the ledger."""
@@ -30,7 +32,7 @@ examples:
   kdlightning ledger export runs/ledger.sqlite --output answers.parquet
   kdlightning ledger replay runs/ledger.sqlite --config runs/kd/config.yaml --output runs/again"""
 
-_COLUMNS = ("teacher", "image", "time", *Cost._fields, "dtype", "shape", "answer")
+_COLUMNS = ("teacher", "image", "time", *Cost._fields, "dtype", "shape", "answer", "outcome")
 _ROWS = 10_000  # of a Parquet row group
 
 
@@ -58,7 +60,7 @@ def export(ledger: QueryLedger, output: str | Path) -> int:
 
     Columns: teacher (JSON), image (SHA-256, hex), time (UTC), bytes_up, bytes_down, price, input_tokens, output_tokens
     (shares of the request that the answer came with, in whole numbers but for the price; together they are the
-    request's), dtype, shape and answer (its values in row-major order; all as float64 in Parquet).
+    request's), dtype, shape and answer (its values in row-major order; all as float64 in Parquet), outcome.
 
     Raises:
         ValueError: another kind of file.
@@ -118,7 +120,8 @@ def _show(ledger: QueryLedger) -> int:
     sys.stdout.write("\n")
     for number, teacher in enumerate(teachers, start=1):
         facts = ", ".join(f"{key} {value}" for key, value in teacher.items() if value)
-        sys.stdout.write(f"{number}: {facts}\n")
+        lacking = ledger.unanswered(teacher)
+        sys.stdout.write(f"{number}: {facts}{f'; {lacking:,} images got no answer' if lacking else ''}\n")
     totals = ledger.totals()
     sys.stdout.write(f"\n{totals.paid:,} images paid for, {totals.repeated:,} answered for free; ")
     sys.stdout.write(f"{ledger.path.stat().st_size:,} bytes of file\n")
@@ -148,7 +151,9 @@ def _rows(ledger: QueryLedger) -> Iterator[dict[str, Any]]:
     for entry in ledger.answers():
         teacher, time = json.dumps(entry.teacher, sort_keys=True), datetime.fromtimestamp(entry.time, UTC)
         costs, answer = [getattr(entry, unit) for unit in Cost._fields], entry.answer
-        row = teacher, entry.image.hex(), time, *costs, answer.dtype.str, list(answer.shape), answer.ravel().tolist()
+        values = answer.dtype.str, list(answer.shape), answer.ravel().tolist()
+        outcome = Outcome(int(answer)) if is_none(answer) else Outcome.ANSWERED
+        row = teacher, entry.image.hex(), time, *costs, *values, outcome.name.lower()
         yield dict(zip(_COLUMNS, row, strict=True))
 
 
@@ -168,7 +173,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install pyarrow, or export to .csv") from error
     text, real, whole, time = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
-    types = (text, text, time, whole, whole, real, whole, whole, text, pa.list_(pa.int64()), pa.list_(real))
+    types = (text, text, time, whole, whole, real, whole, whole, text, pa.list_(pa.int64()), pa.list_(real), text)
     schema, number = pa.schema(list(zip(_COLUMNS, types, strict=True))), 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, _ROWS)):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, Options, at_least
-from kdlightning.data.sets import ImageTensorDataset, each_once
-from kdlightning.data.transferset import AnsweredImages, SourcedDataModule, TransferSet
+from kdlightning.data.sets import AnsweredImages, ImageTensorDataset, each_once
+from kdlightning.data.transferset import SourcedDataModule, TransferSet
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import fingerprint, load_network, notes
 from kdlightning.types import Answers, Batch

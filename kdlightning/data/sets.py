@@ -181,3 +181,32 @@ def each_once(dataset: Sized, trainer: L.Trainer | None) -> UnrepeatedDistribute
             "processes at most (--trainer.devices), or make batches smaller (--data.source.eval_batch_size)"
         )
     return UnrepeatedDistributedSampler(dataset, trainer.world_size, trainer.global_rank, shuffle=False)
+
+
+class AnsweredImages(ImageTensorDataset):
+    """A source's training images joined to rows of a transfer set: sorted source indices ``(M,)``, answers ``(M, K)``.
+
+    A ValueError if the source lacks an image that there is a row for.
+    """
+
+    def __init__(self, source: ImageTensorDataset, index: Tensor, answer: Tensor) -> None:
+        position = torch.full((int(max(source.index.max(), index.max())) + 1,), -1, dtype=torch.int64)
+        position[source.index] = torch.arange(len(source.index))
+        rows = position[index]
+        if (rows < 0).any():
+            remedy = "use the datamodule, num_samples and seed that it was made with (they stand in its manifest)"
+            absent = f"{int((rows < 0).sum())} images that the source does not yield"
+            raise ValueError(f"the transfer set has rows for {absent}: {remedy}")
+        taken = source.take(rows)
+        super().__init__(taken.images, index, taken.labels)
+        self.answer = answer
+
+    def take(self, rows: Tensor) -> Self:
+        """The images at these positions ``(M,)`` with their answers."""
+        taken = super().take(rows)
+        taken.answer = self.answer[rows]
+        return taken
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """One batch, with the rows' answers."""
+        return super().__getitems__(positions)._replace(answer=self.answer[torch.as_tensor(positions)])

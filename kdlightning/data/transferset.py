@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import DamagedFileError, read_record, read_tensors, write_record, write_tensors
 from kdlightning.data.controls import class_means, shuffled
-from kdlightning.data.sets import ImageSet, ImageTensorDataset
+from kdlightning.data.sets import AnsweredImages, ImageSet, ImageTensorDataset
 from kdlightning.types import Batch
 
 SCHEMA = 1
@@ -110,6 +110,8 @@ class TransferSetWriter:
 class TransferSet:
     """A finished transfer set, read from its directory as a whole and sorted by source index.
 
+    Rows whose images got no answer, by their column ``outcome``, are apart in ``unanswered``, and nowhere else.
+
     Raises:
         FileNotFoundError: no such set.
         RuntimeError: not finished, of an unknown schema, a shard is missing, or a row is there twice.
@@ -135,7 +137,9 @@ class TransferSet:
         columns = _read(self.path / name for name in self.manifest["shards"])
         _check_once(self.path, columns["index"])
         order = columns["index"].argsort()
-        self.columns = {name: column[order] for name, column in columns.items()}
+        answered = columns.get("outcome", torch.zeros(len(order)))[order] == 0
+        self.columns = {name: column[order][answered] for name, column in columns.items()}
+        self.unanswered = {name: column[order][~answered] for name, column in columns.items()}
 
     def __len__(self) -> int:
         return len(self.columns["index"])
@@ -185,35 +189,6 @@ class TransferSet:
         """
         values = self.column(column or ("activation" if "activation" in self.columns else "answer"))
         return F.one_hot(values, num_classes).float() if values.ndim == 1 else values
-
-
-class AnsweredImages(ImageTensorDataset):
-    """A source's training images joined to rows of a transfer set: sorted source indices ``(M,)``, answers ``(M, K)``.
-
-    A ValueError if the source lacks an image that there is a row for.
-    """
-
-    def __init__(self, source: ImageTensorDataset, index: Tensor, answer: Tensor) -> None:
-        position = torch.full((int(max(source.index.max(), index.max())) + 1,), -1, dtype=torch.int64)
-        position[source.index] = torch.arange(len(source.index))
-        rows = position[index]
-        if (rows < 0).any():
-            remedy = "use the datamodule, num_samples and seed that it was made with (they stand in its manifest)"
-            absent = f"{int((rows < 0).sum())} images that the source does not yield"
-            raise ValueError(f"the transfer set has rows for {absent}: {remedy}")
-        taken = source.take(rows)
-        super().__init__(taken.images, index, taken.labels)
-        self.answer = answer
-
-    def take(self, rows: Tensor) -> Self:
-        """The images at these positions ``(M,)`` with their answers."""
-        taken = super().take(rows)
-        taken.answer = self.answer[rows]
-        return taken
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """One batch, with the rows' answers."""
-        return super().__getitems__(positions)._replace(answer=self.answer[torch.as_tensor(positions)])
 
 
 class SourcedDataModule(L.LightningDataModule):
@@ -369,6 +344,9 @@ def read_shard(shard: Path, belongs: str | None = None) -> dict[str, Tensor]:
 
 def _read(paths: Iterable[Path], belongs: str | None = None) -> dict[str, Tensor]:
     shards = {path: read_shard(path, belongs) for path in sorted(paths)}
+    if any("outcome" in shard for shard in shards.values()):  # the others are older: all of theirs are answers
+        for shard in shards.values():
+            shard.setdefault("outcome", torch.zeros(len(shard["index"]), dtype=torch.uint8))
     kinds = {path: {name: (c.dtype, c.shape[1:]) for name, c in shard.items()} for path, shard in shards.items()}
     most = Counter(map(repr, kinds.values())).most_common(1)
     for path, kind in kinds.items():

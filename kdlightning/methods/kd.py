@@ -25,6 +25,7 @@ from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.schedule import schedule
 from kdlightning.teachers import SoftLabelTeacher, as_teacher
+from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
 
@@ -62,9 +63,10 @@ class KD(DistillationModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Distillation term and, with labels, cross-entropy: Sec. 2 of [Hinton2015]_."""
-        target = log_softened(self.answers(batch), self.temperature)
-        logits = self(batch.image)
-        divergence = kd_divergence(logits, target, self.temperature)
+        answer, logits = self.answers(batch), self(batch.image)
+        kept = answered(answer)  # an image without an answer has no part in this term
+        target = log_softened(answer[kept], self.temperature)
+        divergence = kd_divergence(logits[kept], target, self.temperature) if kept.any() else 0 * logits.sum()
         terms = {"kd": self.kd_weight * self.temperature**2 * divergence}
         if batch.label is not None and self.ce_weight > 0:
             terms["ce"] = self.ce_weight * F.cross_entropy(logits, batch.label)
@@ -73,17 +75,18 @@ class KD(DistillationModule):
     def answers(self, batch: Batch) -> Tensor:
         """The teacher's probabilities ``(N, K)``, asked for, or remembered with ``query_once``.
 
-        A ValueError where answers are to be remembered of images whose index the loader does not give.
+        Negative where the teacher gives no answer. A ValueError where answers are to be remembered of images whose
+        index the loader does not give.
         """
         if not self.query_once:
-            return self.teacher.query(batch.image)
+            return self.teacher.ask(batch.image)
         index = batch.index.tolist()
         if min(index) < 0:
             told = "remembers an answer by its image's index, which this loader does not give"
             raise ValueError(f"query_once {told}: yield dicts with 'index', or give query_once=False")
         new = [position for position, image in enumerate(index) if image not in self._answers]
         if new:
-            for position, answer in zip(new, self.teacher.query(batch.image[new]), strict=True):
+            for position, answer in zip(new, self.teacher.ask(batch.image[new]), strict=True):
                 self._answers[index[position]] = answer
         return torch.stack([self._answers[image] for image in index])
 

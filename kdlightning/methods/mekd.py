@@ -44,6 +44,7 @@ from kdlightning.modules.asked import AskingGeneratorModule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.networks.pretrained import fingerprint, load_network
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
+from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch
 
 
@@ -87,14 +88,15 @@ class MEKDGenerator(AskingGeneratorModule):
         if self._sure:
             return {"information": self.alpha * gan.information_loss(logit, torch.ones_like(logit))}
         answer = self.ask(fake, step)
-        if answer is None:
+        if answer is None or not (kept := answered(answer)).any():
             return {}
+        logit, answer = logit[: len(answer)][kept], answer[kept]
         if self.information == "class_index":
             index = (answer.argmax(1) if answer.ndim == 2 else answer).to(logit)
             weight = index.mean().expand(len(answer))
         else:
             weight = answer.amax(1).to(logit)
-        return {"information": self.alpha * gan.information_loss(logit[: len(answer)], weight)}
+        return {"information": self.alpha * gan.information_loss(logit, weight)}
 
 
 class MEKD(AnsweredModule):

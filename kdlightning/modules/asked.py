@@ -106,10 +106,12 @@ class AskingGeneratorModule(GeneratorModule):
         if self.teacher is not None:
             # another teacher's answers are not this one's
             name = f"{self._who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
-            self._journal = AnswerJournal(self._journals / name, self.teacher.query, self.teacher.settle)
+            self._journal = AnswerJournal(self._journals / name, self.teacher.ask, self.teacher.settle)
 
     def ask(self, fake: Tensor, step: int) -> Tensor | None:
         """The answers about the first images of a step that are asked at it; None where there is none.
+
+        A row without an answer is negative, see :meth:`~kdlightning.teachers.blackbox.BlackBoxTeacher.ask`.
 
         Args:
             fake: generated pixels ``(N, C, H, W)``; they are asked as an image file would hold them.

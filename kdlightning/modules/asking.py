@@ -16,6 +16,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
+from kdlightning.teachers.outcomes import answered, answered_rows, counted, outcomes
 from kdlightning.types import Answers, Batch
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ class TeacherAnswers(LabellingModule):
 
     Columns of the transfer set: ``answer`` (probabilities ``(N, K)`` float32, or class indices ``(N,)`` int64),
     ``queries``; of images that are made rather than collected (``GeneratedDataModule``, ``NoiseDataModule``) also
-    ``image``, uint8, exactly as it was asked.
+    ``image``, uint8, exactly as it was asked; of a teacher who may give no answer also ``outcome``, uint8, an
+    :class:`~kdlightning.teachers.outcomes.Outcome`. A row without an answer was paid for and asked once. It is negative
+    throughout, counts in the manifest, and nobody trains on it.
 
     The cost of an earlier phase (a generator's training) counts towards the teacher's budget.
 
@@ -38,6 +41,7 @@ class TeacherAnswers(LabellingModule):
     """
 
     columns: tuple[str, ...] = ("answer",)
+    needs_every_answer = False
     teacher: BlackBoxTeacher
     _right = _labelled = 0  # answers that are the label, of those to labelled images
     _told = False
@@ -68,6 +72,8 @@ class TeacherAnswers(LabellingModule):
         answer = predict(batch.image)
         self._compare(answer, batch.label)
         rows = {"answer": answer, "queries": torch.ones(len(answer), dtype=torch.int64)}
+        if self.teacher.odd_answers:
+            rows["outcome"] = outcomes(answer).to(torch.uint8)
         if self.keeps_images:
             rows["image"] = (batch.image * 255).round().to(torch.uint8)
         return rows
@@ -76,6 +82,9 @@ class TeacherAnswers(LabellingModule):
         """Say once, when enough images with labels are answered, if the answers are no better than guesses."""
         if label is None or self._told:
             return
+        if self.teacher.odd_answers:
+            kept = answered(answer)
+            answer, label = answer[kept], label[kept.to(label.device)]
         said = answer.argmax(1) if answer.ndim == 2 else answer
         self._right += int((said == label.to(said.device)).sum())
         self._labelled += len(label)
@@ -146,14 +155,17 @@ class TeacherAnswers(LabellingModule):
         return self.writer.done() if (spent or self.stopped) and self.at_budget == "finish" else data.predict_indices()
 
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
-        """Class histogram and confidence of the answers."""
-        answer = rows["answer"]
+        """Class histogram and confidence of the answers, and how many images got none."""
+        number = len(rows["answer"])
+        known = {"outcomes": counted(rows["answer"])} if "outcome" in rows else {}
+        answer = answered_rows(rows)["answer"]
         label = answer.argmax(1) if answer.ndim == 2 else answer
         return {
             "num_classes": self.num_classes,
             "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),
             "mean_top_probability": round(float(answer.amax(1).mean()), 4) if answer.ndim == 2 else None,
-            "stopped_by_budget": len(answer) < self.rows_total,
+            "stopped_by_budget": number < self.rows_total,
+            **known,
         }
 
 

@@ -45,6 +45,7 @@ class LabellingModule(L.LightningModule, ABC):
     """
 
     columns: tuple[str, ...] = ()  #: of the transfer set, as far as the class alone tells; () for unknown
+    needs_every_answer: bool = True  #: a search would not know what an image without an answer means
     renumbers: bool = False  #: whether its rows count by themselves, not by the datamodule's indices
     teacher: BlackBoxTeacher | WhiteBoxTeacher
 
@@ -54,7 +55,7 @@ class LabellingModule(L.LightningModule, ABC):
         self.teacher, self.output = teacher, Path(output).expanduser()
         self.finished: TransferSet | None = None
         self._pools: list[Path] = []
-        self.rows_done = self.rows_total = 0
+        self.rows_done = self.rows_total = self.rows_unanswered = 0
         self.on_rows: Callable[[], object] = lambda: None  #: called when rows are written: a line that shows how many
         self._launch = Launch(self.output, teacher.interrupt if isinstance(teacher, BlackBoxTeacher) else None)
 
@@ -140,7 +141,8 @@ class LabellingModule(L.LightningModule, ABC):
             shape = (data.channels, data.image_size, data.image_size)
             self.teacher.resume(asked, self.earlier, shape)
         self.trainer.strategy.barrier("what is left behind")
-        self._done = self.writer.done().sort().values
+        written = self.writer.rows()
+        self._done, self.rows_unanswered = self.writer.done().sort().values, _unanswered(written)
         self._began = time.monotonic()
         self.rows_done = len(self._done)
         self.rows_total = int(data.identity()["num_samples"])
@@ -203,12 +205,16 @@ class LabellingModule(L.LightningModule, ABC):
     def prepare(self, data: ImageDataModule) -> None:
         """What has to happen once before the first batch; called on every process."""
 
-    def journalled(self, name: str) -> AnswerJournal:
-        """A ``predict`` whose answers are on disk before they are used; a TypeError for a white box."""
+    def journalled(self, name: str, *, every: bool = True) -> AnswerJournal:
+        """A ``predict`` whose answers are on disk before they are used; a TypeError for a white box.
+
+        ``every``: each image has to get an answer; else rows without one are as :meth:`BlackBoxTeacher.ask` has them.
+        """
         if not isinstance(self.teacher, BlackBoxTeacher):
             raise TypeError(f"{type(self).__name__} asks a black-box teacher, got a {type(self.teacher).__name__}")
         file, teacher = self.output / f"journal-{name}", self.teacher
-        return AnswerJournal(file, teacher.query, teacher.settle, self._launch.undivided)
+        ask = teacher.query if every else teacher.ask
+        return AnswerJournal(file, ask, teacher.settle, self._launch.undivided)
 
     def label_pool(self, images: Tensor, batch_size: int, name: str = "pool") -> Tensor:
         """The teacher's class indices ``(S,)`` of images ``(S, C, H, W)``: each asked once, in all processes together.
@@ -238,11 +244,12 @@ class LabellingModule(L.LightningModule, ABC):
 
     def write(self, batch: Batch) -> None:
         """Label images that have no row yet, journalled, and write their rows."""
-        journal = self.journalled(self.journal_name(batch))
+        journal = self.journalled(self.journal_name(batch), every=self.needs_every_answer)
         rows = self.label(batch, journal)
         self.writer.write({"index": batch.index, **rows})
         journal.close(delete=True)
         self.rows_done += len(batch.index) * self.trainer.world_size
+        self.rows_unanswered += _unanswered(rows) * self.trainer.world_size
         self.on_rows()
 
     def journal_name(self, batch: Batch) -> str:
@@ -267,6 +274,7 @@ class LabellingModule(L.LightningModule, ABC):
                 "bytes_down": self.paid.bytes_down,
                 "queries_before": self.earlier.queries,
                 **estimates.outcome(self.output, cost),
+                **({"unanswered": _unanswered(rows)} if "outcome" in rows else {}),
                 "teacher_identity": self.teacher.identity,
                 "seconds": round(time.monotonic() - self._began, 3),
             }
@@ -287,3 +295,8 @@ class LabellingModule(L.LightningModule, ABC):
     def preparation_queries(self) -> int:
         """Queries of :meth:`prepare`, by all processes."""
         return 0
+
+
+def _unanswered(rows: dict[str, Tensor]) -> int:
+    """How many rows have no answer, of those that say it."""
+    return int((rows["outcome"] > 0).sum()) if "outcome" in rows else 0

@@ -20,6 +20,7 @@ from kdlightning.modules.arguments import check_makers
 from kdlightning.modules.asking import TeacherAnswers
 from kdlightning.modules.labelling import Predict
 from kdlightning.teachers import BlackBoxTeacher
+from kdlightning.teachers.outcomes import answered_rows
 from kdlightning.types import Batch
 
 _STATE = "selection.safetensors"
@@ -87,7 +88,8 @@ class RoundsModule(TeacherAnswers):
 
         Args:
             number: of the round, from 0.
-            rows: columns of all that is answered, sorted by ``index``; empty before the first round.
+            rows: columns of all that is asked, sorted by ``index``; empty before the first round. Of an image without
+                an answer the row is negative.
 
         Returns:
             ``index``, unique in the transfer set, and further columns of that length, enough for :meth:`pixels`; at
@@ -172,7 +174,10 @@ class RoundsModule(TeacherAnswers):
             whole = bool(rows) and bool(torch.isin(self._chosen["index"], rows["index"]).all())
             if not whole or len(rows["index"]) >= self.queries:  # cut short: the budget is spent, at_budget=finish
                 return
-            self.learn(number, self._chosen, rows)
+            rows = answered_rows(rows)
+            taught = torch.isin(self._chosen["index"], rows["index"])
+            if taught.any():
+                self.learn(number, {name: column[taught] for name, column in self._chosen.items()}, rows)
             number += 1
             self._keep(number)
 

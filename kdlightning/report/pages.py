@@ -81,6 +81,11 @@ class Report:
         finished = [run.path.resolve() for run in self.finished]
         empty = [root for root in sources if not any(path.is_relative_to(root.resolve()) for path in finished)]
         self.notes += [f"No finished run was found in {root}." for root in empty]
+        self.notes += [
+            f"{name}: {told['unanswered']:,} of {told['rows']:,} images got no answer; no student has learnt from them."
+            for name, told in findings.manifests.items()
+            if told.get("unanswered")
+        ]
         confusions, unclear = read_confusions(findings.runs)
         self.pools, unread = read_pools(findings.runs)
         self.problems = [*findings.problems, *unread, *unclear]

@@ -5,7 +5,7 @@ refused, -2 where what it said could not be read. So one tensor carries answers 
 transfer set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -77,6 +77,12 @@ def outcomes(answer: Tensor) -> Tensor:
 def answered(answer: Tensor) -> Tensor:
     """Which rows ``(N,)``, bool, of answers ``(N, K)`` or ``(N,)`` are answers."""
     return outcomes(answer) == Outcome.ANSWERED
+
+
+def answered_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of columns the rows that have an answer; without a column ``outcome``, all do."""
+    kept = rows["outcome"] == Outcome.ANSWERED if "outcome" in rows else None
+    return dict(rows) if kept is None else {name: column[kept] for name, column in rows.items()}
 
 
 def counted(answer: Tensor) -> dict[str, int]:

@@ -33,6 +33,7 @@ from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher, as_teacher
+from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
 
@@ -94,15 +95,22 @@ class DFND(SelectingModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """T² KL from the teacher, and the cross-entropy of its top class with Q's view of the student."""
         answer, logits = self.answers(batch.image), self(batch.image)
+        if not (kept := answered(answer)).all():
+            if not kept.any():
+                return {"kd": 0 * logits.sum(), "adaptation": 0 * self.mistakes.sum()}
+            answer, logits = answer[kept], logits[kept]
         divergence = kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
         noisy = noisy_cross_entropy(logits, answer.argmax(1), self.adaptation)
         return {"kd": self.temperature**2 * divergence, "adaptation": self.adaptation_weight * noisy}
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
-        """The teacher's probabilities ``(N, K)``, asked for; a ValueError where the student has other classes."""
+        """The teacher's probabilities ``(N, K)``, asked for, negative where it gives no answer.
+
+        A ValueError where the student has other classes.
+        """
         teacher, classes = self.teacher, len(self.mistakes)
-        answer = teacher.query(images) if isinstance(teacher, SoftLabelTeacher) else teacher(images).float().softmax(1)
+        answer = teacher.ask(images) if isinstance(teacher, SoftLabelTeacher) else teacher(images).float().softmax(1)
         if answer.shape[1] != classes:
             raise ValueError(f"the student answers {classes} classes, but the teacher's answers have {answer.shape[1]}")
         return answer
@@ -112,7 +120,9 @@ class DFND(SelectingModule):
         answer = self.answers(images)
         label = answer.argmax(1, keepdim=True)
         others = answer.scatter(1, label, 0).sum(1, keepdim=True)
-        return torch.cat([-torch.log1p(-others), label.float()], 1)  # -log(1 - others) = -log max p
+        entropy = -torch.log1p(-others)  # -log(1 - others) = -log max p
+        entropy[~answered(answer)] = torch.inf  # no answer: chosen last
+        return torch.cat([entropy, label.float()], 1)
 
     def choose(self, scores: Tensor) -> Choice:
         """The images of the lowest cross-entropy; a ValueError where the pool has fewer."""
