@@ -253,15 +253,15 @@ def test_another_process_that_was_faster_costs_no_answer(tmp_path, monkeypatch):
     net = Counted()
     teacher = SoftLabelTeacher(net, budget=30)
     module = TeacherAnswers(teacher, str(tmp_path / "set"), "finish")
-    query, calls = teacher.query, []
+    ask, calls = teacher.ask, []
 
     def hurried(images):
         calls.append(len(images))
         if len(calls) == 2:
             teacher._meter.charge(10)
-        return query(images)
+        return ask(images)
 
-    monkeypatch.setattr(teacher, "query", hurried)
+    monkeypatch.setattr(teacher, "ask", hurried)
     trainer(tmp_path).predict(module, datamodule=noise(), return_predictions=False)
     assert calls == [16, 14, 4]
     exact(TransferSet(tmp_path / "set"), net, 20)
