@@ -147,23 +147,32 @@ class Pacer:
 
     @contextmanager
     def _state(self) -> Iterator[dict[str, Any]]:
-        """What is kept, to be looked at and changed by one thread of one process at a time."""
-        with self._lock:
-            if self._file is None:
-                self._own = self._own or _read(b"")
-                yield self._own
-                return
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
+        """What is kept, to be looked at and changed by one thread of one process at a time.
+
+        Where the file cannot be read or written (a full disk), this process keeps the pace by itself: an answer that
+        is on its way is worth more.
+        """
+        with self._lock, self._opened() as file:
+            before = b"" if file is None else os.pread(file, 1 << 20, 0)
+            self._own = _read(before) if file is not None or not self._own else self._own
+            yield self._own
+            after = json.dumps(self._own).encode()
+            if file is not None and after != before:
+                with suppress(OSError):  # in one piece: a kill leaves this or that
+                    os.pwrite(file, after.ljust(len(before)), 0)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """The file, locked; None without one."""
+        descriptor = None
+        with suppress(OSError):
+            if self._file is not None:
+                descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                before = os.pread(descriptor, 1 << 20, 0)
-                yield (state := _read(before))
-                after = json.dumps(state).encode()
-                if after != before:
-                    os.pwrite(
-                        descriptor, after.ljust(len(before)), 0
-                    )  # in one piece: a kill leaves the one or the other
-            finally:
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
                 os.close(descriptor)
 
 

@@ -74,3 +74,25 @@ def test_estimate_probe_label_and_report(capsys):
     names = ("price_estimated_least", "price_estimated", "price_estimated_most")
     assert [manifest[name] for name in names] == pytest.approx([0.00945, 0.0308, 0.0508], abs=1e-12)
     assert not Path("set/estimate.json").exists()
+
+
+def test_a_server_that_is_down_is_estimated_by_its_price_list(capsys):
+    write("http://127.0.0.1:9", price={"image": 0.01, "request": 0.02}, budget=30)
+    assert main(["estimate", "--config", "labels.yaml"]) == 0
+    assert "price 1.2 " in words(capsys)
+    write("http://127.0.0.1:9", file="tokens.yaml")
+    assert main(["estimate", "--config", "tokens.yaml"]) == 0
+    assert "price nobody knows yet: it is by tokens" in words(capsys)
+
+
+def test_a_recipe_is_summed_without_what_nobody_knows(capsys):
+    write("http://127.0.0.1:9")
+    write("http://127.0.0.1:9", file="fixed.yaml", price=0.01)
+    stages = []
+    for name, file in (("tokens", "labels.yaml"), ("fixed", "fixed.yaml")):
+        config = yaml.safe_load(Path(file).read_text().replace("{image}", "{{image}}"))  # no variable of the recipe
+        config["model"]["init_args"]["output"] = f"{{output}}/{name}"
+        stages.append({"name": name, "command": "predict", "config": config})
+    Path("recipe.yaml").write_text(yaml.safe_dump({"output": "runs/x", "stages": stages}))
+    assert main(["estimate", "recipe.yaml"]) == 0
+    assert "all: to pay 80 images, price 0.4; without TeacherAnswers" in words(capsys)

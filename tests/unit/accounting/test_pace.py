@@ -1,6 +1,8 @@
 """Time here is a clock of the test's own: who sleeps puts it forward."""
 
+import errno
 import json
+import os
 import threading
 from multiprocessing import get_context
 
@@ -145,6 +147,18 @@ def test_a_wait_beyond_all_patience_is_refused(file):
         pacer.wait(Usage(0, 0), clock.sleep, 600)
     assert refused.value.args == (50_400,)
     assert clock.slept == []
+
+
+def test_without_room_for_its_file_a_process_keeps_the_pace_alone(tmp_path, monkeypatch):
+    clock = Clock()
+    pacer = Pacer(Pace(requests_per_minute=2), tmp_path / "missing" / "pace", clock)
+    assert times(pacer, clock, 3) == [0, 0, 60]
+    pacer = Pacer(Pace(requests_per_minute=2), tmp_path / "pace", clock)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(full))
+    pacer.hear({"requests": Room(0, NOON + 99)})
+    pacer.pause(5)
+    assert (tmp_path / "pace").read_bytes() == b""
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"sent": [[1]], "rooms": {}, "until": 0}', b"\0" * 40, b"[]"])
