@@ -15,7 +15,8 @@ _ATTEMPTS = 3  # that a server is not there is told soon when a run starts
 _ABSENT = (404, 405, 501)  # a server without metadata
 _UNTOLD = "if this server does not describe its models, give tensors.input and tensors.datatype"
 _KINDS = {
-    "logits": FLOATS, "probabilities": FLOATS, "index": (*INTEGERS, *FLOATS, TEXT), "text": (TEXT, *INTEGERS),
+    "logits": FLOATS, "probabilities": FLOATS, "sigmoids": FLOATS, "index": (*INTEGERS, *FLOATS, TEXT),
+    "text": (TEXT, *INTEGERS),
 }  # fmt: skip
 
 
@@ -36,6 +37,8 @@ class Tensors:
         std: likewise.
         channels: the order in which the colours are sent.
         binary: send and ask for values as bytes (the binary tensor data extension) instead of JSON.
+        classification: ask for so many best classes as texts ``value:index:label`` (the classification extension)
+            instead of the output's tensor; soft labels need all K of them.
 
     Raises:
         ValueError: a scale or deviation that is not positive; whole numbers (UINT8) that would be normalised.
@@ -50,9 +53,12 @@ class Tensors:
     std: Numbers = None
     channels: Literal["RGB", "BGR"] = "RGB"
     binary: bool | None = None
+    classification: int | None = None
 
     def __post_init__(self) -> None:
         self.pixels  # noqa: B018 - checks them
+        if self.classification is not None and self.classification < 1:
+            raise ValueError(f"tensors.classification: expected at least 1 class, got {self.classification}")
 
     @property
     def pixels(self) -> Pixels:
@@ -129,7 +135,7 @@ def _agree(at: Connection, base: str, path: str, tensors: Tensors, outputs: str,
         output=tensors.output if answer is None else answer["name"],
         datatype=datatype,
         shape=shape,
-        classes=None if answer is None else _classes(answer, outputs, where),
+        classes=None if answer is None or tensors.classification else _classes(answer, outputs, where),
         binary=_is_list(extensions, BINARY_EXTENSION) if tensors.binary is None else tensors.binary,
         max_batch=min(most, default=None),
         layout=layout,

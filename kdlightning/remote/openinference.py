@@ -24,7 +24,9 @@ from kdlightning.remote.protocol import (
     write,
 )
 from kdlightning.remote.reading import Outputs
+from kdlightning.remote.scores import scores_in
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.outcomes import Reading
 
 
 class RemoteTeacher(NetworkedTeacher):
@@ -63,6 +65,10 @@ class RemoteTeacher(NetworkedTeacher):
         **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
         super().__init__(outputs, max_batch, **options)
+        if outputs == "tokens":
+            raise ValueError(
+                f"{type(self).__name__}: tokens are of chat completions; ask these by HTTPSoftLabelTeacher"
+            )
         if self._labels is not None and outputs != "text":
             raise ValueError(f"{type(self).__name__}: expected labels with text only, got outputs={outputs}")
         key = None if self._offline else read_secret(api_key_env, api_key_file)
@@ -72,6 +78,7 @@ class RemoteTeacher(NetworkedTeacher):
         self._address = f"{path if version is None else f'{path}/versions/{quote(version)}'}/infer"
         identity = {"network": f"{self._known_as or base}/models/{model}", "name": model}
         asked = {"output": self._tensors.output, "pixels": self._tensors.pixels.text}
+        asked["classification"] = str(self._tensors.classification or "")
         identity |= {key: value for key, value in asked.items() if value}
         if self._offline:
             known = self._identify(**identity, **({} if version is None else {"version": version}))
@@ -121,8 +128,10 @@ class RemoteTeacher(NetworkedTeacher):
         pixels = np.frombuffer(b"".join(images), np.dtype(DATATYPES[agreed.datatype])).reshape(sides)
         message: dict[str, Any] = {"id": number}
         if agreed.output is not None:
-            parameters = {"parameters": {"binary_data": True}} if agreed.binary else {}
-            message["outputs"] = [{"name": agreed.output, **parameters}]
+            best = self._tensors.classification
+            told: dict[str, int] = {"binary_data": True} if agreed.binary else {}
+            told |= {} if best is None else {"classification": best}
+            message["outputs"] = [{"name": agreed.output, **({"parameters": told} if told else {})}]
         elif agreed.binary:
             message["parameters"] = {"binary_data_output": True}
         body, length = write(message, "inputs", {agreed.input: pixels}, binary=agreed.binary)
@@ -131,7 +140,7 @@ class RemoteTeacher(NetworkedTeacher):
             headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
         return Request("POST", self._address, headers, body, number)
 
-    def _read(self, reply: Reply, number: int) -> Array:
+    def _read(self, reply: Reply, number: int) -> Array | list[Reading]:
         message, tensors = read(reply.body, header_length(reply.headers.get(HEADER_LENGTH.lower())), "outputs")
         if reply.number and str(message.get("id") or reply.number) != reply.number:
             raise ProtocolError(f"expected the answer to request {reply.number}, got that to {shorten(message['id'])}")
@@ -145,7 +154,12 @@ class RemoteTeacher(NetworkedTeacher):
         answer = tensors[name]
         if self._agreed.batch == 0 and (answer.ndim < 2 or len(answer) != 1):
             answer = answer[None]
-        return answer[:number] if len(answer) == self._agreed.batch else answer
+        answer = answer[:number] if len(answer) == self._agreed.batch else answer
+        if self.access == "hard" or answer.dtype.kind != "O":
+            return answer
+        if answer.ndim != 2 or len(answer) != number:
+            raise ProtocolError(f"expected {number} rows of texts value:index, got the shape {list(answer.shape)}")
+        return [scores_in(row, None, "", "") for row in answer.tolist()]
 
     def _shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """The shape ``(C, H, W)`` of an image as the server wants it."""
