@@ -2,6 +2,7 @@
 
 import codecs
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -113,7 +114,19 @@ def _say_what_can_be_said() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     _say_what_can_be_said()
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        sys.stderr.write("kdlightning: stopped\n")
+        return 128 + signal.SIGINT
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0]
     texts = {"-h": usage(), "--help": usage(), "--version": f"kdlightning {__version__}\n"}
     if name in _ALL and {"-h", "--help"} & set(arguments):
@@ -130,12 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, "")  # as by `python -m`: the installed script finds a class in the user's own file, too
     if name in _ALL:
         arguments = ["--help" if argument == "--help_all" else argument for argument in arguments]
-    try:
-        module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
-        return int(module.main(arguments if name in _ALL else arguments[1:]) or 0)
-    except KeyboardInterrupt:
-        sys.stderr.write("kdlightning: stopped\n")
-        return 128 + signal.SIGINT
+    module = importlib.import_module(f"kdlightning.commands.{_COMMANDS[name][0]}")
+    return int(module.main(arguments if name in _ALL else arguments[1:]) or 0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from torch import nn
 
+from kdlightning import networks
 from kdlightning.commands.case import CaseError, has_class_folders
 from kdlightning.commands.new import case_of, recipe
 from kdlightning.commands.recipes import read_recipe, run_stages
@@ -31,7 +32,7 @@ class Distilled(NamedTuple):
 
 def distil(
     teacher: str | Path | nn.Module,
-    student: str,
+    student: str | type[nn.Module],
     *,
     images: str | Path = "none",
     budget: int | None = None,
@@ -53,7 +54,8 @@ def distil(
     Args:
         teacher: a model's address; the directory or Hugging Face id of a saved network; or a network that
             `save_network` can write, which goes to ``teacher/`` in ``output``.
-        student: a class of :mod:`kdlightning.networks`, a name of timm's or torchvision's, or a class's dotted path.
+        student: a class of :mod:`kdlightning.networks`, a name of timm's or torchvision's, a class's dotted path, or a
+            class that can be imported and built without arguments.
         images: a folder or zip of the task's own, ``"web:DIR"`` for images from elsewhere, or ``"none"``.
         budget: the most images that the teacher may answer; needed unless its ``weights`` may be opened.
         answers: what it answers.
@@ -71,6 +73,10 @@ def distil(
         FileExistsError: ``output`` has a recipe of another case.
         RuntimeError: a stage was refused or stopped; what was wrong has been written to standard error.
     """
+    _check(teacher=teacher, student=student, images=images, budget=budget, classes=classes, epochs=epochs)
+    if isinstance(student, type):
+        ours = getattr(networks, student.__name__, None) is student
+        student = student.__name__ if ours else f"{student.__module__}.{student.__qualname__}"
     place = str(teacher)
     kind = "weights" if weights else "api" if place.startswith(("http://", "https://")) else "network"
     told = {
@@ -109,3 +115,23 @@ def distil(
     (directory,) = [stage.directory for stage in wanted if stage.name.startswith("student")]
     record = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     return Distilled(load_network(directory / "network"), record, directory)
+
+
+_PLACE = (str, Path)
+_TAKEN: dict[str, tuple[tuple[type, ...], str]] = {
+    "teacher": ((*_PLACE, nn.Module), "an address, a directory, or a network"),
+    "student": ((str, type), "a network's name, its dotted path, or its class, of which a new one is built"),
+    "images": (_PLACE, "a folder or zip, 'web:DIR' or 'none'; data sets and loaders of your own: docs/python.md"),
+    "budget": ((int, type(None)), "a whole number"),
+    "classes": ((int, type(None)), "a whole number"),
+    "epochs": ((int, type(None)), "a whole number"),
+}
+
+
+def _check(**given: object) -> None:
+    """A CaseError for an argument of another type than `distil` takes."""
+    for name, value in given.items():
+        kinds, expected = _TAKEN[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            shown = f" {value!r}" if isinstance(value, str | int | float) else ""
+            raise CaseError(f"{name}: expected {expected}; got {type(value).__name__}{shown}")

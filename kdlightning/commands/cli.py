@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import traceback
+from ast import literal_eval
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -61,10 +62,26 @@ class _Parser(LightningArgumentParser):
         sys.stderr.write(f"kdlightning: error: {explain(message, self)}\n")
         raise SystemExit(2)
 
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Of a nested class, too, whose values come as Python writes them: ``null`` is ``None`` there."""
+        if not self.exit_on_error and args is not None:
+            args = [_as_yaml(word) for word in args]
+        return super().parse_args(args, *rest, **kwargs)
+
     def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Nothing is built, or run, that a configuration must not name."""
         check_class_paths(args[0].as_dict() if args else {})
         return super().instantiate_classes(*args, **kwargs)
+
+
+def _as_yaml(word: str) -> str:
+    """``--option=None`` as ``--option=null``; lists and mappings likewise."""
+    option, sign, value = word.partition("=")
+    try:
+        told = json.dumps(literal_eval(value)) if value == "None" or value[:1] in ("[", "{") else value
+    except (ValueError, SyntaxError, TypeError):
+        told = value
+    return f"{option}{sign}{told}"
 
 
 class _RunConfig(SaveConfigCallback):
@@ -77,10 +94,18 @@ class _RunConfig(SaveConfigCallback):
         config = self.config.clone()
         for key in ONE_START.keys() & config.keys():
             config[key] = ONE_START[key]
-        self.parser.save(config, root / self.config_filename, skip_none=False, overwrite=True)
+        if stage == "fit" or not _describes_another(root / self.config_filename, stage):
+            self.parser.save(config, root / self.config_filename, skip_none=False, overwrite=True)
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in wandb_loggers(trainer):
             logger.experiment.config.update(content, allow_val_change=True)
+
+
+def _describes_another(file: Path, stage: str) -> bool:
+    """Whether a configuration is there that another command has written; only ``predict`` marks its own."""
+    if not file.is_file():
+        return False
+    return stage != "predict" or "return_predictions" not in (yaml.safe_load(file.read_text(encoding="utf-8")) or {})
 
 
 class KDLightningCLI(LightningCLI):

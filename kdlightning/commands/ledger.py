@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
                 sys.stdout.write(f"{arguments.output}: {export(ledger, arguments.output):,} answers\n")
                 return 0
             return _show(ledger) if arguments.command == "show" else _verify(ledger)
+    except BrokenPipeError:
+        raise  # the program ends in silence
     except (LedgerError, OSError, ValueError, ImportError) as error:
         sys.stderr.write(f"kdlightning ledger: {error}\n")
         return 2

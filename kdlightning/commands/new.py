@@ -53,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
         plan, text = recipe(case_of(_answered(options, console)), str(file))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    except BrokenPipeError:
+        raise  # the program ends in silence
     except (CaseError, OSError) as error:
         sys.stderr.write(f"kdlightning new: {error}\n")
         return 2

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     try:
         report = read_report(arguments.runs, arguments.baseline, arguments.against)
-        output = report.write(arguments.output, wandb=arguments.wandb)
+        output = report.write(arguments.output)
     except ReportError as error:
         sys.stderr.write(f"kdlightning report: {error}\n")
         return 2
@@ -74,4 +74,10 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(f"{number}; by Holm's correction it stands in {output / 'comparisons.json'}\n")
     sys.stdout.writelines(f"{said}\n" for said in report.reruns)
     sys.stdout.write(f"{output / 'report.html'}\n")
+    try:
+        if arguments.wandb:
+            report.log(output)
+    except ReportError as error:
+        sys.stderr.write(f"kdlightning report: {error}\n")
+        return 2
     return 0

@@ -1,6 +1,7 @@
 """``python -m kdlightning run``."""
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
             wanted = {"baselines": baselines, "most": options.max_seeds, "verbose": options.verbose}
             add_seeds(options.recipe, console, **told, **wanted)
-            return _report(root, baselines)
+            return _report(root, baselines, stages)
         stages = _chosen(stages, options.only)
         if options.list:
             for stage in stages:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"kdlightning run: {error}\n")
         return 2
     if wants_report and not options.only and any(stage.command == "fit" for stage in stages):  # else none is compared
-        return _report(root, baselines)
+        return _report(root, baselines, stages)
     return 0
 
 
@@ -100,8 +101,10 @@ def _chosen(stages: Sequence[Stage], only: str | None) -> list[Stage]:
     return chosen
 
 
-def _report(root: Path, baselines: Sequence[str]) -> int:
+def _report(root: Path, baselines: Sequence[str], stages: Sequence[Stage]) -> int:
+    """To W&B as well if a stage logs there."""
     from kdlightning.commands.report import main
 
     told = [word for row in baselines for word in ("--baseline", row)]
-    return main([str(root), "--output", str(root / "report"), "--wandb", *told])
+    tracked = any("WandbLogger" in json.dumps(stage.config.get("trainer")) for stage in stages)
+    return main([str(root), "--output", str(root / "report"), *(["--wandb"] if tracked else []), *told])

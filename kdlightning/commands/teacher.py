@@ -37,6 +37,7 @@ example:
 
 _SIZE = 224  # where nobody tells
 _BEST, _LONGEST = 5, 1500
+_TEXT = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]*")  # up to what no text has
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         teacher = _build(_settings(arguments.file))
         _try(teacher, arguments.image, arguments.shape)
+    except BrokenPipeError:
+        raise  # the program ends in silence
     except (ImportError, OSError, QueryBudgetExceededError, RemoteTeacherError, ValueError, yaml.YAMLError) as error:
         sys.stderr.write(f"kdlightning: error: {blacken(str(error))}\n")
         return 2
@@ -132,12 +135,13 @@ def _show(request: Request, headers: dict[str, str], got: "Received") -> None:
 
 def _readable(body: bytes) -> str:
     """A body as text: without secrets, binary tensors, and the middle of what is long."""
-    head, _, binary = body.partition(b"\0")
-    text = blacken(head.decode(errors="replace"))
+    head = re.match(_TEXT, body.decode(errors="replace"))[0]  # type: ignore[index] - it matches everywhere
+    binary = len(body) - len(head.encode())
+    text = blacken(head)
     text = re.sub(r"[\w+/=-]{120,}", lambda found: f"{found[0][:24]}... ({len(found[0]):,} characters)", text)
     text = re.sub(r"(?:[-+.\deE]+[\[\],\s]+){24,}", lambda found: f"{found[0][:48]}... (numbers), ", text)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
-    return f"{text} ... (bytes: {len(binary) + 1:,})" if len(head) < len(body) else text
+    return f"{text} ... (bytes: {binary:,})" if binary else text
 
 
 def _meaning(answer: Tensor, labels: dict[str, int]) -> str:

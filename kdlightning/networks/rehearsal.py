@@ -26,7 +26,8 @@ def freeze(network: nn.Module) -> str | None:
     if lazy := [name for name, tensor in network.named_parameters() if is_lazy(tensor)]:
         untrained = f"{lazy[0]} has no weights before the network has seen an image"
         raise ValueError(f"{name_of(network)} is no trained network: {untrained}")
-    network.requires_grad_(False)
+    for parameter in network.parameters():  # TorchScript's modules have no requires_grad_ of their own
+        parameter.requires_grad_(False)
     return fingerprint(network) if _other_dtypes(network) else None
 
 

@@ -174,7 +174,7 @@ class Report:
         ]
         return [first, *curves, *([against] if pairs else []), *(part for part in seen if part.pictures)]
 
-    def write(self, output: Path | None = None, *, wandb: bool = False) -> Path:
+    def write(self, output: Path | None = None) -> Path:
         """Write ``report.md``, ``report.html``, ``results.csv``, ``results.json`` and PNG figures.
 
         Where rows were compared, also ``comparisons.json``; where generators were trained, ``generators.json``; where
@@ -183,13 +183,9 @@ class Report:
 
         Args:
             output: directory to write into; None for ``report`` in the first of the sources.
-            wandb: also log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
 
         Returns:
             The directory that was written into.
-
-        Raises:
-            ReportError: W&B could not start.
         """
         output = output or self.sources[0] / "report"
         output.mkdir(parents=True, exist_ok=True)
@@ -213,17 +209,26 @@ class Report:
             draft = output / f".{name}.{os.getpid()}"  # a reader sees the old file or the new one, never a part
             draft.write_bytes(content)
             draft.replace(output / name)
-        if wandb:
-            log_to_wandb(
-                self.rows,
-                [output / picture.name for picture in self.drawn],
-                os.environ.get("WANDB_PROJECT", "kdlightning"),
-                name=output.resolve().name,
-                transfer_sets=self.findings.transfer_sets,
-                confusions=[entry for entry, _ in self.confusions],
-                generators=self.generators,
-            )
         return output
+
+    def log(self, output: Path) -> None:
+        """Log the comparison to Weights & Biases, into the project ``WANDB_PROJECT`` or "kdlightning".
+
+        Args:
+            output: where `write` has put it.
+
+        Raises:
+            ReportError: W&B could not start.
+        """
+        log_to_wandb(
+            self.rows,
+            [output / picture.name for picture in self.drawn],
+            os.environ.get("WANDB_PROJECT", "kdlightning"),
+            name=output.resolve().name,
+            transfer_sets=self.findings.transfer_sets,
+            confusions=[entry for entry, _ in self.confusions],
+            generators=self.generators,
+        )
 
 
 def write_markdown(report: Report) -> str:
@@ -244,7 +249,11 @@ def write_report(
     Raises:
         ReportError: there is no finished run, no such baseline, or W&B could not start.
     """
-    return read_report(runs, baselines).write(output, wandb=wandb)
+    report = read_report(runs, baselines)
+    written = report.write(output)
+    if wandb:
+        report.log(written)
+    return written
 
 
 def read_report(runs: Sequence[Path], baselines: Sequence[str] = (), against: Path | None = None) -> Report:

@@ -35,7 +35,7 @@ def log_to_wandb(
     W&B keeps the run in ``directory``; None is its own choice (``WANDB_DIR``, else the working directory).
 
     Raises:
-        ReportError: ``WANDB_MODE`` is online and W&B knows no key.
+        ReportError: ``WANDB_MODE`` is online, and W&B knows no key or is not reached.
     """
     os.environ.setdefault("WANDB_MODE", "offline")
     import wandb  # seconds, and nothing else in a report needs it
@@ -44,9 +44,10 @@ def log_to_wandb(
     try:
         with nobody_to_ask():
             run = wandb.init(project=project, name=name, job_type="report", dir=directory, settings=settings)
-    except wandb.errors.UsageError as error:
+    except wandb.errors.Error as error:  # no key, no network
         raise ReportError(
-            f"W&B could not start ({error}). Run `wandb login`, set WANDB_API_KEY, or leave WANDB_MODE=offline."
+            f"W&B could not start ({error}). Run `wandb login` or set WANDB_API_KEY, see that its server can be "
+            "reached, or leave WANDB_MODE=offline. The report itself is written."
         ) from error
     flat = [list(row.flat().values()) for row in rows]
     panels: dict[str, Any] = {"results": wandb.Table(columns=list(KEYS), data=flat, allow_mixed_types=True)}

@@ -157,10 +157,25 @@ def test_callbacks_of_the_user_stand_beside_those_of_the_run(tmp_path, capsys):
 def test_a_test_of_a_finished_run_leaves_its_record(tmp_path):
     start = ("--model", "Supervised", *STUDENT, "--trainer.default_root_dir", "run")
     fit(*start)
-    record = (tmp_path / "run/result.json").read_text()
+    before = {name: (tmp_path / "run" / name).read_text() for name in ("result.json", "config.yaml")}
     checkpoint = ("--ckpt_path", "run/checkpoints/last.ckpt")
-    assert main(["test", "--config", "run/config.yaml", *checkpoint]) == 0
-    assert (tmp_path / "run/result.json").read_text() == record
+    for command in ("test", "validate", "predict"):
+        assert main([command, "--config", "run/config.yaml", *checkpoint, "--data.batch_size", "7"]) == 0
+        assert {name: (tmp_path / "run" / name).read_text() for name in before} == before
+
+
+def test_null_is_null_however_deep_an_option_is(tmp_path, capsys):
+    start = ["fit", "--model", "KD", "--model.student", "LeNet5Fifth", *SMALL, "--print_config"]
+    settings = {"class_path": "HTTPSoftLabelTeacher", "init_args": {"url": "http://h", "labels": ["a", "b"]}}
+    (tmp_path / "kd.yaml").write_text(
+        yaml.safe_dump({"model": {"class_path": "KD", "init_args": {"teacher": settings}}})
+    )
+    for null in ("null", "~"):
+        told = [word for key in ("ledger", "budget", "known_as") for word in (f"--model.teacher.{key}", null)]
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", "kd.yaml", *start[1:], *told])
+        teacher = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["teacher"]["init_args"]
+        assert [teacher[key] for key in ("ledger", "budget", "known_as")] == [None, None, None]
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

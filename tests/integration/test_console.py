@@ -4,6 +4,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import torch
 
 import kdlightning
 from kdlightning.__main__ import main
+from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.commands.console import RunLog, open_log
 from kdlightning.commands.recipes import Stage, _time_left
 from kdlightning.networks import LeNet5Fifth, save_network
@@ -208,3 +210,20 @@ def test_help_on_a_class_within_one_that_is_not_chosen(arguments, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *arguments])
     assert (stopped.value.code, capsys.readouterr().err) == (2, said)
+
+
+@pytest.mark.parametrize("command", [["ledger", "show", "ledger.sqlite"], ["networks"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_the_program_in_silence(tmp_path, command):
+    QueryLedger(tmp_path / "ledger.sqlite").close()
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "kdlightning", *command],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.stderr, done.returncode in (1, 128 + signal.SIGPIPE)) == (b"", True)

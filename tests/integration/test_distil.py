@@ -11,7 +11,7 @@ from servers import serving
 import kdlightning as kd
 from kdlightning.__main__ import main
 from kdlightning.commands.case import CaseError
-from kdlightning.networks import LeNet5, save_network
+from kdlightning.networks import LeNet5, LeNet5Fifth, save_network
 from kdlightning.serving import ServedModel
 
 
@@ -87,7 +87,7 @@ def test_the_front_door_goes_on_and_takes_no_other_case(mine, capsys):
     told = {"images": mine / "photos", "budget": 44, "output": "runs/y", "epochs": 1}
     first = kd.distil(mine / "teacher", "LeNet5Fifth", **told)
     capsys.readouterr()
-    assert kd.distil(mine / "teacher", "LeNet5Fifth", **told).record == first.record
+    assert kd.distil(mine / "teacher", LeNet5Fifth, **told).record == first.record  # the class itself
     assert "2 of 2 stages finished already, skipped: answers, student-seed1" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="recipe of another case"):
         kd.distil(mine / "teacher", "LeNet5Half", **told)
@@ -98,5 +98,15 @@ def test_mistakes_at_the_front_door_are_said(mine):
         kd.distil(mine / "teacher", "LeNet5Fifth", images=mine / "photos")
     with pytest.raises(CaseError, match=r"teacher: how this .* docs/tutorial-teacher.md"):
         kd.distil(torch.nn.Linear(2, 2), "LeNet5Fifth", images=mine / "photos", budget=40)
+    one = {"images": mine / "photos", "budget": 40}
+    for wrong, said in (
+        ({"student": LeNet5(image_size=16)}, "student: expected a network's name, .* its class, .*; got LeNet5$"),
+        ({"images": [1, 2]}, "images: expected a folder or zip, .*; got list$"),
+        ({"budget": "100"}, "budget: expected a whole number; got str '100'"),
+        ({"epochs": 1.5}, "epochs: expected a whole number; got float 1.5"),
+        ({"teacher": 3}, "teacher: expected an address, a directory, or a network; got int 3"),
+    ):
+        with pytest.raises(CaseError, match=said):
+            kd.distil(**{"teacher": mine / "teacher", "student": "LeNet5Fifth", **one, **wrong})
     with pytest.raises(AttributeError, match="no attribute 'destil'"):
         _ = kd.destil

@@ -91,6 +91,7 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     manifest = json.loads((tmp_path / "runs/x/labels/manifest.json").read_text())
     assert student["queries"] == manifest["queries"]
     assert 0 <= student["accuracy_mean"] <= 1
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1  # its stages log to W&B, and so does the comparison
     (tmp_path / "runs/x/student-2/result.json").unlink()
     stamp = (tmp_path / "runs/x/student-1/result.json").stat().st_mtime_ns
     capsys.readouterr()

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_server_of_the_open_protocol_tells_the_image_s_shape(photo, wrap, caps
     assert "photo.jpg as 3 x 4 x 4" in said
     assert '"datatype":"FP32"' in said
     assert "... (bytes: " in said
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]", said)  # the tensor is not shown
     assert "read as  class 0\n" in said
     assert model.answered == 1
 

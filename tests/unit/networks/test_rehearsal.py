@@ -243,10 +243,15 @@ def test_an_exported_program_answers_unless_it_was_exported_in_training():
         rehearse_student(program, SHAPE)
 
 
-def test_torchscript_answers_under_its_own_name():
-    teacher = HardLabelTeacher(torch.jit.trace(TinyNet().eval(), torch.rand(2, *SHAPE)))
-    assert teacher.query(torch.rand(3, *SHAPE)).shape == (3,)
-    assert teacher.identity["name"] == "TinyNet"
+def test_torchscript_answers_under_its_own_name(tmp_path):
+    net, x = TinyNet().eval(), torch.rand(3, *SHAPE)
+    traced = torch.jit.trace(net, torch.rand(2, *SHAPE))
+    traced.save(str(tmp_path / "net.pt"))
+    for program in (traced, torch.jit.script(net), torch.jit.load(str(tmp_path / "net.pt"))):
+        teacher = HardLabelTeacher(program)
+        assert torch.equal(teacher.query(x), net(x).argmax(1))
+        assert teacher.identity["name"] == "TinyNet"
+        torch.testing.assert_close(WhiteBoxTeacher(program)(x).softmax(1), net(x).softmax(1))
 
 
 def test_a_reason_without_words_is_named():

@@ -37,7 +37,9 @@ def wandb(monkeypatch):
     """A stand-in that records; the real one takes seconds to import."""
     fake = types.ModuleType("wandb")
     fake.run, fake.arguments = FakeRun(), {}
-    fake.errors = types.SimpleNamespace(UsageError=type("UsageError", (Exception,), {}))
+    error = type("Error", (Exception,), {})
+    kinds = {name: type(name, (error,), {}) for name in ("UsageError", "CommError")}
+    fake.errors = types.SimpleNamespace(Error=error, **kinds)
     fake.Settings, fake.Table = dict, FakeTable
     fake.Image = lambda path: ("image", path)
     fake.plot = types.SimpleNamespace(
@@ -117,7 +119,8 @@ def test_the_environment_decides_on_mode_and_project(wandb, workspace, monkeypat
     assert (wandb.arguments["mode"], wandb.arguments["project"]) == ("disabled", "mine")
 
 
-def test_without_a_key_it_raises_instead_of_asking(wandb, monkeypatch):
+@pytest.mark.parametrize(("kind", "said"), [("UsageError", "api_key not configured"), ("CommError", "Timed out")])
+def test_without_a_key_or_a_network_it_raises_instead_of_asking(wandb, monkeypatch, kind, said):
     class Terminal:
         def isatty(self):
             return True
@@ -127,10 +130,10 @@ def test_without_a_key_it_raises_instead_of_asking(wandb, monkeypatch):
 
     def init(**arguments):
         assert not sys.stdin.isatty()
-        raise wandb.errors.UsageError("api_key not configured")
+        raise getattr(wandb.errors, kind)(said)
 
     wandb.init = init
-    with pytest.raises(ReportError, match=r"api_key not configured.*wandb login"):
+    with pytest.raises(ReportError, match=rf"{said}.*wandb login"):
         log_to_wandb([], [], "kdlightning")
     assert sys.stdin is terminal
 
