@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import traceback
-from ast import literal_eval
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -27,11 +26,11 @@ from kdlightning.accounting.estimates import remember
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.callbacks import Agreement, ConfusionMatrix, QueryLogger, RunProgress, RunResult
 from kdlightning.callbacks.queries import STOPPED
-from kdlightning.commands.checks import ONE_START, check_checkpoint, check_class_paths, check_metrics, check_trained
+from kdlightning.commands.checks import ONE_START, check_checkpoint, check_metrics, check_trained
 from kdlightning.commands.console import FIT, GENERATOR, LABELS, LOG, PACKAGE, RunLog, open_log, print_summary, rank
 from kdlightning.commands.costs import batches_done, foresee, terms_of
 from kdlightning.commands.disk import told
-from kdlightning.commands.hints import explain
+from kdlightning.commands.parser import Parser
 from kdlightning.commands.starter import completed
 from kdlightning.commands.tracking import continue_runs, label_runs, log_record, wandb_loggers
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
@@ -51,37 +50,6 @@ _FLAGS = {
     "recorded answers are not asked again.",
     "--verbose": f"Show on the console, too, what the libraries say; it is always in the run's {LOG}.",
 }
-
-
-class _Parser(LightningArgumentParser):
-    """Errors without the pages of usage, with the nearest valid name."""
-
-    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's signature
-        if not self.exit_on_error:  # the parser of a nested class: the outer one reports
-            return super().error(message, *args, **kwargs)
-        sys.stderr.write(f"kdlightning: error: {explain(message, self)}\n")
-        raise SystemExit(2)
-
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Of a nested class, too, whose values come as Python writes them: ``null`` is ``None`` there."""
-        if not self.exit_on_error and args is not None:
-            args = [_as_yaml(word) for word in args]
-        return super().parse_args(args, *rest, **kwargs)
-
-    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Nothing is built, or run, that a configuration must not name."""
-        check_class_paths(args[0].as_dict() if args else {})
-        return super().instantiate_classes(*args, **kwargs)
-
-
-def _as_yaml(word: str) -> str:
-    """``--option=None`` as ``--option=null``; lists and mappings likewise."""
-    option, sign, value = word.partition("=")
-    try:
-        told = json.dumps(literal_eval(value)) if value == "None" or value[:1] in ("[", "{") else value
-    except (ValueError, SyntaxError, TypeError):
-        told = value
-    return f"{option}{sign}{told}"
 
 
 class _RunConfig(SaveConfigCallback):
@@ -414,7 +382,7 @@ def build(kind: type[Built], arguments: list[str]) -> Built:
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_class=_Parser,
+        parser_class=Parser,
         parser_kwargs={"prog": "kdlightning", "allow_abbrev": False},
         trainer_defaults={"logger": True, "log_every_n_steps": 20, "enable_model_summary": False},
         args=arguments,

@@ -120,9 +120,11 @@ def test_money_is_counted_where_the_teacher_has_a_price(tmp_path, teacher, monke
     (tmp_path / "priced.py").write_text(
         "from kdlightning.teachers import SoftLabelTeacher\n"
         "from kdlightning.accounting.accounts import Limits\n"
+        "from kdlightning.accounting.terms import Prices\n"
         "class Priced(SoftLabelTeacher):\n"
         "    def terms(self, shape, count):\n"
-        "        return super().terms(shape, count)._replace(price=0.01, limits=Limits(None, None, 5.0))\n"
+        "        limits = Limits(None, None, 5.0)\n"
+        "        return super().terms(shape, count)._replace(price=Prices.fixed(0.01), limits=limits)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["fit", "--model", "KD", *FIT[3:], "--model.teacher", "priced.Priced"]
