@@ -125,6 +125,9 @@ def test_money_is_counted_where_the_teacher_has_a_price(tmp_path, teacher, monke
         "    def terms(self, shape, count):\n"
         "        limits = Limits(None, None, 5.0)\n"
         "        return super().terms(shape, count)._replace(price=Prices.fixed(0.01), limits=limits)\n"
+        "    @property\n"
+        "    def cost(self):\n"
+        "        return super().cost._replace(price=self.paid.queries / 100)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["fit", "--model", "KD", *FIT[3:], "--model.teacher", "priced.Priced"]
