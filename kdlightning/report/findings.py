@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,14 @@ def _noted(problems: list[Problem], path: Path) -> Iterator[None]:
         problems.append(Problem(path, str(error)))
 
 
+def _files(root: Path, seen: set[Path], *, links: bool) -> Iterator[Path]:
+    """What runs have written below a directory; each folder once, also behind links if these are followed."""
+    for directory, folders, names in os.walk(root, followlinks=links):
+        seen.add(Path(directory).resolve())
+        folders[:] = [name for name in sorted(folders) if Path(directory, name).resolve() not in seen]
+        yield from (Path(directory, name) for name in (RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE) if name in names)
+
+
 def read_runs(paths: Sequence[Path]) -> Findings:
     """Read every run and every transfer set below some directories, each once, and what lies beside the sets.
 
@@ -68,10 +77,10 @@ def read_runs(paths: Sequence[Path]) -> Findings:
     for root in paths:
         if not root.is_dir():
             raise ReportError(f"{root} is not a directory; give the directories that finished runs wrote into.")
-        for directory, _, names in os.walk(root):
-            for name in {RUN_FILE, TRANSFER_SET_FILE, PRIVACY_FILE}.intersection(names):
-                path = Path(directory, name)
-                found.setdefault(path.resolve(), path)
+        for path in chain(
+            _files(root, set(), links=False), _files(root, set(), links=True)
+        ):  # under its own name first
+            found.setdefault(path.resolve(), path)
 
     runs: list[Run] = []
     transfer_sets: list[TransferSet] = []

@@ -215,6 +215,18 @@ def test_unreadable_files_are_listed(runs):
     assert str(bad) in page
 
 
+def test_links_to_directories_are_followed_and_each_run_is_read_once(workspace, tmp_path):
+    workspace.teacher()
+    run = workspace.run()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "all").symlink_to(workspace.root, target_is_directory=True)
+    (workspace.root / "a-latest").symlink_to(run.parent, target_is_directory=True)
+    (workspace.root / "round").symlink_to(elsewhere, target_is_directory=True)  # a circle
+    assert len(read_runs([elsewhere]).runs) == 2
+    assert sorted(one.path for one in read_runs([workspace.root]).runs) == sorted(workspace.root.rglob("result.json"))
+
+
 def test_notes_are_shown(runs, tmp_path):
     runs.run(seed=2, accuracy=0.5)
     empty = tmp_path / "empty"
