@@ -7,7 +7,7 @@ from torch import Tensor
 
 _NOISE = 2.0**-8  # what a sum of probabilities may be off by: bfloat16 keeps no more
 _EXACT = 1e-5  # rows nearer to 1 than this stay as they are, to the bit
-_DIGITS = (0, 1, 2, 3, 4, 5)
+_DIGITS = (2, 3, 4, 5)  # one digit would explain nearly anything
 
 
 class AnswerError(ValueError):
@@ -48,12 +48,11 @@ def soft_answer(
         if float(scores.min()) < 0 or not (total > 0).all():
             raise AnswerError(f"expected scores of at least 0, and one above it in each row, got {scores[:5].tolist()}")
         return (values / total).float()
-    rounding = _rounding(values)
     if (total > 50).all():
-        values, total, rounding = values / 100, total / 100, rounding / 100
+        values, total = values / 100, total / 100
     off = (total - 1).abs()
     least, worst = float(scores.min()), float(off.max())
-    if least < 0 or (worst > _NOISE and worst > min(0.5, rounding)):
+    if least < 0 or (worst > _NOISE and worst > _rounding(values)):
         wanted = f"{outputs} of shape {list(scores.shape)}, none negative and each row's sum 1"
         got = f"a least value of {least:g} and a sum of {float(scores.double().sum(dim=1)[off.argmax()]):g}"
         raise AnswerError(f"expected {wanted}, got {got}; {_NEGATIVE if least < 0 else _NO_SHARES}")
@@ -102,5 +101,5 @@ def _rounding(values: Tensor) -> float:
     """How far a sum may be off if all of these are rounded, to as many digits as they have."""
     for digits in _DIGITS:
         if ((values - values.round(decimals=digits)).abs() < 1e-7).all():
-            return values.shape[1] / 2 * 10.0**-digits
+            return min(0.5, values.shape[1] / 2 * 10.0**-digits)
     return 0.0

@@ -202,7 +202,8 @@ def test_a_model_without_log_probabilities_is_told_at_its_first_answer():
 @pytest.mark.parametrize(
     ("scores", "outputs", "expected"),
     [
-        ([0.3, 0.3, 0.3], "probabilities", [1 / 3] * 3),  # one digit came
+        ([0.33, 0.33, 0.33], "probabilities", [1 / 3] * 3),
+        ([33, 33, 33], "probabilities", [1 / 3] * 3),
         (["30%", "30%", "40%"], "probabilities", [0.3, 0.3, 0.4]),
         ({"cat": "0.25", "dog": 0.25, "bird": 0.25, "kitten": 0.25}, "probabilities", [0.5, 0.25, 0.25]),
         ([0.9, 0.6, 0.0], "sigmoids", [0.6, 0.4, 0.0]),
