@@ -15,6 +15,7 @@ from kdlightning.accounting.meter import WAY_ON, QueryBudgetExceededError
 READING = (
     "access",
     "answer",
+    "k",
     "keys",
     "labels",
     "outputs",

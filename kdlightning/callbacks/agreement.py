@@ -16,6 +16,7 @@ from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
 from kdlightning.data.sets import ImageSet
 from kdlightning.data.transferset import SourcedDataModule
+from kdlightning.functional.topk import top_class
 from kdlightning.modules.base import DistillationModule
 from kdlightning.networks.statistics import count_parameters
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher, as_teacher
@@ -50,7 +51,7 @@ class Agreement(Callback):
             self.teacher = as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher)
         self.parameters: int | None = None  #: the teacher's, where they are known
         self._judge: Judge | None = None
-        self._odd = False  # whether it may give no answer
+        self._odd = self._topk = False  # whether it may give no answer, and whether it names the best classes only
         self._agreed, self._right = MeanMetric(), MeanMetric()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -100,7 +101,8 @@ class Agreement(Callback):
         given = batch.answer if self._judge is None else self._judge(batch.image)
         if given is None:
             return
-        said = given.argmax(1) if given.ndim == 2 else given
+        topk = bool(getattr(pl_module, "partial", False)) if self._judge is None else self._topk
+        said = top_class(given, topk=topk)
         kept = answered(given) if self._odd else torch.ones_like(said, dtype=torch.bool)  # the others are not judged
         self._agreed.update((said == pl_module(batch.image).argmax(1))[kept])
         if batch.label is not None:
@@ -124,7 +126,7 @@ class Agreement(Callback):
         if isinstance(teacher, BlackBoxTeacher):
             self.parameters = teacher.size
             twin = teacher if teacher is self.teacher else teacher.apart()
-            self._odd = teacher.odd_answers
+            self._odd, self._topk = teacher.odd_answers, teacher.access == "topk"
             return None if twin is None else twin.ask
         if isinstance(teacher, WhiteBoxTeacher):
             self.parameters = count_parameters(teacher.network)

@@ -188,7 +188,7 @@ def _misread(
                 f"{place} for {model.__name__}, which learns from the teacher's own answers, but {written.method} of "
                 f"stage '{written.stage.name}' writes {', '.join(sorted(has))}: train DB3KD on them"
             )
-        elif written.access in ("soft", "hard") and written.access not in model.accepts:
+        elif written.access in ("soft", "topk", "hard") and written.access not in model.accepts:
             yield (
                 f"{place} for {model.__name__}, which needs {' or '.join(model.accepts)} answers, but the teacher of "
                 f"stage '{written.stage.name}' gives {written.access} ones"

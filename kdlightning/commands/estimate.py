@@ -25,8 +25,8 @@ from kdlightning.commands.hints import public_class, without_noise
 from kdlightning.commands.recipes import RecipeError, Stage, assignment, check_chain, read_recipe
 from kdlightning.modules import LabellingModule
 from kdlightning.remote.networked import NetworkedTeacher
-from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher
-from kdlightning.teachers.absent import AbsentHardLabelTeacher, AbsentSoftLabelTeacher, AbsentTeacher
+from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
+from kdlightning.teachers.absent import AbsentHardLabelTeacher, AbsentSoftLabelTeacher, AbsentTeacher, AbsentTopKTeacher
 
 _DESCRIPTION = """\
 Say what a run will ask its teacher: exactly where that is known beforehand, else at most. The teacher is not asked,
@@ -234,11 +234,17 @@ def _class_of(part: Namespace) -> type:
     return found if isinstance(found, type) else object
 
 
+_ABSENT: dict[type[BlackBoxTeacher], type[AbsentTeacher]] = {
+    SoftLabelTeacher: AbsentSoftLabelTeacher, TopKTeacher: AbsentTopKTeacher, HardLabelTeacher: AbsentHardLabelTeacher,
+}  # fmt: skip
+
+
 def _put_absent(part: Namespace) -> None:
     """Replace a teacher's configuration by one that can be built."""
     real, given = _class_of(part), part.get("init_args") or {}
-    known = {name: given[name] for name in inspect.signature(AbsentTeacher).parameters if name in given}
-    kind = AbsentSoftLabelTeacher if issubclass(real, SoftLabelTeacher) else AbsentHardLabelTeacher
+    kind = next((absent for present, absent in _ABSENT.items() if issubclass(real, present)), AbsentHardLabelTeacher)
+    names = [*inspect.signature(AbsentTeacher).parameters, *inspect.signature(kind).parameters]
+    known = {name: given[name] for name in names if name in given}
     part.class_path = f"{kind.__module__}.{kind.__name__}"
     part.init_args = Namespace(known | {"remote": issubclass(real, NetworkedTeacher)})  # type: ignore[no-untyped-call]
 

@@ -20,7 +20,7 @@ from kdlightning.remote import RemoteTeacherError
 from kdlightning.remote.connection import Request
 from kdlightning.remote.credentials import blacken
 from kdlightning.remote.networked import NetworkedTeacher
-from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
 
 if TYPE_CHECKING:
     from kdlightning.remote.wire import Received
@@ -85,7 +85,9 @@ def _build(settings: dict[str, Any]) -> BlackBoxTeacher:
     """Build it as what it is: of a union every alternative would say why it is not meant."""
     found = public_class(str(settings["class_path"]))
     kinds = [
-        kind for kind in (SoftLabelTeacher, HardLabelTeacher) if isinstance(found, type) and issubclass(found, kind)
+        kind
+        for kind in (SoftLabelTeacher, TopKTeacher, HardLabelTeacher)
+        if isinstance(found, type) and issubclass(found, kind)
     ]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--teacher", type=kinds[0] if kinds else BlackBoxTeacher)

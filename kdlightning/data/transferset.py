@@ -28,6 +28,7 @@ from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import DamagedFileError, read_record, read_tensors, write_record, write_tensors
 from kdlightning.data.controls import class_means, shuffled
 from kdlightning.data.sets import AnsweredImages, ImageSet, ImageTensorDataset
+from kdlightning.functional.topk import TopK
 from kdlightning.types import Batch
 
 SCHEMA = 1
@@ -144,6 +145,11 @@ class TransferSet:
     def __len__(self) -> int:
         return len(self.columns["index"])
 
+    @property
+    def partial(self) -> bool:
+        """Whether its answers name the best classes only."""
+        return "classes" in self.columns
+
     def first(self, number: int) -> Self:
         """The set of the first so many rows, and what these have cost; a ValueError if there are fewer."""
         if number > len(self):
@@ -185,9 +191,13 @@ class TransferSet:
     def answers(self, num_classes: int, column: str | None = None) -> Tensor:
         """What a student learns from: a column as float32 rows ``(M, K)``; class indices become one-hot rows.
 
-        By default it is ``activation`` (DB3KD's) or, where there is none, ``answer`` (the teacher's own).
+        By default it is ``activation`` (DB3KD's) or, where there is none, ``answer`` (the teacher's own). Top-k answers
+        are rows ``(M, 2k + 1)`` of :class:`~kdlightning.functional.topk.TopK`.
         """
-        values = self.column(column or ("activation" if "activation" in self.columns else "answer"))
+        column = column or ("activation" if "activation" in self.columns else "answer")
+        if column == "answer" and self.partial:
+            return TopK.of_columns(self.columns).rows()
+        values = self.column(column)
         return F.one_hot(values, num_classes).float() if values.ndim == 1 else values
 
 
@@ -299,6 +309,8 @@ class TransferSetDataModule(SourcedDataModule):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
         columns, index = self.transfer_set.columns, self.transfer_set.column("index")
         answers = self.transfer_set.answers(self.source.num_classes, self.column)
+        if self.control is not None and self.transfer_set.partial:
+            raise ValueError(f"control={self.control} mixes all classes, but {self.path} has the best ones only")
         if self.control is not None:
             own = columns["label"] if "label" in columns else answers.argmax(1)
             seed = self.source.seed

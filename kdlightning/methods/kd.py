@@ -2,7 +2,7 @@
 
 .. [Hinton2015] G. Hinton, O. Vinyals, J. Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
 
-Access: soft labels; on given answers also hard ones. Phases: fit; or predict TeacherAnswers → fit AnsweredKD.
+Access: soft or top-k labels; on given answers also hard ones. Phases: fit; or predict TeacherAnswers → fit AnsweredKD.
 
 Differences from the paper:
 1. The teacher is a black box that answers probabilities; ``log p`` equals its logits up to a constant that softmax
@@ -21,10 +21,12 @@ from torch.nn import functional as F
 
 from kdlightning.data.base import Options, above_zero
 from kdlightning.functional.divergence import kd_divergence, log_softened, softened
+from kdlightning.functional.topk import Rest
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
 from kdlightning.modules.schedule import schedule
-from kdlightning.teachers import SoftLabelTeacher, as_teacher
+from kdlightning.modules.spreading import spreading
+from kdlightning.teachers import SoftLabelTeacher, TopKTeacher, as_teacher
 from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
@@ -33,12 +35,14 @@ class KD(DistillationModule):
     """Hinton's distillation from a teacher that answers probabilities.
 
     Args:
-        teacher: answers ``(N, K)`` probabilities.
+        teacher: answers ``(N, K)`` probabilities, or those of the best classes.
         student: pixels in [0, 1] to logits ``(N, K)``.
         temperature: T, of both sides.
         kd_weight: weight of the distillation term, which carries T².
         ce_weight: weight of the cross-entropy with ground-truth labels; without labels there is no such term.
         query_once: keep the first answer for every image; only without augmentation.
+        rest: of a teacher that names the best classes only, what becomes of the others' mass, see
+            :class:`~kdlightning.modules.AnsweredModule`.
         options: those of :class:`DistillationModule`.
     """
 
@@ -46,17 +50,19 @@ class KD(DistillationModule):
 
     def __init__(
         self,
-        teacher: SoftLabelTeacher,
+        teacher: SoftLabelTeacher | TopKTeacher,
         student: nn.Module,
         temperature: float = 4.0,
         kd_weight: float = 1.0,
         ce_weight: float = 1.0,
         query_once: bool = False,
+        rest: Rest = "ignored",
         **options: Options,
     ) -> None:
         super().__init__(student, **options)
         above_zero(temperature=temperature)
-        self.teacher: SoftLabelTeacher = as_teacher(teacher, SoftLabelTeacher)
+        self.teacher: SoftLabelTeacher | TopKTeacher = as_teacher(teacher, SoftLabelTeacher, TopKTeacher)
+        self.access, self.spread = self.teacher.access, spreading(rest)
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.query_once = query_once
         self._answers: dict[int, Tensor] = {}
@@ -65,15 +71,20 @@ class KD(DistillationModule):
         """Distillation term and, with labels, cross-entropy: Sec. 2 of [Hinton2015]_."""
         answer, logits = self.answers(batch), self(batch.image)
         kept = answered(answer)  # an image without an answer has no part in this term
-        target = log_softened(answer[kept], self.temperature)
-        divergence = kd_divergence(logits[kept], target, self.temperature) if kept.any() else 0 * logits.sum()
+        divergence = self.divergence(answer[kept], logits[kept]) if kept.any() else 0 * logits.sum()
         terms = {"kd": self.kd_weight * self.temperature**2 * divergence}
         if batch.label is not None and self.ce_weight > 0:
             terms["ce"] = self.ce_weight * F.cross_entropy(logits, batch.label)
         return terms
 
+    def divergence(self, answer: Tensor, logits: Tensor) -> Tensor:
+        """KL from the teacher's answers to the student's logits, at the temperature."""
+        if self.access == "topk":
+            answer = self.spread(answer, logits)
+        return kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
+
     def answers(self, batch: Batch) -> Tensor:
-        """The teacher's probabilities ``(N, K)``, asked for, or remembered with ``query_once``.
+        """What the teacher answers, asked for, or remembered with ``query_once``.
 
         Negative where the teacher gives no answer. A ValueError where answers are to be remembered of images whose
         index the loader does not give.

@@ -5,7 +5,8 @@
 .. [Ma2022] J. Ma et al. Mapping Emulation for Knowledge Distillation. arXiv:2205.10490v1.
 Reference code: https://github.com/HAIV-Lab/MEKD/tree/72881bc (MIT).
 
-Access: soft or hard labels. Phases: fit MEKDGenerator → predict TeacherAnswers on a GeneratedDataModule → fit MEKD.
+Access: soft, top-k or hard labels. Phases: fit MEKDGenerator → predict TeacherAnswers on a GeneratedDataModule → fit
+MEKD.
 
 Differences from the paper (P) and the released code (C); docs/fidelity.md has the evidence:
 1. Queries: a fixed pool of generated images, each asked once, and ``queries`` of phase 1, spread evenly over its steps;
@@ -39,6 +40,7 @@ from kdlightning.data.base import above_zero
 from kdlightning.data.generated import GeneratedDataModule, check_latent
 from kdlightning.functional import gan
 from kdlightning.functional.divergence import centred, kd_divergence, softened
+from kdlightning.functional.topk import top_class
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.asked import AskingGeneratorModule
 from kdlightning.networks.gan import Critic, Generator
@@ -92,10 +94,10 @@ class MEKDGenerator(AskingGeneratorModule):
             return {}
         logit, answer = logit[: len(answer)][kept], answer[kept]
         if self.information == "class_index":
-            index = (answer.argmax(1) if answer.ndim == 2 else answer).to(logit)
+            index = top_class(answer, topk=self.access == "topk").to(logit)
             weight = index.mean().expand(len(answer))
         else:
-            weight = answer.amax(1).to(logit)
+            weight = (answer[:, 0] if self.access == "topk" else answer.amax(1)).to(logit)
         return {"information": self.alpha * gan.information_loss(logit, weight)}
 
 
@@ -187,7 +189,8 @@ class MEKD(AnsweredModule):
 
     def align(self, given: Tensor, latent: Tensor) -> None:
         """Fit the map from answers to latent vectors, both ``(M, K)``, by least squares; the shortest of several."""
-        vectors = centred(self.probabilities(given).double().log()) / self.temperature
+        nobody = torch.zeros_like(latent, device=given.device)  # a rest that is ignored has no student yet: it is even
+        vectors = centred(self.probabilities(given, nobody).double().log()) / self.temperature
         solution = torch.linalg.lstsq(_with_one(vectors).cpu(), latent.double().cpu(), driver="gelsd").solution
         self.alignment.copy_(solution)
 

@@ -78,6 +78,7 @@ class AdversarialModule(AnsweredModule, TwoPlayerModule):
         options: those of :class:`AnsweredModule`.
     """
 
+    accepts = ("soft", "hard")  # a discriminator of whole vectors would see the student's own in those of top-k answers
     discriminator_class: type[Discriminator] = Discriminator
 
     def __init__(

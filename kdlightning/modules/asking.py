@@ -1,6 +1,6 @@
 """One question per image: what an API is usually asked. The phase before every method that trains on given answers.
 
-Access: soft or hard labels. Phases: predict TeacherAnswers → fit, with a method that trains on a transfer set.
+Access: soft, top-k or hard labels. Phases: predict TeacherAnswers → fit, with a method that trains on a transfer set.
 """
 
 import logging
@@ -14,6 +14,7 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.meter import WAY_ON
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
+from kdlightning.functional.topk import TopK, top_class
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
 from kdlightning.teachers.outcomes import answered, answered_rows, counted, outcomes
@@ -25,10 +26,12 @@ _log = logging.getLogger(__name__)
 class TeacherAnswers(LabellingModule):
     """Asks the teacher about every image of a datamodule once.
 
-    Columns of the transfer set: ``answer`` (probabilities ``(N, K)`` float32, or class indices ``(N,)`` int64),
-    ``queries``; of images that are made rather than collected (``GeneratedDataModule``, ``NoiseDataModule``) also
-    ``image``, uint8, exactly as it was asked; of a teacher who may give no answer also ``outcome``, uint8, an
-    :class:`~kdlightning.teachers.outcomes.Outcome`. A row without an answer was paid for and asked once. It is negative
+    Columns of the transfer set: ``answer`` (probabilities ``(N, K)`` float32, or class indices ``(N,)`` int64) and
+    ``queries``. Of top-k answers: ``answer`` (probabilities ``(N, k)`` of the best classes), ``classes`` (their
+    indices, int32) and ``rest`` (the mass ``(N,)`` of all others), see :class:`~kdlightning.functional.topk.TopK`. Of
+    images that are made rather than collected (``GeneratedDataModule``, ``NoiseDataModule``) also ``image``, uint8,
+    exactly as it was asked. Of a teacher who may give no answer also ``outcome``, uint8, an
+    :class:`~kdlightning.teachers.outcomes.Outcome`: a row without an answer was paid for and asked once. It is negative
     throughout, counts in the manifest, and nobody trains on it.
 
     The cost of an earlier phase (a generator's training) counts towards the teacher's budget.
@@ -71,12 +74,18 @@ class TeacherAnswers(LabellingModule):
         """The teacher's answer to each image."""
         answer = predict(batch.image)
         self._compare(answer, batch.label)
-        rows = {"answer": answer, "queries": torch.ones(len(answer), dtype=torch.int64)}
+        columns = TopK.of(answer).columns() if self.partial else {"answer": answer}
+        rows = {**columns, "queries": torch.ones(len(answer), dtype=torch.int64)}
         if self.teacher.odd_answers:
             rows["outcome"] = outcomes(answer).to(torch.uint8)
         if self.keeps_images:
             rows["image"] = (batch.image * 255).round().to(torch.uint8)
         return rows
+
+    @property
+    def partial(self) -> bool:
+        """Whether the answers name the best classes only."""
+        return self.teacher.access == "topk"
 
     def _compare(self, answer: Tensor, label: Tensor | None) -> None:
         """Say once, when enough images with labels are answered, if the answers are no better than guesses."""
@@ -85,7 +94,7 @@ class TeacherAnswers(LabellingModule):
         if self.teacher.odd_answers:
             kept = answered(answer)
             answer, label = answer[kept], label[kept.to(label.device)]
-        said = answer.argmax(1) if answer.ndim == 2 else answer
+        said = top_class(answer, topk=self.partial)
         self._right += int((said == label.to(said.device)).sum())
         self._labelled += len(label)
         name = self.trainer.datamodule.name  # type: ignore[attr-defined]
@@ -158,8 +167,9 @@ class TeacherAnswers(LabellingModule):
         """Class histogram and confidence of the answers, and how many images got none."""
         number = len(rows["answer"])
         known = {"outcomes": counted(rows["answer"])} if "outcome" in rows else {}
-        answer = answered_rows(rows)["answer"]
-        label = answer.argmax(1) if answer.ndim == 2 else answer
+        rows = answered_rows(rows)
+        answer = rows["answer"]
+        label = rows["classes"][:, 0] if self.partial else top_class(answer)
         return {
             "num_classes": self.num_classes,
             "class_histogram": torch.bincount(label, minlength=self.num_classes).tolist(),

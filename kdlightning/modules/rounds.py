@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kdlightning.data.base import ImageDataModule, at_least
 from kdlightning.data.cached import write_tensors
 from kdlightning.data.transferset import read_shard
+from kdlightning.functional.topk import TopK, spread_as
 from kdlightning.modules.arguments import check_makers
 from kdlightning.modules.asking import TeacherAnswers
 from kdlightning.modules.labelling import Predict
@@ -41,7 +42,8 @@ class RoundsModule(TeacherAnswers):
         teacher: who answers.
         output: directory of the transfer set.
         queries: images asked in all.
-        student: a stand-in that is trained along the way and then thrown away; None where the choice needs none.
+        student: a stand-in that is trained along the way and then thrown away; None where the choice needs none. Of
+            answers that name the best classes only it learns those, and one bin of all others.
         epochs: passes over all answers so far, in every round.
         batch_size: images per call of the teacher and per step of the student.
         optimizer: makes the optimiser of its parameters, anew in every round.
@@ -191,7 +193,7 @@ class RoundsModule(TeacherAnswers):
         """Cross-entropy with all answers so far, from where the last round ended."""
         assert self.student is not None
         self.student.train()
-        optimizer = self._optimizer(self.student.parameters())
+        optimizer, told = self._optimizer(self.student.parameters()), {"answer", "classes", "rest"} & rows.keys()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.round_seed(number))
             for _ in range(self.epochs):
@@ -199,11 +201,16 @@ class RoundsModule(TeacherAnswers):
                     if len(part) < 2:  # batch normalisation needs two
                         continue
                     logits = self.student(self.scaled(rows["image"][part]))
-                    loss = F.cross_entropy(logits, rows["answer"][part].to(self.device))
+                    loss = F.cross_entropy(logits, self._taught({name: rows[name][part] for name in told}, logits))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
         self.student.eval()
+
+    def _taught(self, answers: dict[str, Tensor], logits: Tensor) -> Tensor:
+        """What the student learns of answers: labels, or distributions in which it shares an open rest itself."""
+        answers = {name: column.to(self.device) for name, column in answers.items()}
+        return spread_as(TopK.of_columns(answers), logits) if self.partial else answers["answer"]
 
     @torch.no_grad()
     def student_logits(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from kdlightning.report.canvas import COLOURS, GREY, PAPER, STYLE, THOUSANDS
 from kdlightning.report.names import drawable, families
 from kdlightning.report.records import Row
 
-_ACCESSES = dict(zip(("hard", "soft", "white"), COLOURS, strict=False))
+_ACCESSES = dict(zip(("hard", "soft", "white", "topk"), COLOURS, strict=False))
 _LEAST = 1e-4  # share of images; the axis ends so far from 0 and 100 %
 _LONGEST = 60  # characters of a name in the list
 _TICKS = np.array([0.1, 1, 2, 5, 10, 20, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.99])

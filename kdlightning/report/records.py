@@ -136,7 +136,7 @@ class Compared(Named):
     dataset: Text  #: data set that the accuracy is for
     teacher: Text | None  #: teacher's network; None for a network without one
     student: Text  #: network that was trained (a teacher's own network, for a teacher)
-    access: Text | None  #: what the teacher answers with (``"hard"``, ``"soft"``, ``"white"``, ``"labels"``) or None
+    access: Text | None  #: what the teacher answers with: ``"hard"``, ``"topk"``, ``"soft"``, ``"white"``, ``"labels"``
     point: Point = {}  #: where it lies on a curve, ``{"images": 200}``; the same for all rows that are compared there
 
     @property

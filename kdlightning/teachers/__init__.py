@@ -2,7 +2,7 @@
 
 from kdlightning.moved import names_of
 from kdlightning.teachers.answers import AnswerError
-from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
 from kdlightning.teachers.given import as_teacher
 from kdlightning.teachers.whitebox import WhiteBoxTeacher
 
@@ -11,6 +11,7 @@ __all__ = [
     "BlackBoxTeacher",
     "HardLabelTeacher",
     "SoftLabelTeacher",
+    "TopKTeacher",
     "WhiteBoxTeacher",
     "as_teacher",
 ]

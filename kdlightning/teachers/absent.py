@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Prices, Terms
-from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.blackbox import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
 
 
 class AbsentTeacher(BlackBoxTeacher):
@@ -49,3 +50,11 @@ class AbsentSoftLabelTeacher(AbsentTeacher, SoftLabelTeacher):
 
 class AbsentHardLabelTeacher(AbsentTeacher, HardLabelTeacher):
     """Stands in for a teacher that answers labels."""
+
+
+class AbsentTopKTeacher(AbsentTeacher, TopKTeacher):
+    """Stands in for a teacher that answers the best classes."""
+
+    def __init__(self, k: int = 1, **settings: Any) -> None:  # noqa: ANN401 - AbsentTeacher's
+        super().__init__(**settings)
+        self.k = k

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdlightning.accounting.accounts import Cost, Limits
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.terms import Prices, Terms
+from kdlightning.functional.topk import TopK
 from kdlightning.networks.pretrained import fingerprint, load_network, name_of
 from kdlightning.networks.rehearsal import freeze, rehearse_teacher
 from kdlightning.networks.statistics import count_parameters
@@ -255,6 +256,43 @@ class HardLabelTeacher(BlackBoxTeacher):
 
     def _answer_bytes(self) -> int:
         return 8
+
+
+class TopKTeacher(BlackBoxTeacher):
+    """Answers the k best classes, their probabilities and the mass of all others.
+
+    An answer is a row of one tensor ``(N, 2k + 1)``, float32, which :meth:`~kdlightning.functional.topk.TopK.of` takes
+    apart. ``TopKTeacher(network, 1)`` answers labels with their confidence.
+
+    Args:
+        network: directory (or Hugging Face id) of a saved network, or the network itself.
+        k: how many classes; all, if there are fewer.
+        budget: the most images it may answer, for all processes of a run together; None for no limit.
+
+    Raises:
+        ValueError: k is below 1.
+        FileNotFoundError: there is no saved network at that place.
+    """
+
+    access = "topk"
+
+    def __init__(self, network: str | Path | nn.Module, k: int, budget: int | None = None) -> None:
+        super().__init__(network, budget)
+        self.k = at_least_one(k)
+        self._identity["k"] = str(k)
+
+    def _disclose(self, logits: Tensor) -> Tensor:
+        return TopK.best(logits.float().softmax(dim=1), self.k).rows()
+
+    def _answer_bytes(self) -> int:
+        return 4 * (2 * min(self.k, self._classes or self.k) + 1)
+
+
+def at_least_one(k: int) -> int:
+    """The number of classes of an answer; a ValueError if it is none."""
+    if k < 1:
+        raise ValueError(f"k: expected at least one class in an answer, got {k}")
+    return k
 
 
 def _enclose(

@@ -10,6 +10,8 @@ from kdlightning.teachers.whitebox import WhiteBoxTeacher
 
 Kind = TypeVar("Kind", BlackBoxTeacher, WhiteBoxTeacher)
 
+_TOP = {"hard": ": the same network, or server, asked by a HardLabelTeacher answers its top class"}
+
 
 def as_teacher(given: Any, *kinds: type[Any]) -> Any:  # noqa: ANN401 - a teacher, or what one is made of
     """A teacher of one of the kinds: the given one, or one of the first kind that is made of a network.
@@ -28,7 +30,14 @@ def as_teacher(given: Any, *kinds: type[Any]) -> Any:  # noqa: ANN401 - a teache
         return kinds[0](network)
     wanted, got = " or ".join(kind.__name__ for kind in kinds), type(given).__name__
     if isinstance(given, BlackBoxTeacher):
-        needs = {"soft": "probabilities", "hard": "labels", "white": "to open it"}
+        needs = {
+            "soft": "probabilities",
+            "hard": "labels",
+            "topk": "the best classes with their scores",
+            "white": "to open it",
+        }
         why = f"this method needs {' or '.join(needs[kind.access] for kind in kinds)}, and it answers "
-        raise TypeError(f"teacher: expected a {wanted}, got a {got}: {why}{needs[given.access]}")
+        raise TypeError(
+            f"teacher: expected a {wanted}, got a {got}: {why}{needs[given.access]}{_TOP.get(kinds[0].access, '')}"
+        )
     raise TypeError(f"teacher: expected a {wanted}, or a network to make one of, got a {got}")

@@ -4,7 +4,7 @@
    Mixup for Data-Efficient Knowledge Distillation from a Blackbox Model. CVPR 2020. arXiv:2003.13960.
 Reference code: https://github.com/dwang181/active-mixup/tree/46a1f22a (no licence: read for facts, nothing copied).
 
-Access: soft or hard labels. Phases: predict ActiveMixup → fit, with a method that trains on answers.
+Access: soft, top-k or hard labels. Phases: predict ActiveMixup → fit, with a method that trains on answers.
 
 Differences from the paper (P) and the released code (C):
 1. All pairs of real images are candidates in P and C, half a million for 1,000 images; here ``candidates`` of them,

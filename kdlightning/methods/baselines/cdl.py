@@ -43,6 +43,8 @@ class CDL(AnsweredModule):
             starts, from all answers of the datamodule.
     """
 
+    accepts = ("soft", "hard")  # a mean of classes that were not named is none
+
     def __init__(self, student: nn.Module, class_weight: float = 0.1, margin: float = 1.0, **options: Options) -> None:
         super().__init__(student, **options)
         self.class_weight, self.margin = class_weight, margin

@@ -4,8 +4,8 @@
 Code: R, https://github.com/huawei-noah/Efficient-Computing/tree/169b484 (BSD), Data-Efficient Model Compression/DFND/
 DFND-train.py; and M, https://github.com/open-mmlab/mmrazor/tree/2017c06 (Apache), DFNDLoss. Read for facts.
 
-Access: soft labels, or a white box. Phases: fit DFND on a pool. It asks every image of the pool once, as it is, before
-the first epoch; then every image of every batch, as augmented.
+Access: soft or top-k labels, or a white box. Phases: fit DFND on a pool. It asks every image of the pool once, as it
+is, before the first epoch; then every image of every batch, as augmented.
 
 Differences and choices. The paper's text was not at hand: each is the code's (R), mmrazor's (M) or taken here (own).
 1. Images are scored once, by the teacher's cross-entropy with its own top class (R; M takes half of every batch). It is
@@ -29,10 +29,12 @@ from torch.nn import functional as F
 from kdlightning.data.base import above_zero, at_least
 from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.functional.selection import Choice
+from kdlightning.functional.topk import Rest, TopK, top_class
 from kdlightning.modules.alternating import known_classes
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.selecting import SelectingModule
-from kdlightning.teachers import SoftLabelTeacher, WhiteBoxTeacher, as_teacher
+from kdlightning.modules.spreading import spreading
+from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, TopKTeacher, WhiteBoxTeacher, as_teacher
 from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
@@ -41,7 +43,7 @@ class DFND(SelectingModule):
     """Data-free noisy distillation, on any pool: :class:`WebDataModule`, ``UnionDataModule``.
 
     Args:
-        teacher: answers ``(N, K)`` probabilities, or is a white box: both teach the same.
+        teacher: answers ``(N, K)`` probabilities, or is a white box: both teach the same; or those of the best classes.
         student: pixels in [0, 1] to logits ``(N, K)``.
         share: of the pool, to train on; or
         number: of images of the pool, to train on, with ``share=None``.
@@ -49,6 +51,8 @@ class DFND(SelectingModule):
         adaptation_weight: weight of the cross-entropy with the noisy label.
         temperature: T of the divergence, of both sides.
         num_classes: K, for a student without an attribute of that name.
+        rest: of a teacher that names the best classes only, what becomes of the others' mass, see
+            :class:`~kdlightning.modules.AnsweredModule`.
         options: those of :class:`DistillationModule`; the optimiser is also Q's.
 
     Raises:
@@ -57,11 +61,11 @@ class DFND(SelectingModule):
 
     access = "soft"
     every_epoch = False
-    teacher: SoftLabelTeacher | WhiteBoxTeacher
+    teacher: SoftLabelTeacher | TopKTeacher | WhiteBoxTeacher
 
     def __init__(
         self,
-        teacher: SoftLabelTeacher | WhiteBoxTeacher,
+        teacher: SoftLabelTeacher | TopKTeacher | WhiteBoxTeacher,
         student: nn.Module,
         share: float | None = 0.5,
         number: int | None = None,
@@ -69,6 +73,7 @@ class DFND(SelectingModule):
         adaptation_weight: float = 1.0,
         temperature: float = 4.0,
         num_classes: int | None = None,
+        rest: Rest = "ignored",
         **options: Any,  # noqa: ANN401 - DistillationModule's
     ) -> None:
         super().__init__(student, **options)
@@ -80,8 +85,9 @@ class DFND(SelectingModule):
         at_least(1, number=number)
         if not 0 < teacher_accuracy < 1:
             raise ValueError(f"teacher_accuracy: expected a share between 0 and 1, got {teacher_accuracy}")
-        self.teacher = as_teacher(teacher, SoftLabelTeacher, WhiteBoxTeacher)
+        self.teacher = as_teacher(teacher, SoftLabelTeacher, TopKTeacher, WhiteBoxTeacher)
         self.access, self.adaptation_weight = self.teacher.access, adaptation_weight
+        self.partial, self.spread = self.access == "topk", spreading(rest)
         self.share, self.number, self.temperature, self.teacher_accuracy = share, number, temperature, teacher_accuracy
         self.mistakes = nn.Parameter(torch.zeros(2 * (known_classes(student, num_classes),)))
 
@@ -99,27 +105,34 @@ class DFND(SelectingModule):
             if not kept.any():
                 return {"kd": 0 * logits.sum(), "adaptation": 0 * self.mistakes.sum()}
             answer, logits = answer[kept], logits[kept]
+        label = top_class(answer, topk=self.partial)
+        if self.partial:
+            answer = self.spread(answer, logits)
         divergence = kd_divergence(logits, log_softened(answer, self.temperature), self.temperature)
-        noisy = noisy_cross_entropy(logits, answer.argmax(1), self.adaptation)
+        noisy = noisy_cross_entropy(logits, label, self.adaptation)
         return {"kd": self.temperature**2 * divergence, "adaptation": self.adaptation_weight * noisy}
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
-        """The teacher's probabilities ``(N, K)``, asked for, negative where it gives no answer.
+        """The teacher's probabilities ``(N, K)``, or its rows of top-k answers; negative where it gives no answer.
 
         A ValueError where the student has other classes.
         """
         teacher, classes = self.teacher, len(self.mistakes)
-        answer = teacher.ask(images) if isinstance(teacher, SoftLabelTeacher) else teacher(images).float().softmax(1)
-        if answer.shape[1] != classes:
+        answer = teacher.ask(images) if isinstance(teacher, BlackBoxTeacher) else teacher(images).float().softmax(1)
+        if answer.shape[1] != classes and not self.partial:
             raise ValueError(f"the student answers {classes} classes, but the teacher's answers have {answer.shape[1]}")
         return answer
 
     def scores(self, images: Tensor, first: int) -> Tensor:
         """The teacher's cross-entropy with its top class, and that class."""
         answer = self.answers(images)
-        label = answer.argmax(1, keepdim=True)
-        others = answer.scatter(1, label, 0).sum(1, keepdim=True)
+        label = top_class(answer, topk=self.partial)[:, None]
+        if self.partial:
+            known = TopK.of(answer)
+            others = known.scores[:, 1:].sum(1, keepdim=True) + known.rest.clamp_min(0)[:, None]
+        else:
+            others = answer.scatter(1, label, 0).sum(1, keepdim=True)
         entropy = -torch.log1p(-others)  # -log(1 - others) = -log max p
         entropy[~answered(answer)] = torch.inf  # no answer: chosen last
         return torch.cat([entropy, label.float()], 1)
@@ -140,7 +153,7 @@ class DFND(SelectingModule):
 
     def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
         """The pool once, then every image of every batch."""
-        if not isinstance(self.teacher, SoftLabelTeacher):
+        if not isinstance(self.teacher, BlackBoxTeacher):
             return Estimate(0, 0)
         pool = len(data.train_set)
         plan = schedule(trainer, data, self.wanted(pool))

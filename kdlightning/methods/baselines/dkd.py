@@ -4,7 +4,7 @@
 Reference code: https://github.com/megvii-research/mdistiller (MIT). Compared in C, the code of MEKD:
 https://github.com/HAIV-Lab/MEKD/tree/72881bc (MIT), project/DKD.py.
 
-Access: soft or hard labels. Phases: predict TeacherAnswers → fit DKD.
+Access: soft, top-k or hard labels. Phases: predict TeacherAnswers → fit DKD.
 
 Differences from the paper and its code (P) and the code of MEKD (C):
 1. The target is the teacher's top-1 class, because the pool has no labels (C); P's is the ground truth.
@@ -54,7 +54,7 @@ class DKD(AnsweredModule):
         """α TCKD + β NCKD, Sec. 3.3 of [Zhao2022]_."""
         student, teacher = self.vectors(*self.responses(batch))
         target = softened(teacher, self.temperature)
-        tckd, nckd = decoupled_divergence(student, target, teacher.argmax(1), self.temperature)
+        tckd, nckd = decoupled_divergence(student, target, self.top_class(batch, teacher), self.temperature)
         scale = self.warmup(self.current_epoch) * self.temperature**2
         return {"target": self.alpha * scale * tckd.mean(), "others": self.beta * scale * nckd.mean()}
 

@@ -4,7 +4,7 @@
    CVPR 2019. arXiv:1812.02766.
 Reference code: https://github.com/tribhuvanesh/knockoffnets/tree/eaa8acbf (read for facts, nothing copied).
 
-Access: soft or hard labels. Phases: predict KnockoffSelection → fit, with a method that trains on answers.
+Access: soft, top-k or hard labels. Phases: predict KnockoffSelection → fit, with a method that trains on answers.
 
 Differences from the paper (P) and the released code (C):
 1. C has the random strategy only (its ``adaptive.py`` draws at random too); the adaptive one follows P.
@@ -16,7 +16,8 @@ Differences from the paper (P) and the released code (C):
 5. Every reward is rescaled to [0, 1] by the smallest and the largest value of the past images, and compared with their
    mean; the images of the round count as past.
 6. The student is trained on all answers so far, for ``epochs`` passes after each round, with a new optimiser.
-7. Of hard labels the certainty is always 1, so this reward says nothing.
+7. Of hard labels the certainty is always 1, so this reward says nothing. Of the best classes alone the rewards see the
+   others even.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlightning.data.base import at_least
+from kdlightning.functional.topk import TopK, spread
 from kdlightning.modules.rounds import RoundsModule
 from kdlightning.teachers import BlackBoxTeacher
 
@@ -126,6 +128,9 @@ class KnockoffSelection(RoundsModule):
         here = torch.searchsorted(rows["index"], chosen["index"])
         answer = rows["answer"][here]
         p_teacher = answer if answer.ndim == 2 else F.one_hot(answer, self.num_classes).float()
+        if self.partial:
+            known = {name: rows[name][here] for name in ("answer", "classes", "rest")}
+            p_teacher = spread(TopK.of_columns(known), torch.zeros(self.num_classes))
         logits = self.student_logits(rows["image"][here]) if "loss" in self.rewards else None
 
         kept = max(self.window, len(p_teacher))

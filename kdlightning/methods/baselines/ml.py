@@ -3,7 +3,7 @@
 .. [Ba2014] J. Ba, R. Caruana. Do Deep Nets Really Need to be Deep? NeurIPS 2014, arXiv:1312.6184.
 Compared in C, the code of MEKD: https://github.com/HAIV-Lab/MEKD/tree/72881bc (MIT), project/ML.py.
 
-Access: soft or hard labels. Phases: predict TeacherAnswers → fit ML.
+Access: soft, top-k or hard labels. Phases: predict TeacherAnswers → fit ML.
 
 Differences from the paper (P) and the code of MEKD (C):
 1. Centred logits against centred log-probabilities: no API answers logits, and log-probabilities are logits up to the
