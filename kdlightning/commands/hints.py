@@ -1,5 +1,6 @@
 """What the command line says about names it does not know: what was expected there, and the nearest valid name."""
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -78,7 +79,7 @@ def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
         if found := re.search(r"--([\w.]+)\.help: ", line):
             key = found[1]
         if found := re.search(r"Option '([\w.]+)' is not accepted", line):
-            yield _nearest(found[1], parameters(owner), "argument")
+            yield _within(found[1], parameters(owner)) or _nearest(found[1], parameters(owner), "argument")
         if found := re.search(r"import path string: ([\w.]+)|Import of '([\w.]+)' failed|no member '(\w+)'", line):
             yield _wanted(owner, key, next(filter(None, found.groups())), parser)
         if found := re.search(r"No module named '([\w.]+)'", line):
@@ -148,6 +149,16 @@ def nearest(given: str, names: Iterable[str], number: int = 1, cutoff: float = 0
 def _nearest(given: str, names: Iterable[str], kind: str) -> str:
     near = nearest(given, names)
     return f"there is no {kind} '{given}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _within(given: str, known: Mapping[str, inspect.Parameter]) -> str | None:
+    """Of an argument that stands within another, as those of servers' replies did not always: where."""
+    for name, parameter in known.items():
+        for kind in get_args(parameter.annotation) or (parameter.annotation,):
+            fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+            if found := fields & {given, given.removesuffix("_key")}:
+                return f"'{given}' stands within '{name}', as in {name}: {{{found.pop()}: ...}}"
+    return None
 
 
 def _import(class_path: str) -> Any:  # noqa: ANN401 - a class, or a function that makes one

@@ -1,3 +1,4 @@
+import pytest
 from jsonargparse import ArgumentParser
 
 from kdlightning.commands.hints import explain, nearest
@@ -14,3 +15,17 @@ def test_suggestions_are_distinct_and_do_not_mind_capitals():
     names = ["ResNet8", "resnet18", "resnet18", "resnet34", "VGG11", "vgg11"]
     assert nearest("Resnet8", names, 3, cutoff=0.6) == ["ResNet8", "resnet18", "resnet34"]
     assert nearest("vgg12", names, 3, cutoff=0.6) == ["VGG11"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("results", "'results' stands within 'reader', as in reader: {results: ...}"),
+        ("label_key", "'label_key' stands within 'reader', as in reader: {label: ...}"),
+        ("layout", "'layout' stands within 'writer', as in writer: {layout: ...}"),
+        ("max_total", "there is no argument 'max_total'"),
+    ],
+)
+def test_what_stands_within_another_argument_is_told_where(given, said):
+    message = f"class_path 'kdlightning.remote.HTTPSoftLabelTeacher':\n  Option '{given}' is not accepted"
+    assert f"\n  -> {said}" in explain(message, ArgumentParser())
