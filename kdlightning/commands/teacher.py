@@ -16,6 +16,7 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.commands.hints import explain, public_class
 from kdlightning.data.archives import read_file
 from kdlightning.data.decoding import decode_or_name
+from kdlightning.functional.topk import TopK
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.remote.connection import Request
 from kdlightning.remote.credentials import blacken
@@ -112,7 +113,7 @@ def _try(teacher: BlackBoxTeacher, image: Path, shape: Sequence[int] | None) -> 
     began = time.monotonic()
     answer = teacher.query(pixels[None].float() / 255)
     seconds = time.monotonic() - began
-    _say("read as", _meaning(answer, getattr(teacher, "labels", None) or {}))
+    _say("read as", _meaning(answer, getattr(teacher, "labels", None) or {}, topk=teacher.access == "topk"))
     paid, cost = teacher.paid, teacher.cost
     tokens = f", {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out" if any(cost[3:]) else ""
     _say(
@@ -146,13 +147,19 @@ def _readable(body: bytes) -> str:
     return f"{text} ... (bytes: {binary:,})" if binary else text
 
 
-def _meaning(answer: Tensor, labels: dict[str, int]) -> str:
+def _meaning(answer: Tensor, labels: dict[str, int], *, topk: bool) -> str:
     """An answer in words, with the label texts where they are known."""
     names: dict[int, str] = {}
     for text, index in labels.items():
         names.setdefault(index, f" ({text})")
     if answer.ndim == 1:
         return f"class {int(answer)}{names.get(int(answer), '')}"
+    if topk:
+        known = TopK.of(answer)
+        pairs, rest = zip(known.classes[0].tolist(), known.scores[0].tolist(), strict=True), known.rest.item()
+        named = ((index, score) for index, score in pairs if index >= 0)
+        listed = ", ".join(f"class {index}{names.get(index, '')} {score:.4g}" for index, score in named)
+        return f"the best classes: {listed}; all others: {'unknown' if rest < 0 else f'{rest:.4g}'}"
     best = answer[0].topk(min(_BEST, answer.shape[1]))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     listed = ", ".join(f"class {index}{names.get(index, '')} {value:.4g}" for index, value in pairs)

@@ -2,19 +2,21 @@
 
 from kdlightning.remote.connection import Patience, RemoteTeacherError
 from kdlightning.remote.description import Tensors
-from kdlightning.remote.http import HTTPHardLabelTeacher, HTTPSoftLabelTeacher
-from kdlightning.remote.openinference import RemoteHardLabelTeacher, RemoteSoftLabelTeacher
+from kdlightning.remote.http import HTTPHardLabelTeacher, HTTPSoftLabelTeacher, HTTPTopKTeacher
+from kdlightning.remote.openinference import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTopKTeacher
 from kdlightning.remote.reading import Reader
 from kdlightning.remote.writing import Writer
 
 __all__ = [
     "HTTPHardLabelTeacher",
     "HTTPSoftLabelTeacher",
+    "HTTPTopKTeacher",
     "Patience",
     "Reader",
     "RemoteHardLabelTeacher",
     "RemoteSoftLabelTeacher",
     "RemoteTeacherError",
+    "RemoteTopKTeacher",
     "Tensors",
     "Writer",
 ]

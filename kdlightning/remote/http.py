@@ -16,7 +16,7 @@ from kdlightning.remote.protocol import ProtocolError, parse_value, shorten
 from kdlightning.remote.reading import Outputs, Reader
 from kdlightning.remote.words import Words
 from kdlightning.remote.writing import Writer
-from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher, TopKTeacher, at_least_one
 from kdlightning.teachers.outcomes import Outcome, Reading
 
 _NO_TOKENS = (
@@ -145,3 +145,22 @@ class HTTPHardLabelTeacher(HTTPTeacher, HardLabelTeacher):
 
     Its arguments are those of :class:`~kdlightning.remote.http.HTTPTeacher`.
     """
+
+
+class HTTPTopKTeacher(HTTPTeacher, TopKTeacher):
+    """The best classes with their probabilities, and the mass of all others, from any JSON API.
+
+    Args:
+        url: see :class:`~kdlightning.remote.http.HTTPTeacher`.
+        request: likewise.
+        outputs: likewise; of ``logits`` and ``sigmoids`` of some classes the mass of the others stays unknown.
+        k: the most classes of an answer; it may name fewer, and of more the best are kept.
+        options: the others of :class:`~kdlightning.remote.http.HTTPTeacher`.
+
+    Raises:
+        ValueError: k is below 1; and as there.
+    """
+
+    def __init__(self, url: str, request: Any, outputs: Outputs, k: int, **options: Any) -> None:  # noqa: ANN401
+        self.k = at_least_one(k)
+        super().__init__(url, request, outputs, **options)

@@ -142,7 +142,7 @@ class NetworkedTeacher(ReadingTeacher):
             ValueError: another number of classes is configured; offline, no such teacher, or several.
         """
         self._tally = Unanswered(self._most, bare(self._address))
-        identity |= {"access": self.access, "outputs": self._outputs}
+        identity |= {"access": self.access, "outputs": self._outputs, **({"k": str(self.k)} if self.k else {})}
         labelled = None
         if self._labels is not None:  # replies read with other labels are other answers
             labelled = max(self._labels.values()) + 1
@@ -250,8 +250,8 @@ class NetworkedTeacher(ReadingTeacher):
         encoded = self._encode(images.detach().cpu())
         ledger = self._ledger
         rows = self._ask_all(encoded, shape) if ledger is None else self._ask_once(ledger, encoded, shape)
-        answer = stacked(rows, self._classes, hard=self.access == "hard")
-        if answer.ndim == 2 and not all(map(is_none, rows)):
+        answer = stacked(rows, 2 * self.k + 1 if self.k else self._classes, hard=self.access == "hard")
+        if self.access == "soft" and not all(map(is_none, rows)):
             self._classes = self._classes or answer.shape[1]
         return torch.from_numpy(answer).to(images.device)
 

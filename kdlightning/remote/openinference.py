@@ -25,7 +25,7 @@ from kdlightning.remote.protocol import (
 )
 from kdlightning.remote.reading import Outputs
 from kdlightning.remote.scores import scores_in
-from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher
+from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher, TopKTeacher, at_least_one
 from kdlightning.teachers.outcomes import Reading
 
 
@@ -180,3 +180,25 @@ class RemoteHardLabelTeacher(RemoteTeacher, HardLabelTeacher):
 
     Its arguments are those of :class:`~kdlightning.remote.openinference.RemoteTeacher`.
     """
+
+
+class RemoteTopKTeacher(RemoteTeacher, TopKTeacher):
+    """The best classes of a model on a server with their probabilities, and the mass of all others.
+
+    With ``tensors.classification`` the server names them itself, as ``value:index``; without, they are the best of its
+    tensor.
+
+    Args:
+        url: see :class:`~kdlightning.remote.openinference.RemoteTeacher`.
+        model: likewise.
+        outputs: likewise; of ``logits`` of some classes the mass of the others stays unknown.
+        k: the most classes of an answer.
+        options: the others of :class:`~kdlightning.remote.openinference.RemoteTeacher`.
+
+    Raises:
+        ValueError: k is below 1; and as there.
+    """
+
+    def __init__(self, url: str, model: str, outputs: Outputs, k: int, **options: Any) -> None:  # noqa: ANN401
+        self.k = at_least_one(k)
+        super().__init__(url, model, outputs, **options)

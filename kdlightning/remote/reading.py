@@ -12,7 +12,8 @@ from kdlightning.remote.words import Match, Words, declines
 from kdlightning.teachers.outcomes import Outcome, Reading
 
 Outputs = Literal["logits", "probabilities", "sigmoids", "tokens", "index", "text"]
-OUTPUTS = {"soft": ("logits", "probabilities", "sigmoids", "tokens"), "hard": ("index", "text")}
+_SCORES = ("logits", "probabilities", "sigmoids", "tokens")
+OUTPUTS = {"soft": _SCORES, "topk": _SCORES, "hard": ("index", "text")}
 _BIG = 2**62
 
 

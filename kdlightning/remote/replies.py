@@ -16,6 +16,7 @@ from kdlightning.networks.rehearsal import looks_like_probabilities
 from kdlightning.remote.checks import check_labels, check_scores, disclosed, is_none, none_row
 from kdlightning.remote.connection import AttemptError, Patience, RemoteTeacherError, Reply
 from kdlightning.remote.credentials import bare, blacken
+from kdlightning.remote.partial import packed, partial_row
 from kdlightning.remote.protocol import HEADER_LENGTH, Array, UnreadableReplyError, parse_value, shorten
 from kdlightning.remote.reading import Outputs
 from kdlightning.remote.unanswered import FIRST, Unanswered
@@ -47,6 +48,7 @@ class ReadingTeacher(BlackBoxTeacher):
     _asked_again: set[bytes]  # of the images that got no answer, those asked once more, as SHA-256
     _patience: Patience
     _understood = False  # whether an answer has been what was agreed
+    k = 0  #: the most classes of an answer, where it names the best ones only
 
     @abstractmethod
     def _read(self, reply: Reply, number: int) -> Array | Sequence[Reading]:
@@ -76,6 +78,8 @@ class ReadingTeacher(BlackBoxTeacher):
             return list(check_labels(answer, words, number, self.num_classes))
         checked = check_scores(answer, self._outputs, number, self.num_classes)
         self._warn(answer)
+        if self.access == "topk":
+            return [packed(range(len(row)), row.tolist(), 0.0, self.k) for row in checked]
         return list(checked)
 
     def _row(self, reading: Reading) -> Array:
@@ -83,18 +87,23 @@ class ReadingTeacher(BlackBoxTeacher):
         outcome, said = reading.outcome, reading.said
         if reading.answered:
             try:
-                row = disclosed(reading, self._outputs, self.num_classes)
+                row = self._disclosed(reading)
             except AnswerError as error:
                 if not self.odd_answers:
                     raise
                 outcome, said = Outcome.UNREADABLE, f"{error}. The reply: {reading.said}"
             else:
                 if row.ndim:
-                    self._classes = self._classes or len(row)
+                    self._classes = self._classes or (len(row) if self.access == "soft" else 0)
                     self._warn(np.array([reading.scores]))
                 return row
         self._tally.quote(f"{outcome.name.lower()}: {said}")
         return none_row(outcome)
+
+    def _disclosed(self, reading: Reading) -> Array:
+        if self.access == "topk":
+            return partial_row(reading, self._outputs, self.num_classes, self.k)
+        return disclosed(reading, self._outputs, self.num_classes)
 
     def _warn(self, scores: Array) -> None:
         if not self._understood and self._outputs == "logits" and looks_like_probabilities(torch.tensor(scores)):

@@ -52,7 +52,7 @@ def soft_answer(
         values, total = values / 100, total / 100
     off = (total - 1).abs()
     least, worst = float(scores.min()), float(off.max())
-    if least < 0 or (worst > _NOISE and worst > _rounding(values)):
+    if least < 0 or (worst > _NOISE and worst > rounding_of(values)):
         wanted = f"{outputs} of shape {list(scores.shape)}, none negative and each row's sum 1"
         got = f"a least value of {least:g} and a sum of {float(scores.double().sum(dim=1)[off.argmax()]):g}"
         raise AnswerError(f"expected {wanted}, got {got}; {_NEGATIVE if least < 0 else _NO_SHARES}")
@@ -97,7 +97,7 @@ def _check_shape(scores: Tensor, outputs: str, number: int, classes: int | None)
         raise AnswerError(f"expected {outputs} of shape [{number}, {classes or 'K'}], got {got}")
 
 
-def _rounding(values: Tensor) -> float:
+def rounding_of(values: Tensor) -> float:
     """How far a sum may be off if all of these are rounded, to as many digits as they have."""
     for digits in _DIGITS:
         if ((values - values.round(decimals=digits)).abs() < 1e-7).all():
