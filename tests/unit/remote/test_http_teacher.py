@@ -303,4 +303,4 @@ def test_the_documents_configurations_are_complete(block, monkeypatch):
     assert b"{image}" not in request.body
     assert json.loads(request.body)
     teacher.close()
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
