@@ -130,6 +130,7 @@ class Connection:
         self.stopped = threading.Event()  # set: no attempt is begun any more
         self.listener: Callable[[Request, dict[str, str], Received], None] | None = None  # of what goes out and in
         self.heard: Callable[[int, Mapping[str, str]], None] | None = None  # of every reply's head
+        self.sign: Callable[[Request], dict[str, str]] | None = None  # makes the headers of one attempt
         self._headers, self._proxy = headers, proxy_for(url)
         self._open = partial(Wire, headers, at_once, self._proxy)
         self._wire, self._owner = self._open(), os.getpid()
@@ -199,9 +200,11 @@ class Connection:
 
         if self._owner != os.getpid():  # a fork inherited the sockets of its parent
             self._wire, self._owner = self._open(), os.getpid()
+        headers = request.headers if self.sign is None else {**request.headers, **self.sign(request)}
+        waits = self.patience.connect_timeout, self.patience.read_timeout
         # what the libraries say may quote the reply, so that no error of theirs is kept as a cause
         try:
-            got = self._wire.exchange(*request[:4], self.patience.connect_timeout, self.patience.read_timeout)
+            got = self._wire.exchange(request.method, request.url, headers, request.body, *waits)
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout, httpcore2.ProxyError) as error:
             raise self._unconnected(error) from None
         except httpcore2.TimeoutException:

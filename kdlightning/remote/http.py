@@ -14,6 +14,7 @@ from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.remote.paths import at
 from kdlightning.remote.protocol import ProtocolError, parse_value, shorten
 from kdlightning.remote.reading import Outputs, Reader
+from kdlightning.remote.signing import Signer
 from kdlightning.remote.words import Words
 from kdlightning.remote.writing import Writer
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher, TopKTeacher, at_least_one
@@ -53,6 +54,8 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         reader: where answers are, and how they are read.
         headers: more headers. ``env:NAME`` and ``file:PATH`` in a value stand for the secret there; so they do at the
             end of a text in ``request``, and as a parameter of ``url``.
+        sign: what signs each attempt, or gives it a token that expires: :class:`~kdlightning.remote.AWSSignature`,
+            :class:`~kdlightning.remote.GoogleToken`.
         max_batch: the most images in a request.
         options: those of :class:`NetworkedTeacher`.
 
@@ -72,6 +75,7 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         writer: Writer | None = None,
         reader: Reader | None = None,
         headers: dict[str, str] | None = None,
+        sign: Signer | None = None,
         max_batch: int = 1,
         **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
@@ -84,7 +88,7 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         body, more = fill_in_request(request, read=not self._offline)
         check_url(url, secret=False)
         address, most = (url, []) if self._offline else fill_in_address(url)
-        check_url(url, secret=bool(secrets + more + most))
+        check_url(url, secret=bool(secrets + more + most) or sign is not None)
         self._address, self._target, self._bill.longest = url, address, longest_answer(request)
         self._template = self._writer.template(body, batch=max_batch > 1)
         told = {name.lower() for name in filled}
@@ -92,6 +96,9 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         self._kinds = {name: value for name, value in kinds.items() if name.lower() not in told}
         if not self._offline:
             self._connection = Connection(url, filled, self._patience, self._concurrency)
+            if sign is not None:
+                sign.open()
+                self._connection.sign = sign.headers
         self._identify(
             network=self._known_as or url,
             name=bare(url),

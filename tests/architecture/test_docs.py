@@ -54,8 +54,8 @@ def test_every_page_is_in_the_sites_table_of_contents():
 
 
 PACKAGES = (
-    "accounting", "callbacks", "data", "methods", "modules", "networks", "remote", "report", "start", "teachers",
-    *(f"functional.{module.name}" for module in pkgutil.iter_modules(functional.__path__)),
+    "accounting", "callbacks", "data", "methods", "modules", "networks", "remote", "remote.providers", "report",
+    "start", "teachers", *(f"functional.{module.name}" for module in pkgutil.iter_modules(functional.__path__)),
 )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Each configuration of docs/teachers.md, against the reply that the vendor documents, over HTTP."""
+"""Each configuration of docs/teachers.md, against the reply that the vendor documents, over HTTP.
+
+Requests and replies of the presets, to the byte: `test_providers`.
+"""
 
 import base64
 import io
@@ -94,6 +97,12 @@ REPLIES = {
     ),
     "predict": ({"predictions": [[0.25, 0.5, 0.25]]}, [0.25, 0.5, 0.25]),
     "classify": ({"results": [[["dog", 0.5], ["cat", 0.25], ["bird", 0.25]]]}, [0.25, 0.5, 0.25]),
+    "chat": (chat(" Dog.\n"), 1),
+    "scores": (
+        {"outputs": [{"concepts": [{"name": "dog", "value": 0.5}, {"name": "cat", "value": 0.25},
+                                   {"name": "bird", "value": 0.25}]}]},
+        [0.25, 0.5, 0.25],
+    ),
     "upload": ({"class_id": 2}, 2),
 }  # fmt: skip
 
@@ -103,8 +112,9 @@ def teacher(name, url, **changes):
     parser.add_argument("--teacher", type=SoftLabelTeacher | HardLabelTeacher)
     given = yaml.safe_load(BLOCKS[name])
     own = given["teacher"]["init_args"]
-    place = re.sub(r"^https?://[^/]+", url, own["url"])
-    given["teacher"]["init_args"] |= {"url": place, "patience": {"attempts": 1}, **changes}
+    where = "endpoint" if name == "azure" else "url"
+    place = re.sub(r"^https?://[^/]+", url, own.get("url", url))
+    given["teacher"]["init_args"] |= {where: place, "patience": {"attempts": 1}, **changes}
     return parser.instantiate(parser.parse_object(given)).teacher
 
 
@@ -114,7 +124,9 @@ def image():
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv("EXAMPLE_KEY", "s3cret")
+    for name in ("EXAMPLE_KEY", "VISION_PREDICTION_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setattr("kdlightning.remote.providers.vertex.GoogleToken", lambda: None)
 
 
 def test_every_configuration_has_a_reply():
@@ -166,7 +178,7 @@ def sent(name, headers, body):
 BLOCKED = [
     ("openai", chat(None, finish_reason="content_filter"), 1),
     ("openai", {"choices": [{"message": {"content": None, "refusal": "I'm sorry."}, "finish_reason": "stop"}]}, 1),
-    ("openai", chat("I can't assist with that."), 1),
+    ("chat", chat("I can't assist with that."), 1),
     ("openai", chat("llama"), 2),
     ("openai", chat("cat or dog"), 2),
     ("gemini", {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 5}}, 1),
@@ -183,7 +195,7 @@ BLOCKED = [
 @pytest.mark.parametrize(("name", "reply", "outcome"), BLOCKED)
 def test_what_is_documented_for_no_answer_is_none(name, reply, outcome):
     with answering(lambda handler, body: handler.reply(200, reply)) as url:
-        found = teacher(name, url, ledger=None).ask(image())
+        found = teacher(name, url).ask(image())
     assert found.flatten().unique().tolist() == [-outcome]
 
 
