@@ -107,9 +107,10 @@ def recommend(case: Case, facts: Facts) -> Plan:
         plan = plan._replace(phases=asked, baseline=Fit("Supervised"), beside=_LABELS_WHY)
     judge = f"{{class_path: HardLabelTeacher, init_args: {{network: {json.dumps(case.place)}}}}}"
     told = {
-        "The package has no teacher that answers the scores of some classes only: HTTPSoftLabelTeacher wants all K of "
-        "them. So this recipe takes the top class of each answer. If the API can be asked for all classes, say "
-        "--answers soft: probabilities teach more.": case.answers == "topk" and case.teacher != "weights",
+        "This recipe takes the top class of each answer. HTTPTopKTeacher (of a network here, TopKTeacher) with k, the "
+        "most classes that are named, takes the scores of some classes only: AnsweredKD learns from these, too. If the "
+        "API can be asked for all classes, say --answers soft: probabilities teach more.": case.answers == "topk"
+        and case.teacher != "weights",
         "The images are sent to the API. For images that must not leave the house there is MEKD, which sends generated "
         "ones: experiments/digits/mekd/recipe.yaml.": own and case.teacher == "api",
         "Students are tested by asking the teacher, too: what that takes is left free in the budget.": asked_to_test,
