@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlserver demo test test-slow reliability golden lint types format check bench results docs clean
+.PHONY: help install mlserver chatserver demo test test-slow reliability golden lint types format check bench results docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,16 @@ mlserver: $(VENV)/mlserver/.installed ## set up MLServer beside .venv, for the t
 $(VENV)/mlserver/.installed: $(VENV)/.installed
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/mlserver
 	$(BIN)/uv pip install --quiet --python $(VENV)/mlserver/bin/python 'mlserver==1.7.1'
+	@touch $@
+
+chatserver: $(VENV)/chatserver/.installed ## set up `transformers serve` beside .venv, likewise; it shares the packages of .venv
+
+$(VENV)/chatserver/.installed: $(VENV)/.installed
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/chatserver
+	cd $(VENV)/chatserver/lib/python*/site-packages && echo "$$(cd ../../../../lib/python*/site-packages && pwd)" > shared.pth
+	$(BIN)/uv pip install --quiet --python $(VENV)/chatserver/bin/python --no-deps \
+		transformers==5.24.0 tokenizers==0.23.3 regex==2026.11.19 accelerate==1.15.0 fastapi==0.165.0 openai==3.57.0 \
+		jiter==0.19.0 psutil==7.2.2 typer==0.29.2 shellingham==1.5.4 annotated-doc==0.0.7
 	@touch $@
 
 demo: install ## distil a hard-label black box on handwritten digits (about 5 minutes) into runs/demo
