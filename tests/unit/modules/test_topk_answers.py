@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import Linear, TinyNet, ToyDataModule, trainer
 
+from kdlightning.callbacks import Agreement
 from kdlightning.data import GeneratedDataModule, TransferSet, TransferSetDataModule
 from kdlightning.functional.topk import TopK
 from kdlightning.methods import (
@@ -181,6 +182,54 @@ def test_the_generators_information_term_needs_no_more_than_the_top_class(inform
         return torch.cat([parameter.detach().flatten() for parameter in module.generator.parameters()])
 
     assert torch.equal(trained(1), trained(None))
+
+
+@pytest.mark.parametrize("name", ["AnsweredKD", "KD"])
+def test_a_resumed_run_goes_on_with_the_running_prior(name, tmp_path):
+    def run(epochs, ckpt_path=None):
+        module = METHODS[name](rest="prior") if name in METHODS else ONLINE[name](teacher(1), rest="prior")
+        torch.manual_seed(0)
+        made = trainer(tmp_path / "runs", max_epochs=epochs, enable_checkpointing=True)
+        made.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        made.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return module
+
+    data = labelled(tmp_path, 1) if name in METHODS else ToyDataModule()
+    whole, _ = run(2), run(1)
+    resumed = run(2, tmp_path / "1.ckpt")
+    assert torch.equal(resumed.spread.mass, whole.spread.mass)
+    torch.testing.assert_close(whole.spread.mass.sum(), torch.tensor(121.0))  # 60 images twice, and the even one
+    for one, other in zip(whole.student.parameters(), resumed.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_agreement_is_with_the_class_that_is_named_first(tmp_path):
+    def measured(who):
+        module = AnsweredKD(tiny())
+        made = trainer(tmp_path, callbacks=[Agreement(who)])
+        return made.test(module, datamodule=ToyDataModule(), verbose=False)[0]
+
+    told, expected = measured(teacher(2)), measured(teacher())
+    assert told == expected
+    assert {"test/agreement", "test/teacher_accuracy"} <= told.keys()
+
+
+def test_answers_that_are_held_out_are_compared_by_the_class_that_is_named_first(tmp_path):
+    class Unlabelled(ToyDataModule):
+        def load(self):
+            train, val, _ = super().load()
+            return train.withheld(), val, None
+
+    place = str(tmp_path / "set")
+    trainer(tmp_path).predict(TeacherAnswers(teacher(2), place), datamodule=Unlabelled(num_val=0))
+    data = TransferSetDataModule(Unlabelled(num_val=0), place)
+    module, callback = AnsweredKD(tiny()), Agreement()
+    made = trainer(tmp_path, callbacks=[callback])
+    made.fit(module, datamodule=data)
+    share = made.test(module, datamodule=data, verbose=False)[0]["test/agreement"]
+    images, rows = data.tested.images.float() / 255, data.tested.answer
+    assert (len(images), data.tested_on) == (6, "held out")
+    assert share == pytest.approx((module.eval()(images).argmax(1) == TopK.of(rows).top).float().mean().item())
 
 
 def test_who_needs_labels_or_all_classes_says_so(tmp_path):
