@@ -1,6 +1,6 @@
 """What is counted, paid and kept: meter, journal, ledger, limits, locks. Knows no teacher."""
 
-from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.accounts import Budget, Limits
 from kdlightning.accounting.journal import AnswerJournal
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.lock import DirectoryInUseError, DirectoryLock
@@ -11,6 +11,7 @@ from kdlightning.accounting.terms import Terms
 
 __all__ = [
     "AnswerJournal",
+    "Budget",
     "DirectoryInUseError",
     "DirectoryLock",
     "Limits",

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
@@ -55,6 +56,26 @@ class Limits(NamedTuple):
     queries: int | None = None
     bytes: int | None = None
     price: float | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that may be paid; what is left out has no limit.
+
+    Args:
+        queries: images.
+        bytes: sent and received together; a ledger counts them for each run directory.
+        price: money, in the currency of the prices; counted likewise.
+    """
+
+    queries: int | None = None
+    bytes: int | None = None
+    price: float | None = None
+
+
+def budget_of(given: int | Budget | None) -> Budget:
+    """A budget, or that of so many images."""
+    return given if isinstance(given, Budget) else Budget(given)
 
 
 class Totals(NamedTuple):

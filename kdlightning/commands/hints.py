@@ -60,6 +60,10 @@ def without_noise(message: str) -> str:
         r"Given value type: .*",
         r"Given value: (?:.{41,}|None)",
     )
+    # of a number or an object of its own, such as a budget, nobody gives the import path
+    message = re.sub(
+        r"(- Expected a <class '(?:int|float)'>)\n\s*- Expected a dot import path string: .*", r"\1", message
+    )
     return re.sub(rf"(?:^|\n)\s*(?:{'|'.join(lines)})(?=\n|$)", "", message).strip().removeprefix("- ")
 
 
@@ -156,7 +160,7 @@ def _within(given: str, known: Mapping[str, inspect.Parameter]) -> str | None:
     for name, parameter in known.items():
         for kind in get_args(parameter.annotation) or (parameter.annotation,):
             fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-            if found := fields & {given, given.removesuffix("_key")}:
+            if found := fields & {given, given.removesuffix("_key"), given.removeprefix(f"{name}_")}:
                 return f"'{given}' stands within '{name}', as in {name}: {{{found.pop()}: ...}}"
     return None
 

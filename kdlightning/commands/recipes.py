@@ -46,9 +46,7 @@ Variables = Mapping[str, Any]
 _FINISHED = {"fit": "result.json", "predict": "manifest.json"}
 _KEPT = ("*.json", "*.safetensors", "*.jsonl", "journal-*", "journal", "checkpoints", "network")  # of a stage's work
 _TOLD = ("stage.json", "header.json", "estimate.json")  # settings and forecasts only
-_PURSE = (
-    "budget", "budget_bytes", "budget_price", "price", "pace", "patience", "concurrency", "api_key_env", "api_key_file",
-)  # fmt: skip
+_PURSE = ("budget", "price", "pace", "patience", "concurrency", "api_key_env", "api_key_file")
 
 
 class RecipeError(ValueError):

@@ -76,8 +76,9 @@ def _settings(file: Path) -> dict[str, Any]:
             kind = public_class(str(settings["class_path"]))
             if isinstance(kind, type) and issubclass(kind, NetworkedTeacher):
                 patience = {**(settings["init_args"].get("patience") or {}), "attempts": 1}
-                alone = {"ledger": None, "budget_bytes": None, "budget_price": None, "offline": False}
-                settings["init_args"] |= {**alone, "patience": patience}
+                budget = settings["init_args"].get("budget")
+                most = budget.get("queries") if isinstance(budget, dict) else budget  # the rest needs a ledger
+                settings["init_args"] |= {"ledger": None, "budget": most, "offline": False, "patience": patience}
             return settings
     raise ValueError(f"{file}: expected a teacher's class_path and init_args, alone, as `teacher:` or in a run's model")
 

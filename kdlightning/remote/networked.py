@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kdlightning.accounting.accounts import Cost, Limits
+from kdlightning.accounting.accounts import Budget, Cost, Limits, budget_of
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.pace import Pace
@@ -69,9 +69,7 @@ class NetworkedTeacher(ReadingTeacher):
         num_classes: K, where the server does not tell.
         concurrency: the most requests under way.
         patience: time-outs and retries.
-        budget: the most images that may be paid; None for no limit.
-        budget_bytes: the most bytes sent and received; the ledger counts them for each run directory.
-        budget_price: the most money, counted likewise.
+        budget: the most images that may be paid, or limits of images, bytes and money; None for no limit.
         price: of one image, or a price list by images, requests and tokens. What a budget of money has to hold for
             is reserved before a request is sent, and its true cost counts once its reply has told the tokens.
         pace: requests and tokens a minute, of all runs that share the ledger; None for what the server says in headers.
@@ -101,9 +99,7 @@ class NetworkedTeacher(ReadingTeacher):
         num_classes: int | None = None,
         concurrency: int = 4,
         patience: Patience | None = None,
-        budget: int | None = None,
-        budget_bytes: int | None = None,
-        budget_price: float | None = None,
+        budget: int | Budget | None = None,
         price: float | Tariff = 0.0,
         pace: Pace | None = None,
         ledger: str | None = "ledger.sqlite",
@@ -118,13 +114,14 @@ class NetworkedTeacher(ReadingTeacher):
             raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
         if max_batch < 1 or concurrency < 1:
             raise ValueError(f"expected max_batch and concurrency of at least 1, got {max_batch} and {concurrency}")
-        self._limits = Limits(None, budget_bytes, budget_price)
+        most = budget_of(budget)
+        self._limits = Limits(None, most.bytes, most.price)
         if ledger is None and (self._limits != Limits() or offline):
             raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
         self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
-        self._meter, self._ledger_path, self._pace = QueryMeter(budget), ledger, pace or Pace()
+        self._meter, self._ledger_path, self._pace = QueryMeter(most.queries), ledger, pace or Pace()
         self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
         self._words = None if self._labels is None else Words(self._labels)

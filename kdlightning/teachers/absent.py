@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdlightning.accounting.accounts import Limits
+from kdlightning.accounting.accounts import Budget, Limits, budget_of
 from kdlightning.accounting.meter import QueryMeter
 from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Prices, Terms
@@ -21,9 +21,7 @@ class AbsentTeacher(BlackBoxTeacher):
 
     def __init__(
         self,
-        budget: int | None = None,
-        budget_bytes: int | None = None,
-        budget_price: float | None = None,
+        budget: int | Budget | None = None,
         price: float | Tariff = 0.0,
         num_classes: int | None = None,
         *,
@@ -31,8 +29,9 @@ class AbsentTeacher(BlackBoxTeacher):
     ) -> None:
         self._identity = {"network": "absent", "name": "absent", "access": self.access}
         self._fingerprint = lambda: ""
-        self._meter, self._classes = QueryMeter(budget), num_classes or 0
-        self._limits, self._price, self._remote = Limits(budget, budget_bytes, budget_price), tariff_of(price), remote
+        most = budget_of(budget)
+        self._meter, self._classes = QueryMeter(most.queries), num_classes or 0
+        self._limits, self._price, self._remote = Limits(most.queries, most.bytes, most.price), tariff_of(price), remote
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
         """As the settings say; what another run has spent in a ledger is not known."""

@@ -13,6 +13,7 @@ import pytest
 from chat import LABELS, Chat, Killer, Limited, chat_teacher, fails_at_random
 from helpers import ToyDataModule, trainer
 
+from kdlightning.accounting import Budget
 from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.tariff import Tariff, Usage
@@ -27,7 +28,7 @@ TARIFF = Tariff(input=0.15, output=0.6, unbilled=(500, 502, 503))
 def label(url, directory):
     """Label all images, in a process of its own."""
     os.chdir(directory)
-    options = {"price": TARIFF, "budget_price": 0.05, "max_unanswered": 0.3}  # the first fifty may be unlucky
+    options = {"price": TARIFF, "budget": Budget(price=0.05), "max_unanswered": 0.3}  # the first fifty may be unlucky
     teacher = chat_teacher(url, concurrency=AT_ONCE, **options)
     data = NoiseDataModule(ToyDataModule(eval_batch_size=32), NUMBER)
     trainer(directory).predict(TeacherAnswers(teacher, "set"), datamodule=data, return_predictions=False)

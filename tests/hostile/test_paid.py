@@ -22,7 +22,7 @@ from helpers import Linear, shaped
 from servers import FAULTS, Spoiler, answering, serving
 
 from kdlightning.__main__ import main
-from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting import Budget, QueryBudgetExceededError
 from kdlightning.accounting.ledger import Cost, LedgerError, QueryLedger
 from kdlightning.commands.disk import told
 from kdlightning.remote import HTTPHardLabelTeacher, Patience, RemoteSoftLabelTeacher, RemoteTeacherError
@@ -263,7 +263,7 @@ def spend(url, ready, directory, **options):
 def test_one_budget_of_money_is_met_exactly():
     ready = FORK.Barrier(2)
     with api() as (url, asked):
-        options = {"price": 0.01, "budget_price": 1.5}
+        options = {"price": 0.01, "budget": Budget(price=1.5)}
         made = [FORK.Process(target=spend, args=(url, ready, Path.cwd()), kwargs=options) for _ in range(2)]
         for process in made:
             process.start()

@@ -10,7 +10,7 @@ from helpers import Linear, TinyNet, ToyDataModule, trainer
 from servers import answering, serving
 
 from kdlightning.__main__ import main
-from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting import Budget, QueryBudgetExceededError
 from kdlightning.accounting.accounts import Limits
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.terms import Prices, Terms
@@ -362,7 +362,7 @@ def server(network):
 
 def test_bytes_and_price_of_a_remote_teacher(server, capsys):
     url, model = server
-    write("predict.yaml", remote(url, price=0.01, budget_price=0.3))
+    write("predict.yaml", remote(url, price=0.01, budget={"price": 0.3}))
     assert main(["estimate", "--config", "predict.yaml"]) == 0
     told = words(capsys)
     assert "queries 40" in told
@@ -380,8 +380,8 @@ def test_bytes_and_price_of_a_remote_teacher(server, capsys):
 @pytest.mark.parametrize(
     ("limit", "unit"),
     [
-        ({"budget_price": 0.2, "price": 0.01}, "units of price"),
-        ({"budget_bytes": 22_000}, "bytes"),
+        ({"budget": {"price": 0.2}, "price": 0.01}, "units of price"),
+        ({"budget": {"bytes": 22_000}}, "bytes"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "predict"])
@@ -413,7 +413,7 @@ def test_whatever_ends_a_run_stops_cleanly_and_everything_is_kept(tmp_path, serv
 
 def test_a_set_that_money_ends_can_be_finished(server):
     url, model = server
-    teacher = RemoteSoftLabelTeacher(url, "toy", "probabilities", price=0.01, budget_price=0.185, max_batch=8)
+    teacher = RemoteSoftLabelTeacher(url, "toy", "probabilities", price=0.01, budget=Budget(price=0.185), max_batch=8)
     module = TeacherAnswers(teacher, "set", at_budget="finish")
     trainer(".").predict(module, datamodule=DigitsDataModule(**DATA["init_args"]), return_predictions=False)
     made = TransferSet("set")

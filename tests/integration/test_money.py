@@ -60,11 +60,11 @@ def test_estimate_probe_label_and_report(capsys):
         )
         assert len(chat.billed) == 5
 
-        write(url, budget_price=0.002)
+        write(url, budget={"price": 0.002})
         with pytest.raises(SystemExit):
             main(["predict", "--config", "labels.yaml"])
         assert "needs at least 0.00945 units of price, but the budget is 0.002" in capsys.readouterr().err
-        write(url, budget_price=0.0508)
+        write(url, budget={"price": 0.0508})
         assert main(["predict", "--config", "labels.yaml"]) == 0
     assert len(chat.billed) == 40
     manifest = TransferSet("set").manifest

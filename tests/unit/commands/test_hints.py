@@ -23,6 +23,8 @@ def test_suggestions_are_distinct_and_do_not_mind_capitals():
         ("results", "'results' stands within 'reader', as in reader: {results: ...}"),
         ("label_key", "'label_key' stands within 'reader', as in reader: {label: ...}"),
         ("layout", "'layout' stands within 'writer', as in writer: {layout: ...}"),
+        ("budget_price", "'budget_price' stands within 'budget', as in budget: {price: ...}"),
+        ("budget_bytes", "'budget_bytes' stands within 'budget', as in budget: {bytes: ...}"),
         ("max_total", "there is no argument 'max_total'"),
     ],
 )

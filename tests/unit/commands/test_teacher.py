@@ -40,7 +40,7 @@ def test_a_json_api_is_shown_at_work(photo, monkeypatch, capsys):
             "HTTPSoftLabelTeacher", url=f"{url}/v1?code=env:KDL_LONG", headers={"X-Key": "env:KDL_LONG"}, price=0.002,
             request={"auth": "env:KDL_LONG", "b64": "{image}"}, outputs="probabilities",
             reader={"answer": "scores"},
-            labels=["cat", "dog"], budget_price=1.0,
+            labels=["cat", "dog"], budget={"price": 1.0},
         )  # fmt: skip
         assert main(["try", file, photo, "--shape", "3", "64", "64"]) == 0
     said = capsys.readouterr().out

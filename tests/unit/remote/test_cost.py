@@ -6,7 +6,7 @@ import torch
 from chat import LABELS, REQUEST, Chat, chat_teacher, fails
 from jsonargparse import ArgumentParser
 
-from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting import Budget, QueryBudgetExceededError
 from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.tariff import Tariff, Usage, tariff_of
@@ -200,7 +200,7 @@ def test_a_budget_of_money_holds_by_the_worst_case():
     tariff = Tariff(input=1.0, per=1, unseen=(110, 1))
     chat = Chat(tokens=lambda image: Usage(104, 1))
     with chat.serving() as url:
-        teacher = chat_teacher(url, price=tariff, budget_price=1000.0, concurrency=1)
+        teacher = chat_teacher(url, price=tariff, budget=Budget(price=1000.0), concurrency=1)
         teacher.query(images(9))
         with pytest.raises(QueryBudgetExceededError, match=r"936 units of price .* 130 more were asked for"):
             teacher.query(images(1, seed=1))
@@ -211,7 +211,7 @@ def test_a_budget_of_money_holds_by_the_worst_case():
 def test_an_unseen_worst_case_is_refused_before_anything_is_asked():
     chat = Chat()
     with chat.serving() as url, pytest.raises(QueryBudgetExceededError, match=r"0\.003005\d* more were asked for"):
-        chat_teacher(url, price=MINI, budget_price=0.003).query(images(1))  # 20,000 in, max_tokens 9 out
+        chat_teacher(url, price=MINI, budget=Budget(price=0.003)).query(images(1))  # 20,000 in, max_tokens 9 out
     assert chat.asked == {}
 
 

@@ -14,7 +14,7 @@ from helpers import Linear
 from jsonargparse import ArgumentParser
 from servers import FALSE, FAULTS, Spoiler, answering, serving
 
-from kdlightning.accounting import QueryBudgetExceededError
+from kdlightning.accounting import Budget, QueryBudgetExceededError
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.remote import Patience, RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError, Tensors
 from kdlightning.remote.protocol import ProtocolError, read, write
@@ -144,17 +144,17 @@ class TestLedger:
             teacher("http://127.0.0.1:9", "index", ledger="l.sqlite", offline=True)
 
     def test_limits_of_bytes_and_price(self, urls):
-        remote = teacher(urls["probabilities"], ledger="l.sqlite", price=0.1, budget_price=1.0, max_batch=4)
+        remote = teacher(urls["probabilities"], ledger="l.sqlite", price=0.1, budget=Budget(price=1.0), max_batch=4)
         remote.query(images(10))
         with pytest.raises(QueryBudgetExceededError, match="1 units of price have been spent"):
             remote.query(images(1, seed=1))
         assert remote.paid.queries == 10
-        other = teacher(urls["probabilities"], ledger="m.sqlite", budget_bytes=100)
+        other = teacher(urls["probabilities"], ledger="m.sqlite", budget=Budget(bytes=100))
         with pytest.raises(QueryBudgetExceededError, match="bytes"):
             other.query(images(4))
         assert other.paid == (0, 0, 0)
         with pytest.raises(ValueError, match="need a ledger"):
-            teacher(urls["probabilities"], budget_bytes=100)
+            teacher(urls["probabilities"], budget=Budget(bytes=100))
 
 
 def test_the_budget_stops_a_query_that_cannot_be_answered_whole(urls, models):

@@ -249,7 +249,10 @@ def test_no_constructor_has_more_than_a_dozen_options_of_its_own():
 
     from kdlightning.remote import Reader, Writer
     from kdlightning.remote.http import HTTPTeacher
+    from kdlightning.remote.networked import NetworkedTeacher
     from kdlightning.remote.openinference import RemoteTeacher
 
+    handed = ("options", "outputs", "max_batch")  # the last two are options of those who hand them to NetworkedTeacher
     for made in (HTTPTeacher, RemoteTeacher, Reader, Writer, Patience):
         assert len([name for name in signature(made).parameters if name != "options"]) <= 12
+    assert len([name for name in signature(NetworkedTeacher).parameters if name not in handed]) <= 12
