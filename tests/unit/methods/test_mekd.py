@@ -794,7 +794,7 @@ def test_phase_2_refuses_answers_of_another_kind(tmp_path):
         writer.finish(source.train_set.index, {})
         return TransferSetDataModule(ToyDataModule(), str(tmp_path / name))
 
-    with pytest.raises(ValueError, match="MEKD needs soft or hard answers, but those of Else are logits"):
+    with pytest.raises(ValueError, match="MEKD needs soft or topk or hard answers, but those of Else are logits"):
         fit(tmp_path, MEKD(student(), frozen()), given("logits", "logits"))
     trainer(tmp_path).predict(
         DB3KDLabels(HardLabelTeacher(Counted()), str(tmp_path / "db3kd"), num_classes=3, robustness="sd"),
