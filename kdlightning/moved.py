@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 _ACCOUNTING = ("accounts", "journal", "ledger", "meter", "store", "terms")
-_REMOTE = ("checks", "connection", "credentials", "description", "http", "networked", "protocol", "replay", "template")
+_REMOTE = ("checks", "connection", "credentials", "description", "http", "networked", "protocol", "replay")
 _MODULES = ("answered", "base", "generator", "labelling", "schedule")
 _COMMANDS = ("cli", "costs", "estimate", "hints", "recipes", "tracking")
 
@@ -19,6 +19,7 @@ MODULES = {
     **{f"kdlightning.teachers.{name}": f"kdlightning.remote.{name}" for name in _REMOTE},
     **{f"kdlightning.methods.{name}": f"kdlightning.modules.{name}" for name in _MODULES},
     **{f"kdlightning.{name}": f"kdlightning.commands.{name}" for name in _COMMANDS},
+    **dict.fromkeys(("kdlightning.teachers.template", "kdlightning.remote.template"), "kdlightning.remote.writing"),
     "kdlightning.data.characters": "kdlightning.data.rendered",
     "kdlightning.teachers.remote": "kdlightning.remote.openinference",
     "kdlightning.methods.answers": "kdlightning.modules.asking",

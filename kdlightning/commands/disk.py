@@ -3,6 +3,7 @@
 import errno
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FILES = (errno.ENOTDIR, errno.EEXIST)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _WORDS = ("No space left on device", "PytorchStreamWriter failed writing", "os error 28")  # where the number is lost
 
@@ -15,6 +16,8 @@ def told(error: BaseException) -> str | None:
     file = f" ({name})" if (name := getattr(error, "filename2", None) or getattr(error, "filename", None)) else ""
     if number in _FULL or any(words in str(error) for words in _WORDS):
         return f"the disk is full{file}; free space and run the same command again: what was written whole is kept"
+    if number in _FILES:
+        return f"a file is in the way{file}: expected a directory, or nothing, there; choose another place"
     if number in _CLOSED:
         return f"{error.strerror}{file}; choose a place that this user may write to"  # type: ignore[attr-defined]
     return None

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdlightning.commands.disk import told
 from kdlightning.report import ReportError, print_generators, print_table, read_report
 
 _DESCRIPTION = """\
@@ -57,8 +58,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         report = read_report(arguments.runs, arguments.baseline, arguments.against)
         output = report.write(arguments.output)
-    except ReportError as error:
-        sys.stderr.write(f"kdlightning report: {error}\n")
+    except (ReportError, OSError) as error:
+        if (said := error if isinstance(error, ReportError) else told(error)) is None:
+            raise
+        sys.stderr.write(f"kdlightning report: {said}\n")
         return 2
     if report.problems:
         files = "".join(f"\n  {problem.path}: {problem.reason}" for problem in report.problems)

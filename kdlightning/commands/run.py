@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from kdlightning.commands.disk import told as told_of_disk
 from kdlightning.commands.recipes import (
     RecipeError,
     Stage,
@@ -61,6 +62,11 @@ def main(argv: Sequence[str]) -> int:
         run_stages(stages, console, verbose=options.verbose)
     except RecipeError as error:
         sys.stderr.write(f"kdlightning run: {error}\n")
+        return 2
+    except OSError as error:
+        if (said := told_of_disk(error)) is None:
+            raise
+        sys.stderr.write(f"kdlightning run: {said}\n")
         return 2
     if wants_report and not options.only and any(stage.command == "fit" for stage in stages):  # else none is compared
         return _report(root, baselines, stages)

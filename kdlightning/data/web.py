@@ -29,6 +29,7 @@ from kdlightning.data.content import counted, digest, sort_out, walk
 from kdlightning.data.decoding import decode
 
 _CHUNK = 64
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _DECODER = 2  # the decoded pools of other versions have other images
 
 _log = logging.getLogger(__name__)
@@ -179,13 +180,19 @@ def _files(root: Path) -> dict[str, Path]:
     """Every file that the pool may consist of, archives as one, in order, by its name as seen from the root."""
     if root.is_dir():
         return {name: root / name for name in walk(root)}
+    if root.suffix.lower() in _TABLES:
+        raise FileNotFoundError(
+            f"{root}: a list of images is a .txt file with a path in every line, seen from the list"
+        )
     if root.suffix.lower() != ".txt":
         return {root.name: root}
     paths = {line: root.parent / line for line in read_lines(read_file(root))}
     absent = [printable(line) for line, path in paths.items() if not path.is_file()]
     if absent:
         hint = "; nothing is fetched from the web here" if ":/" in absent[0] else ""
-        raise FileNotFoundError(f"{root} lists {len(absent)} files that do not exist, first {absent[0]}{hint}")
+        raise FileNotFoundError(
+            f"{root} lists {len(absent)} files that do not exist, first {absent[0]}, seen from the list{hint}"
+        )
     return paths
 
 

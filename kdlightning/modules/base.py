@@ -4,7 +4,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -17,9 +17,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.batches import as_batch
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
-from kdlightning.modules.finite import check_losses, check_weights
+from kdlightning.modules.finite import check_losses, check_terms, check_weights
 from kdlightning.modules.rates import follow_metric, make_schedule
-from kdlightning.modules.rehearsal import check_first, check_precision, check_student, check_teacher
+from kdlightning.modules.rehearsal import check_classes, check_first, check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
 from kdlightning.networks.pretrained import name_of
 from kdlightning.teachers import BlackBoxTeacher
@@ -193,6 +193,7 @@ class DistillationModule(TaughtModule):
         self.student = student
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._correct: dict[str, MulticlassAccuracy] = {}
+        self._labels: dict[str, Tensor] = {}  # the least and the highest
 
     @property
     def student_name(self) -> str:
@@ -222,7 +223,13 @@ class DistillationModule(TaughtModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the loss terms."""
-        terms = self.losses(batch)
+        try:
+            terms = self.losses(batch)
+        except IndexError:  # what cross-entropy says on a CPU
+            if batch.label is not None and isinstance(classes := getattr(self.student, "num_classes", None), int):
+                check_classes(batch.label, classes)
+            raise
+        check_terms(self, terms)
         loss = torch.stack(list(terms.values())).sum()
         self._accumulate({**terms, **self.watched, "loss": loss})
         return loss
@@ -278,10 +285,13 @@ class DistillationModule(TaughtModule):
             return logits
         if split not in self._correct:
             self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+            self._labels[split] = torch.stack(torch.aminmax(batch.label))
         self._correct[split].update(logits, batch.label)
+        self._labels[split] = torch.stack(torch.aminmax(torch.cat([self._labels[split], batch.label])))
         return logits
 
     def _log_accuracy(self, split: str) -> None:
         metric = self._correct.pop(split, None)
         if metric is not None:
+            check_classes(self._labels.pop(split), cast(int, metric.num_classes))  # once, not of every batch
             self.log(f"{split}/accuracy", metric.compute(), prog_bar=True, rank_zero_only=True, sync_dist=False)

@@ -19,6 +19,18 @@ def check_losses(module: L.LightningModule, losses: Mapping[str, Tensor]) -> Non
     _refuse(module, wrong)
 
 
+def check_terms(module: L.LightningModule, terms: object) -> None:
+    """Refuse, with a TypeError, what a subclass calls its losses and are none."""
+    wrong = f"got {type(terms).__name__}"
+    if isinstance(terms, Mapping):
+        odd = {name: term for name, term in terms.items() if not isinstance(term, Tensor) or term.ndim}
+        if terms and not odd:
+            return
+        told = [f"{n} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{n}: {t!r}" for n, t in odd.items()]
+        wrong = f"got {', '.join(told)}" if odd else "got none"
+    raise TypeError(f"{type(module).__name__}.losses: expected a dict of names to scalar tensors, {wrong}")
+
+
 def check_weights(module: L.LightningModule) -> None:
     """Refuse, with a NotFiniteError, weights or statistics that are not finite; a teacher's are not looked at."""
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")}

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kdlightning.data.classes import check_order
@@ -68,12 +68,19 @@ def check_first(batch: Batch, teacher: object, student: nn.Module | None, traine
     if classes and known and classes != known:
         given = f"the student {name_of(cast(nn.Module, student))} answers {classes}"
         raise ValueError(f"the teacher has {known} classes, {given}: set the student's num_classes to {known}")
-    if classes and batch.label is not None and int(batch.label.max()) >= classes:
-        got = f"{int(batch.label.max())} for a student of {classes} classes"
-        raise ValueError(f"labels: expected class indices from 0 to {classes - 1}, got {got}")
+    if classes and batch.label is not None:
+        check_classes(batch.label, classes)
     if least > 1 and (number := _last_alone(trainer.train_dataloader)):
         told = f"the last batch of {number} images has one: give the loader drop_last=True"
         raise ValueError(f"the network's batch normalisation needs two images in a batch, but {told}")
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Refuse, with a ValueError, labels that are no classes of a student's."""
+    low, high = (int(one) for one in torch.aminmax(labels))
+    if low < 0 or high >= classes:
+        got = f"{low if low < 0 else high} for a student of {classes} classes"
+        raise ValueError(f"labels: expected class indices from 0 to {classes - 1}, got {got}")
 
 
 def _last_alone(loader: Any) -> int | None:  # noqa: ANN401 - a loader, or None

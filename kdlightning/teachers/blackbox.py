@@ -123,8 +123,12 @@ class BlackBoxTeacher(ABC):
 
         A local network answers every image. See :mod:`kdlightning.teachers.outcomes`; what may be raised is the same.
         """
-        if images.ndim != 4 or not images.is_floating_point():
-            got = f"{images.dtype} {tuple(images.shape)}; convert uint8 images by dividing by 255"
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            remedy = "give a torch.Tensor"
+            if isinstance(images, Tensor):
+                one = "one image is a batch of one: images[None]"
+                remedy = one if images.ndim == 3 else "convert uint8 images by dividing by 255"
+            got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}; {remedy}"
             raise ValueError(f"expected float pixels of shape (N, C, H, W), got {got}")
         if not len(images):
             raise ValueError("expected at least one image, got an empty batch")

@@ -286,7 +286,8 @@ def _rows(path):
 
 def _method_table(document):
     """The method's cell → the cell of "ours", of every table that begins with a method."""
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in document.splitlines() if "|" in line]
+    tables = re.findall(r"^\| method \|.*\n(?:\|.*\n)+", document, re.MULTILINE)
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in "".join(tables).splitlines()]
     heads = [row for row in rows if row[0] == "method"]
     assert heads
     assert all(row[-1] == "ours" for row in heads)

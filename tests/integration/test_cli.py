@@ -325,7 +325,7 @@ def test_a_resume_keeps_the_command_lines_word(tmp_path, capsys):
         (["--model", "Supervised", *STUDENT, "--trainer.max_epoch", "3"], ["did you mean 'trainer.max_epochs'?"]),
         (
             ["--model", "KD", "--model.teacher", "HardLabelTeacher", "--model.teacher.network", "x", *STUDENT],
-            ["takes a SoftLabelTeacher; 'HardLabelTeacher' is a BlackBoxTeacher; did you mean 'SoftLabelTeacher'?"],
+            ["takes a SoftLabelTeacher or TopKTeacher; 'HardLabelTeacher' is a BlackBoxTeacher; did you mean"],
         ),
         (
             ["--model", "KD", "--model.teacher", "SoftLabelTeacher", "--model.teacher.network", "nowhere", *STUDENT],

@@ -253,7 +253,7 @@ def test_a_network_becomes_the_teacher_that_the_method_needs(tmp_path):
     ("make", "error", "text"),
     [
         (lambda: methods.KD(HardLabelTeacher(net()), net()), TypeError,
-         "expected a SoftLabelTeacher, got a HardLabelTeacher: this method needs probabilities, and it answers labels"),
+         "expected a SoftLabelTeacher or TopKTeacher, got a HardLabelTeacher: .*, and it answers labels"),
         (lambda: methods.DB3KDLabels(SoftLabelTeacher(net()), "set", 3), TypeError, "needs labels, and it answers pro"),
         (lambda: methods.ShaderKD(SoftLabelTeacher(net()), net()), TypeError, "expected a WhiteBoxTeacher, got a Soft"),
         (lambda: methods.KD(None, net()), TypeError, "or a network to make one of, got a NoneType"),
@@ -352,3 +352,30 @@ def test_a_generator_knows_what_its_training_has_asked(tmp_path):
     trainer(tmp_path).fit(module, datamodule=ToyDataModule(24))
     pool = GeneratedDataModule(ToyDataModule(24), module.generator, size=16)
     assert pool.paid.queries == module.paid.queries == 16
+
+
+def test_labels_that_are_no_classes_are_refused_at_the_end_of_a_test_and_in_a_later_batch(tmp_path):
+    images, labels = torch.rand(12, 1, 8, 8), torch.arange(12) % 3 + 1  # they begin at 1
+    late = torch.cat([torch.zeros(6, dtype=torch.long), labels[:6]])
+    module = methods.Supervised(net())
+    refused = "labels: expected class indices from 0 to 2, got 3 for a student of 3 classes"
+    with pytest.raises(ValueError, match=refused):
+        trainer(tmp_path).test(module, DataLoader(TensorDataset(images, late), 6))
+    with pytest.raises(ValueError, match=refused):
+        trainer(tmp_path).fit(methods.Supervised(net()), DataLoader(TensorDataset(images, late), 6))
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        (lambda _: torch.tensor(1.0), "got Tensor"),
+        (lambda _: {}, "got none"),
+        (lambda _: {"ce": torch.zeros(4)}, r"got ce of shape \(4,\)"),
+        (lambda _: {"ce": torch.tensor(1.0), "own": 0.5}, "got own: 0.5"),
+    ],
+)
+def test_what_are_no_losses_is_said(tmp_path, losses, told):
+    module = methods.Supervised(net())
+    module.losses = losses
+    with pytest.raises(TypeError, match=f"Supervised.losses: expected a dict of names to scalar tensors, {told}"):
+        trainer(tmp_path).fit(module, loader())

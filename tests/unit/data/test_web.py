@@ -12,7 +12,7 @@ from pictures import pack
 from PIL import Image
 
 from kdlightning.data import NoImagesDataModule, WebDataModule
-from kdlightning.data.web import decode, difference_hash
+from kdlightning.data.web import decode, difference_hash, list_pool
 
 
 def picture(color=(200, 30, 30), size=(20, 12), mode="RGB", form="PNG", **options):
@@ -252,3 +252,10 @@ def test_a_pool_is_the_same_wherever_it_lies_and_whenever_it_was_written(tmp_pat
     assert pool(moved, tmp_path).identity() != first
     grey = NoImagesDataModule("toy", num_classes=3, image_size=8, channels=1)
     assert pool(str(tmp_path / "web"), tmp_path, source=grey).identity()["channels"] == 1 != first["channels"]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_a_table_is_no_list(tmp_path, name):
+    (tmp_path / name).write_text("image\na.png\n")
+    with pytest.raises(FileNotFoundError, match=r"a list of images is a \.txt file with a path in every line"):
+        list_pool(tmp_path / name)

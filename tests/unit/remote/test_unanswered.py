@@ -177,3 +177,21 @@ def test_probabilities_without_an_answer_are_negative_throughout():
         options = shaped(image="list", layout="flat", answer="scores", labels=LABELS, ledger=None)
         teacher = HTTPSoftLabelTeacher(url, {"image": "{image}"}, "probabilities", **options)
         assert teacher.ask(images(3)).tolist() == [[0.25, 0.75], [-1, -1], [0.25, 0.75]]
+
+
+def test_class_ids_that_begin_at_1_stop_at_the_first_one_out_of_range():
+    asked = []
+
+    def answer(handler, body):
+        asked.append(body)
+        handler.reply(200, {"id": len(asked) % 10 + 1})
+
+    with answering(answer) as url:
+        teacher = HTTPHardLabelTeacher(
+            url, {"image": "{image}"}, "index", num_classes=10, **shaped(answer="id", patience=HASTY)
+        )
+        with pytest.raises(
+            RemoteTeacherError, match=r"class indices 0 to 10 - 1, got 10\.\.10; if the first class is 1"
+        ):
+            teacher.ask(torch.rand(40, 1, 4, 4))
+    assert len(asked) <= 16  # those under way are finished
