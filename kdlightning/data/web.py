@@ -189,10 +189,8 @@ def _files(root: Path) -> dict[str, Path]:
     paths = {line: root.parent / line for line in read_lines(read_file(root))}
     absent = [printable(line) for line, path in paths.items() if not path.is_file()]
     if absent:
-        hint = "; nothing is fetched from the web here" if ":/" in absent[0] else ""
-        raise FileNotFoundError(
-            f"{root} lists {len(absent)} files that do not exist, first {absent[0]}, seen from the list{hint}"
-        )
+        hint = "; nothing is fetched from the web here" if ":/" in absent[0] else ", seen from the list"
+        raise FileNotFoundError(f"{root} lists {len(absent)} files that do not exist, first {absent[0]}{hint}")
     return paths
 
 
