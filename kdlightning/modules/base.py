@@ -285,9 +285,9 @@ class DistillationModule(TaughtModule):
             return logits
         if split not in self._correct:
             self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
-            self._labels[split] = torch.stack(torch.aminmax(batch.label))
         self._correct[split].update(logits, batch.label)
-        self._labels[split] = torch.stack(torch.aminmax(torch.cat([self._labels[split], batch.label])))
+        seen = torch.cat([self._labels.get(split, batch.label[:0]), batch.label])
+        self._labels[split] = torch.stack(torch.aminmax(seen))
         return logits
 
     def _log_accuracy(self, split: str) -> None:

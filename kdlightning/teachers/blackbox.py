@@ -16,7 +16,7 @@ from kdlightning.functional.topk import TopK
 from kdlightning.networks.pretrained import fingerprint, load_network, name_of
 from kdlightning.networks.rehearsal import freeze, rehearse_teacher
 from kdlightning.networks.statistics import count_parameters
-from kdlightning.teachers.answers import check_logits
+from kdlightning.teachers.answers import AnswerError, check_logits
 from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Answers, Bounds
 
@@ -148,8 +148,9 @@ class BlackBoxTeacher(ABC):
             return self._disclose(check_logits(self._ask(images.detach()), len(images), self._classes))
 
     def _unanswered(self, answer: Tensor) -> Exception:
-        """What to raise where some rows are no answers."""
-        raise NotImplementedError
+        """What `query` raises where some rows are no answers; a teacher that can say more of them overrides it."""
+        lacking = int((~answered(answer)).sum())
+        return AnswerError(f"{lacking} of {len(answer)} images got no answer, and what is asked here needs every one")
 
     def rehearse(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
         """Try a network of this process on two images ``(C, H, W)``, once, uncounted. A teacher elsewhere is not asked.

@@ -23,7 +23,7 @@ from kdlightning.__main__ import main
 from kdlightning.accounting.tariff import Tariff
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.remote.providers import OpenAIChatSoftLabelTeacher, OpenAIChatTeacher
-from kdlightning.remote.providers.common import question
+from kdlightning.remote.providers.arguments import question
 
 MODEL = """
 import sys

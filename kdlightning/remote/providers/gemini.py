@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from kdlightning.remote.http import HTTPTeacher
-from kdlightning.remote.providers.common import Labels, choices, keyed, question
+from kdlightning.remote.providers.arguments import Labels, choices, keyed, question
 from kdlightning.remote.reading import Reader
 from kdlightning.remote.writing import Writer
 from kdlightning.teachers.blackbox import HardLabelTeacher

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from kdlightning.remote.http import HTTPTeacher
-from kdlightning.remote.providers.common import Labels, keyed, scored
+from kdlightning.remote.providers.arguments import Labels, keyed, scored
 from kdlightning.remote.reading import Reader
 from kdlightning.remote.writing import Writer
 from kdlightning.teachers.blackbox import HardLabelTeacher, SoftLabelTeacher

@@ -16,7 +16,7 @@ from servers import answering
 
 from kdlightning.remote import RemoteTeacherError, providers
 from kdlightning.remote.http import HTTPTeacher
-from kdlightning.remote.providers.common import choices, question
+from kdlightning.remote.providers.arguments import choices, question
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher
 
 LABELS = ["cat", "dog", "bird"]

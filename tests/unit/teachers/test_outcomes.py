@@ -1,5 +1,9 @@
+import pytest
 import torch
 
+from kdlightning.networks import LeNet5
+from kdlightning.teachers import HardLabelTeacher
+from kdlightning.teachers.answers import AnswerError
 from kdlightning.teachers.outcomes import Outcome, Reading, answered, counted, outcomes
 
 
@@ -24,3 +28,17 @@ def test_the_best_of_all_classes_of_some_and_of_a_label_alone():
     assert Reading((4,)).best == 4
     none = Reading.none(Outcome.REFUSED, "I cannot")
     assert (none.answered, none.said) == (False, "I cannot")
+
+
+def test_a_teacher_of_ones_own_that_leaves_an_image_out_is_said_where_every_answer_is_needed():
+    class Reluctant(HardLabelTeacher):
+        odd_answers = True
+
+        def _answer(self, images):
+            return torch.tensor([3, -1, 0, -2])[: len(images)]
+
+    teacher, images = Reluctant(LeNet5(image_size=16)), torch.rand(4, 1, 16, 16)
+    assert teacher.ask(images).tolist() == [3, -1, 0, -2]
+    assert teacher.query(images[:1]).tolist() == [3]
+    with pytest.raises(AnswerError, match="2 of 4 images got no answer, and what is asked here needs every one"):
+        teacher.query(images)

@@ -1,4 +1,4 @@
-"""What the presets share: labels as words of a question, and keys from the vendors' usual variables."""
+"""What becomes of the presets' arguments: labels a question, a variable's name a header, an access a reading."""
 
 from kdlightning.remote.reading import Outputs
 from kdlightning.remote.words import index_of
