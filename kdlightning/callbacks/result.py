@@ -45,6 +45,8 @@ class RunResult(OwnFiles):
     which images these were: of the ``test`` or ``validation`` split, or answered ones that were ``held out``; None
     where there were none. It counts the images that were measured, and those that an epoch saw. A ``fast_dev_run``
     leaves nothing, nor does a test of other weights. The best validation accuracy is recorded apart, for information.
+    A finished run's directory takes no other run: the fit is refused, unless it goes on (``ckpt_path``, or the same
+    module again).
 
     Args:
         role: the network's in a comparison: ``teacher``, ``reference`` (the same student from labels) or ``student``.
@@ -89,7 +91,14 @@ class RunResult(OwnFiles):
         self._seconds, self._best = state_dict["seconds"], state_dict["best"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, or let it go on; a ValueError if what is trained could not be saved at the end."""
+        """Start the clock, or let it go on.
+
+        A FileExistsError if another run has ended there; a ValueError if what is trained could not be saved at the end.
+        """
+        there = Path(trainer.default_root_dir) / "result.json"
+        if keeps(trainer) and there.exists() and not (trainer.ckpt_path or self.owns(trainer, pl_module)):
+            told = f"{there} is the record of a finished run, which this one would replace"
+            raise FileExistsError(f"{told}: give the Trainer another default_root_dir, or delete that file first")
         super().on_fit_start(trainer, pl_module)
         self._trained, self._most, self._whole = {}, 0, False
         if _saves(pl_module, trainer):

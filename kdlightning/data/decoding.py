@@ -57,6 +57,13 @@ def read_path(paths: Sequence[Path], size: int, index: int) -> Tensor:
     return decode_or_name(str(paths[index]), lambda: read_file(paths[index]), size, 3)
 
 
+def check_channels(channels: int) -> int:
+    """A ValueError unless images are decoded to grey or colour."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
+    return channels
+
+
 def decode_or_name(name: str, read: Callable[[], bytes], size: int, channels: int) -> Tensor:
     """An image as :func:`decode` makes it of what is read; an :class:`UnreadableError` says its name, too."""
     try:

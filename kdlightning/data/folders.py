@@ -17,7 +17,7 @@ from kdlightning.data.archives import Archive, UnreadableError, printable, read_
 from kdlightning.data.base import ImageDataModule, Options
 from kdlightning.data.classes import listed, sorted_otherwise
 from kdlightning.data.content import Content, counted, digest, is_nobodys, sort_out, walk
-from kdlightning.data.decoding import decode_or_name, is_image
+from kdlightning.data.decoding import check_channels, decode_or_name, is_image
 from kdlightning.data.sets import ImageFileDataset, ImageSet
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.train, self.held_out = train, {"val": val, "test": test}
         if test is not None and num_test:
             raise ValueError(f"num_test={num_test} takes test images from the training images: set test: null")
-        self.channels, self.in_memory, self.num_test, self.labelled = channels, in_memory, num_test, num_classes is None
+        self.channels, self.in_memory = check_channels(channels), in_memory
+        self.num_test, self.labelled = num_test, num_classes is None
         self.name = name or self.root.absolute().name.removesuffix(".zip")
         self.files = _Files(self.root, train)
         named = listed(classes)

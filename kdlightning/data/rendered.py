@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlightning.data.base import ImageDataModule, Options, at_least
+from kdlightning.data.decoding import check_channels
 from kdlightning.data.sets import ImageSet, tensor_set
 
 Draw = Callable[..., Tensor]  # (low, high, *shape): uniform (N, *shape), rows independent
@@ -57,9 +58,7 @@ class RenderedDataModule(ImageDataModule):
         at_least(1, number=number)
         at_least(8, image_size=image_size)
         at_least(0, render_seed=render_seed)
-        if channels not in (1, 3):
-            raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels}")
-        self.number, self.channels, self.render_seed = number, channels, render_seed
+        self.number, self.channels, self.render_seed = number, check_channels(channels), render_seed
         self.class_names = list(self.glyphs)
         if render_seed:  # other images: a transfer set tells sources apart by name, length and size
             self.name = f"{self.name}-{render_seed}"

@@ -38,7 +38,8 @@ _SHARDS = "shard-*.safetensors"
 class TransferSetWriter:
     """Writes rows as they come; goes on where an interrupted run stopped; refuses to overwrite.
 
-    Several processes may write one set at once: every shard is one file, renamed into place when it is whole.
+    Several processes may write one set at once: every shard is one file, renamed into place when it is whole. A set
+    that was finished where its budget ended is open again: a larger budget goes on with it.
 
     Args:
         path: the transfer set's directory; a FileExistsError if the set is finished already.
@@ -50,7 +51,8 @@ class TransferSetWriter:
         self.path = Path(path)
         self.header: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **header}))
         self._belongs = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode()).hexdigest()[:16]
-        if (self.path / "manifest.json").exists():
+        manifest = self.path / "manifest.json"
+        if manifest.exists() and not read_header(manifest).get("stopped_by_budget"):
             remedy = "there is nothing left to ask. Train on it (TransferSetDataModule), or choose another output"
             raise FileExistsError(f"{self.path} already holds a finished transfer set: {remedy}")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -65,6 +67,7 @@ class TransferSetWriter:
             different = sorted(key for key in {*there, *self.header} if there.get(key) != self.header.get(key))
             remedy = "give the same settings to finish it, or another output"
             raise FileExistsError(f"{self.path} was begun with other settings ({', '.join(different)}); {remedy}")
+        manifest.unlink(missing_ok=True)
 
     def done(self) -> Tensor:
         """Source indices ``(M,)``, int64, of the rows that are written already."""

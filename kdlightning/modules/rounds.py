@@ -147,7 +147,7 @@ class RoundsModule(TeacherAnswers):
     def on_predict_end(self) -> None:
         """Write the manifest."""
         super().on_predict_end()
-        if self.finished is not None:
+        if self.finished is not None and not self.finished.manifest["stopped_by_budget"]:
             for file in (self.output / _STATE, *self.output.glob("choice-*.safetensors")):
                 file.unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """What every network of the package is: pixels in [0, 1] in, logits out, normalisation inside."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from kdlightning.networks.pretrained import load_network, save_network
+from kdlightning.networks.pretrained import load_network, save_network, without_wrappers
 
 ChannelValues = Sequence[float] | None
 
@@ -105,6 +105,16 @@ class Network(nn.Module, PyTorchModelHubMixin, library_name="kdlightning"):
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``."""
         return self.forward_head(self.forward_features(x))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """See ``nn.Module``; also the state of the network in ``DataParallel``, DDP or ``torch.compile``.
+
+        A ValueError for a whole checkpoint, which has a state among other things.
+        """
+        if inside := [name for name, value in state_dict.items() if isinstance(value, Mapping)]:
+            told = f"expected tensors by their names, got {', '.join(map(repr, state_dict))}"
+            raise ValueError(f"{told}: this is a checkpoint, give what it has under {' or '.join(map(repr, inside))}")
+        return super().load_state_dict(without_wrappers(state_dict), strict, assign)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:  # type: ignore[override]

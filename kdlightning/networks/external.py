@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG, AlexNet, EfficientNet, MobileNetV3, ResNet
 
 from kdlightning.networks.base import ChannelValues, Network
-from kdlightning.networks.pretrained import name_of
+from kdlightning.networks.pretrained import name_of, without_wrappers
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class _External(Network):
 
         Says to which size images go, where nobody has given the one that such weights were trained at.
 
-        A RuntimeError, with ``strict``, for tensors of other names or shapes.
+        A RuntimeError, with ``strict``, for tensors of other names or shapes; a ValueError for a whole checkpoint.
         """
-        own = self.state_dict()
+        own, state_dict = self.state_dict(), without_wrappers(state_dict)
         if not state_dict.keys() <= own.keys() and state_dict.keys() & self._bare.keys():
             kept = {name: own[name] for name in own.keys() - set(self._bare.values())}
             state_dict = kept | {self._bare.get(name, name): tensor for name, tensor in state_dict.items()}

@@ -21,6 +21,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from kdlightning import __version__
@@ -29,13 +30,32 @@ from kdlightning.networks.building import build, constructor_of, without_downloa
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FILES = (WEIGHTS, CONFIG)
+_WRAPPED = ("module.", "_orig_mod.")
 RESERVED = ("class_path", "fingerprint", "kdlightning_version", "facts", "notes")
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, without ``torch.compile`` and without the copies of ``DataParallel`` or DDP around it."""
+    while True:
+        copies = isinstance(network, nn.DataParallel | DistributedDataParallel)
+        inner = network._modules.get("module" if copies else "_orig_mod")  # the latter of torch.compile
+        if inner is None:
+            return network
+        network = inner
+
+
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state whose names begin as a wrapper's do (``module.``, ``_orig_mod.``), by the names of the network itself."""
+    kept = dict(state)
+    while kept and (prefix := next((one for one in _WRAPPED if all(name.startswith(one) for name in kept)), None)):
+        kept = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
+    return kept
 
 
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 (64 hexadecimal digits) of parameters' and persistent buffers' names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(unwrapped(network).state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -43,6 +63,7 @@ def fingerprint(network: nn.Module) -> str:
 
 def name_of(network: nn.Module) -> str:
     """What tables call a network: its ``architecture`` (timm's and torchvision's own name of it), or its class."""
+    network = unwrapped(network)
     told = getattr(network, "architecture", getattr(network, "original_name", None))  # the latter of TorchScript
     return told if isinstance(told, str) else type(network).__name__
 
@@ -62,7 +83,8 @@ def save_network(
     The files appear complete or not at all. Other files in the directory stay.
 
     Args:
-        network: any module. A `Network` remembers how it was constructed; another module needs ``init_args``.
+        network: any module. A `Network` remembers how it was constructed; another module needs ``init_args``. What is
+            compiled, or in ``DataParallel`` or DDP, is saved as the network inside.
         path: the directory; its parents are made.
         class_path: dotted path of its class (the default), or of a function annotated to return a module.
         init_args: constructor arguments, JSON-able; a module among them is given as
@@ -75,7 +97,8 @@ def save_network(
         FileExistsError: if the directory holds different weights and ``overwrite`` is false.
         ValueError: if the class or its arguments cannot be recorded, or build a network of another shape.
     """
-    path, digest = Path(path), fingerprint(network)
+    path, network = Path(path), unwrapped(network)
+    digest = fingerprint(network)
     text = _describe(network, class_path, init_args, class_names, notes, digest)
     if not overwrite and any((path / name).exists() for name in FILES):
         try:
@@ -105,7 +128,7 @@ def check_saving(
     network: nn.Module, *, class_path: str | None = None, init_args: Mapping[str, Any] | None = None
 ) -> None:
     """Raise what `save_network` would, before the network is worth saving; writes nothing."""
-    _describe(network, class_path, init_args, None, None, "")
+    _describe(unwrapped(network), class_path, init_args, None, None, "")
 
 
 def load_network(source: str | Path, *, revision: str | None = None) -> nn.Module:

@@ -194,3 +194,26 @@ def test_a_dry_run_of_a_labelling_is_its_beginning(tmp_path, capsys):
     assert main(["predict", "--config", "predict.yaml"]) == 0
     manifest = json.loads(Path("set/manifest.json").read_text())
     assert (manifest["queries"], manifest["queries_paid"]) == (40, 40)
+
+
+def test_a_finished_run_is_not_replaced_by_another(tmp_path):
+    run(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(FileExistsError, match=r"result.json is the record of a finished run.*another default_root_dir"):
+        run(tmp_path)
+    assert content(tmp_path) == before
+    (tmp_path / "result.json").unlink()
+    torch.manual_seed(1)
+    run(tmp_path)
+    assert content(tmp_path)["network/model.safetensors"] != before["network/model.safetensors"]
+
+
+def test_the_same_module_trains_on_where_it_was_trained(tmp_path):
+    callback, module, data = RunResult(), Supervised(net()), ToyDataModule()
+    steps = []
+    for epochs in (1, 2):
+        made = trainer(tmp_path, callbacks=[callback], max_epochs=epochs)
+        made.fit(module, datamodule=data)
+        made.test(module, datamodule=data, verbose=False)
+        steps.append(record(tmp_path)["steps"])
+    assert steps[1] == 2 * steps[0]

@@ -235,3 +235,10 @@ def test_an_image_that_is_taken_away_moves_no_other_from_its_part(tmp_path, kind
     assert len(before[2] & after[2]) == 29
     assert len(before[1] & after[1]) >= 19
     assert len(before[0] & after[0]) >= 69
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_images_are_grey_or_in_colour(tmp_path, channels):
+    root = tree(tmp_path / "pets", {"cat/0.png": 1})
+    with pytest.raises(ValueError, match=rf"channels: expected 1 \(grey\) or 3 \(colour\), got {channels}"):
+        ready(root, channels=channels)

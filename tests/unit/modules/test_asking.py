@@ -169,6 +169,18 @@ def test_a_set_that_a_budget_stopped_can_be_finished_afterwards(tmp_path):
     exact(ask(tmp_path, net, budget=21, at_budget="finish"), net, 21)
 
 
+def test_a_larger_budget_goes_on_with_a_set_that_was_finished_at_its_budget(tmp_path):
+    net = Counted()
+    ask(tmp_path, net, budget=16, at_budget="finish")
+    exact(ask(tmp_path, net, budget=16, at_budget="finish"), net, 16)  # the same command asks nothing
+    exact(ask(tmp_path, net, budget=21, at_budget="finish"), net, 21)
+    made = ask(tmp_path, net, budget=50, at_budget="finish")
+    exact(made, net, 40)
+    assert (made.manifest["queries"], made.manifest["stopped_by_budget"]) == (40, False)
+    with pytest.raises(FileExistsError, match="nothing left to ask"):
+        ask(tmp_path, net, budget=60, at_budget="finish")
+
+
 def test_a_budget_that_is_just_enough_is_not_a_stop(tmp_path):
     for at_budget in ("error", "finish"):
         net = Counted()

@@ -27,6 +27,7 @@ from kdlightning.networks import (
     push_network,
     save_network,
 )
+from kdlightning.networks.pretrained import name_of
 
 
 class Tiny(nn.Module):
@@ -511,3 +512,33 @@ def test_saving_can_be_tried_before_there_is_anything_to_save():
         check_saving(Tiny(3))
     check_saving(Tiny(3), init_args={"classes": 3})
     check_saving(LeNet5Fifth())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, torch.compile, lambda net: nn.DataParallel(torch.compile(net))],
+    ids=["parallel", "compiled", "both"],
+)
+def test_what_is_wrapped_is_the_network_inside(wrap, tmp_path):
+    network = LeNet5Fifth(3)
+    wrapped = wrap(network)
+    assert (fingerprint(wrapped), name_of(wrapped)) == (fingerprint(network), "LeNet5Fifth")
+    loaded = load_network(save_network(wrapped, tmp_path / "net"))
+    assert type(loaded) is LeNet5Fifth
+    assert fingerprint(loaded) == fingerprint(network)
+    again = LeNet5Fifth(3)
+    again.load_state_dict(wrapped.state_dict())  # as such a training has saved it
+    assert fingerprint(again) == fingerprint(network)
+    adapter = Adapter(LeNet5Fifth(3), 3)
+    adapter.load_state_dict(wrapped.state_dict())
+    assert fingerprint(adapter.network) == fingerprint(network)
+
+
+def test_a_checkpoint_is_no_state():
+    network = LeNet5Fifth(3)
+    checkpoint = {"epoch": 3, "model": network.state_dict()}
+    for one in (network, Adapter(LeNet5Fifth(3), 3)):
+        with pytest.raises(
+            ValueError, match=r"got 'epoch', 'model': this is a checkpoint, give what it has under 'mod"
+        ):
+            one.load_state_dict(checkpoint)

@@ -291,6 +291,10 @@ def test_over_budget_everything_is_kept_and_can_be_finished(tmp_path, make):
     short = predict(make(tmp_path / "short", budget=33, at_budget="finish"))
     assert len(short) == short.manifest["queries_paid"] == 33
     assert short.manifest["stopped_by_budget"]
+    longer = predict(make(tmp_path / "short", at_budget="finish"))  # a larger budget goes on in the same round
+    assert not longer.manifest["stopped_by_budget"]
+    for name in whole.columns:
+        assert torch.equal(longer.column(name), whole.column(name)), name
 
 
 def test_inference_mode_or_not_makes_no_difference(tmp_path):
