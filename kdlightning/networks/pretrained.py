@@ -38,7 +38,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
     """The network itself, without ``torch.compile`` and without the copies of ``DataParallel`` or DDP around it."""
     while True:
         copies = isinstance(network, nn.DataParallel | DistributedDataParallel)
-        inner = network._modules.get("module" if copies else "_orig_mod")  # the latter of torch.compile
+        inner = getattr(network, "module" if copies else "_orig_mod", None)  # the latter of torch.compile
         if inner is None:
             return network
         network = inner
