@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,8 @@ class AnswerJournal:
 
     Args:
         path: the journal's file; created if absent.
-        query: pixels ``(M, C, H, W)`` to class indices ``(M,)`` or probabilities ``(M, K)``: a black-box teacher's.
+        query: pixels ``(M, C, H, W)``, or a list of images, to class indices ``(M,)`` or probabilities ``(M, K)``: a
+            black-box teacher's.
         settle: called after every answer that is written, a meter's.
         undivided: what asking and writing happen within: a stop that it holds up finds the answer written.
 
@@ -44,7 +45,7 @@ class AnswerJournal:
     def __init__(
         self,
         path: str | Path,
-        query: Callable[[Tensor], Tensor],
+        query: Callable[[Any], Tensor],
         settle: Callable[[], None] | None = None,
         undivided: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -57,14 +58,16 @@ class AnswerJournal:
         os.truncate(self.path, size)  # whatever a kill left half-written
         self._entries = deque(entries)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor | list[Tensor]) -> Tensor:
         """Class indices ``(M,)``, int64, or probabilities ``(M, K)``, float32; from the journal where it has them."""
-        checksum = zlib.crc32(images.detach().flatten()[::97].cpu().numpy().tobytes())
+        checksum = 0
+        for part in images if isinstance(images, list) else [images]:
+            checksum = zlib.crc32(part.detach().flatten()[::97].cpu().numpy().tobytes(), checksum)
         if self._entries:
             entry = self._entries.popleft()
             if entry.checksum == checksum and len(entry.answer) == len(images):
                 self.replayed += len(images)
-                return entry.answer.to(images.device)
+                return entry.answer.to(images[0].device)
             warnings.warn(
                 f"{self.path}: the search asks something else than the interrupted run did (another machine, number "
                 f"of threads or batch size?); {1 + len(self._entries)} recorded calls are asked anew",

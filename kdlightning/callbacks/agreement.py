@@ -25,7 +25,7 @@ from kdlightning.types import Batch
 
 _log = logging.getLogger(__name__)
 
-Judge = Callable[[Tensor], Tensor]
+Judge = Callable[[Any], Tensor]
 
 
 class Agreement(Callback):
@@ -98,7 +98,7 @@ class Agreement(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any  # noqa: ANN401
     ) -> None:  # fmt: skip
         """Ask both."""
-        given = batch.answer if self._judge is None else self._judge(batch.image)
+        given = batch.answer if self._judge is None else self._asked(trainer, batch, self._judge)
         if given is None:
             return
         topk = bool(getattr(pl_module, "partial", False)) if self._judge is None else self._topk
@@ -107,6 +107,12 @@ class Agreement(Callback):
         self._agreed.update((said == pl_module(batch.image).argmax(1))[kept])
         if batch.label is not None:
             self._right.update((said == batch.label)[kept])
+
+    def _asked(self, trainer: L.Trainer, batch: Batch, judge: Judge) -> Tensor:
+        """What the teacher says of a batch, as it sees these images."""
+        data: Any = getattr(trainer, "datamodule", None)
+        views = getattr(getattr(data, "tested", None), "views", None)
+        return judge(batch.image) if views is None else views.answers(judge, batch.index.cpu(), batch.image.device)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the shares, over all processes."""

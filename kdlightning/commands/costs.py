@@ -10,6 +10,7 @@ import lightning.pytorch as L
 from kdlightning.accounting.terms import Terms
 from kdlightning.methods import TeacherAnswers
 from kdlightning.modules import LabellingModule
+from kdlightning.modules.viewing import shape_asked, views_of
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Estimate
 
@@ -149,7 +150,8 @@ def terms_of(trainer: L.Trainer, module: Any, data: Any) -> Terms:  # noqa: ANN4
         raise ValueError(f"{type(data).__name__} does not say how large its images are: channels and image_size")
     labelling = isinstance(module, LabellingModule)
     directory = module.output if labelling else Path(trainer.default_root_dir)
-    terms: Terms = module.teacher.terms((data.channels, data.image_size, data.image_size), directory / "queries.meter")
+    shape = shape_asked(data, views_of(module, data))
+    terms: Terms = module.teacher.terms(shape, directory / "queries.meter")
     earlier = Answers(0, 0, 0)
     with suppress(FileNotFoundError):  # of a recipe's stage that has not been run
         earlier = getattr(data, "paid", earlier) if labelling else earlier

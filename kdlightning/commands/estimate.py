@@ -24,6 +24,7 @@ from kdlightning.commands.costs import Forecast, foresee, span, terms_of
 from kdlightning.commands.hints import public_class, without_noise
 from kdlightning.commands.recipes import RecipeError, Stage, assignment, check_chain, read_recipe
 from kdlightning.modules import LabellingModule
+from kdlightning.modules.viewing import views_of
 from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
 from kdlightning.teachers.absent import AbsentHardLabelTeacher, AbsentSoftLabelTeacher, AbsentTeacher, AbsentTopKTeacher
@@ -84,7 +85,7 @@ class _Dry(cli.KDLightningCLI):
             return
         self.forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
         if self.forecast is not None and self.asked_for:
-            self.rate, self.probed = _probe(self.model.teacher, self.datamodule, self.asked_for)
+            self.rate, self.probed = _probe(self.model, self.datamodule, self.asked_for)
             self.forecast = self.forecast._replace(terms=terms_of(self.trainer, self.model, self.datamodule))
 
 
@@ -161,11 +162,14 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
         console.print(reason, soft_wrap=True, markup=False)
 
 
-def _probe(teacher: BlackBoxTeacher, data: Any, number: int) -> tuple[float | None, str]:  # noqa: ANN401
+def _probe(module: Any, data: Any, number: int) -> tuple[float | None, str]:  # noqa: ANN401
     """Images per second of a real query, None where the ledger knew them all, and what it cost, in words."""
-    images = data.candidate_pool(number).image.float().div(255)
+    teacher, pool, views = module.teacher, data.candidate_pool(number), views_of(module, data)
     before, cost, began = teacher.paid.queries, teacher.cost, time.monotonic()
-    teacher.ask(images)
+    if views is None:
+        teacher.ask(pool.image.float().div(255))
+    else:
+        views.answers(teacher.ask, pool.index, "cpu")
     asked, seconds = teacher.paid.queries - before, time.monotonic() - began
     *_, price, tokens_in, tokens_out = (now - then for now, then in zip(teacher.cost, cost, strict=True))
     tokens = f", {tokens_in:,} tokens in, {tokens_out:,} out" if tokens_in or tokens_out else ""

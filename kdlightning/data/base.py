@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from kdlightning.data.cached import passed_once
 from kdlightning.data.sets import ImageFileDataset, ImageSet, ImageTensorDataset, Tried, each_once, refuse, whole_batch
+from kdlightning.data.views import Resized, TeacherSize, Views, check_size
 from kdlightning.types import Batch
 
 Transform = torch.nn.Module | Callable[[Tensor], Tensor]
@@ -63,6 +65,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
             a draw of its own: more are more diverse and slower. :class:`CropFlipCutout` draws for each image.
         seed: owner of the split, the subset and the order.
         num_workers: of the loaders, and of decoding files into memory; images in memory need none.
+        teacher_size: what a teacher sees of an image, decoded anew when it is asked: an edge length, at which it is
+            resized and cropped as the student's is, or ``original``, the whole image at its own size. None shows it
+            what the student sees.
     """
 
     name: str  #: of the data set, in tables and manifests
@@ -73,6 +78,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     default_num_val: int | float = 0.1
     downloadable: bool = True
     in_memory: bool | None = None  # of sets that are files: None holds up to 1 GiB of decoded pixels
+    has_originals: bool = True  #: whether its images have a size of their own, not only that at which they are made
     train_set: ImageSet  #: the drawn training images, after :meth:`setup`
     least_batch: int = 1  #: fewest images in a training batch: a last one of fewer is left out of its epoch
     #: makes what an epoch trains on, set by methods that select: they have Lightning ask for the loader every epoch
@@ -92,8 +98,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         augmentation_groups: int = 16,
         seed: int = 0,
         num_workers: int = 0,
+        teacher_size: TeacherSize | None = None,
     ) -> None:
         super().__init__()
+        check_size(teacher_size)
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, num_samples=num_samples)
         at_least(1, image_size=image_size, augmentation_groups=augmentation_groups)
         self.root, self.download = Path(root).expanduser(), download
@@ -102,7 +110,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.num_val = self.default_num_val if num_val is None else num_val
         self.image_size = self.native_size if image_size is None else image_size
         self.augmentation, self.augmentation_groups = augmentation, augmentation_groups
-        self.seed, self.num_workers = seed, num_workers
+        self.seed, self.num_workers, self.teacher_size = seed, num_workers, teacher_size
         self.class_names = [str(k) for k in range(getattr(self, "num_classes", 0))]
         self._ready = False
         self._seen: list[ImageSet] = []  # files that were looked at
@@ -175,7 +183,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.setup()
         drawn = {"num_samples": len(self.train_set), "num_val": self.num_val, "image_size": self.image_size}
         source = {"name": self.name, "length": self.source_length, "seed": self.seed}
-        return {**source, **drawn, "unlabelled": self.unlabelled}
+        shown = {} if self.teacher_size is None else {"teacher_size": self.teacher_size}
+        return {**source, **drawn, "unlabelled": self.unlabelled, **shown}
 
     def candidate_pool(self, limit: int | None = None) -> Batch:
         """The training images, or ``limit`` of them drawn by seed, as one batch: uint8 pixels."""
@@ -231,15 +240,16 @@ class ImageDataModule(L.LightningDataModule, ABC):
             raise ValueError(f"{self.name} has no test images, and no validation images to test on instead")
         return self.ordered_loader(self.tested)
 
-    def ordered_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        """Batches in order, without augmentation; processes share the images out, each once."""
+    def ordered_loader(self, dataset: Dataset[Batch], most: int | None = None) -> DataLoader[Batch]:
+        """Batches in order, of ``most`` images; without augmentation; processes share the images out, each once."""
         sampler = each_once(cast(Sized, dataset), self.trainer)
-        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
+        return self._loader(dataset, batch_size=min(self.eval_batch_size, most or sys.maxsize), sampler=sampler)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Training images in order, without augmentation."""
+        """Training images in order, without augmentation; of larger ones for the teacher as many as memory holds."""
         self._look_before(self.train_set)
-        return self.ordered_loader(self.train_set)
+        views = self.train_set.views
+        return self.ordered_loader(self.train_set, None if views is None else views.at_once(self.train_set.index))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to float32 in [0, 1], on the device; augmentation while training."""
@@ -264,13 +274,39 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def _held(self, images: ImageSet) -> ImageSet:
         """The images at ``image_size``, in memory unless they are files and too many."""
         if isinstance(images, ImageTensorDataset):
-            return ImageTensorDataset(self.resize(images.images), images.index, images.labels)
+            held = ImageTensorDataset(self.resize(images.images), images.index, images.labels)
+            held.views = images.views or self._views_of(images)
+            return held
         size = (len(images), self.channels, self.image_size, self.image_size)
         if not (math.prod(size) <= _MEMORY if self.in_memory is None else self.in_memory):
             return images
         pixels = torch.empty(size, dtype=torch.uint8)
         self._look_at(images, pixels)
-        return ImageTensorDataset(pixels, images.index, images.labels)
+        held = ImageTensorDataset(pixels, images.index, images.labels)
+        held.views = images.views
+        return held
+
+    def _of_files(
+        self, reader: Callable[[int | None], Callable[[int], Tensor]], *given: Any, **more: Any  # noqa: ANN401
+    ) -> ImageFileDataset:  # fmt: skip
+        """Images of files, which a ``reader`` decodes at a size, or at their own (None); with what a teacher sees."""
+        found = ImageFileDataset(reader(self.image_size), *given, **more)
+        size = self._shown_size
+        if self.teacher_size is not None:
+            found.views = Views(reader(size), None if size is None else (self.channels, size, size))
+        return found
+
+    def _views_of(self, images: ImageTensorDataset) -> Views | None:
+        """What a teacher sees of images that are in memory at their native size."""
+        if self.teacher_size is None or not self.has_originals:
+            return None
+        channels, *own = images.images.shape[1:]
+        height, width = own if self._shown_size is None else 2 * (self._shown_size,)
+        return Views(Resized(images.images, images.index, self._shown_size), (channels, height, width))
+
+    @property
+    def _shown_size(self) -> int | None:
+        return None if self.teacher_size in (None, "original") else int(self.teacher_size)
 
     def _look_at(self, images: ImageSet, pixels: Tensor | None = None) -> None:
         """Decode all images, into ``pixels`` if they are kept; a ValueError names all that cannot be used."""

@@ -79,6 +79,19 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between two records, for a sentence: by name, also within objects, with plain values."""
+    told = []
+    for key in sorted(key for key in {*there, *here} if there.get(key) != here.get(key)):
+        one, other = there.get(key), here.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            told += [f"{key}.{inner}" for inner in differing(one, other).split("; ")]
+        else:
+            long = any(isinstance(value, (Mapping, list)) for value in (one, other))
+            told.append(key if long else f"{key} {one}, now {other}")
+    return "; ".join(told)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
     """Write tensors from any device, with a checksum and notes; tied weights, which the format refuses, are copied."""
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}

@@ -16,6 +16,7 @@ class StandInDataModule(ImageDataModule):
     """Images that stand in for a task's own: all but them is the source's, also validation and test images."""
 
     default_num_val = 0
+    has_originals = False
 
     def __init__(self, source: ImageDataModule, root: str = "", unlabelled: bool = True, num_workers: int = 0) -> None:
         self.num_classes, self.channels, self.native_size = source.num_classes, source.channels, source.image_size
@@ -23,6 +24,7 @@ class StandInDataModule(ImageDataModule):
             root, False, source.batch_size, source.eval_batch_size, unlabelled=unlabelled,
             image_size=source.image_size, augmentation=source.augmentation,
             augmentation_groups=source.augmentation_groups, seed=source.seed, num_workers=num_workers,
+            teacher_size=source.teacher_size,
         )  # fmt: skip
         self.name, self.class_names = source.name, list(source.class_names)
         self.source = source

@@ -52,8 +52,8 @@ def is_image(file: IO[bytes]) -> bool:
     return True
 
 
-def read_path(paths: Sequence[Path], size: int, index: int) -> Tensor:
-    """One of some files as a colour image ``(3, size, size)``, uint8; partially applied, it travels to workers."""
+def read_path(paths: Sequence[Path], size: int | None, index: int) -> Tensor:
+    """One of some files as :func:`decode` makes it, in colour; partially applied, it travels to workers."""
     return decode_or_name(str(paths[index]), lambda: read_file(paths[index]), size, 3)
 
 
@@ -64,7 +64,7 @@ def check_channels(channels: int) -> int:
     return channels
 
 
-def decode_or_name(name: str, read: Callable[[], bytes], size: int, channels: int) -> Tensor:
+def decode_or_name(name: str, read: Callable[[], bytes], size: int | None, channels: int) -> Tensor:
     """An image as :func:`decode` makes it of what is read; an :class:`UnreadableError` says its name, too."""
     try:
         return decode(read(), size, channels)
@@ -73,8 +73,8 @@ def decode_or_name(name: str, read: Callable[[], bytes], size: int, channels: in
         raise UnreadableError(told) from error
 
 
-def decode(content: bytes, size: int, channels: int, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """An image file as uint8 ``(channels, size, size)``.
+def decode(content: bytes, size: int | None, channels: int, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """An image file as uint8 ``(channels, size, size)``; without a size, the whole of it at its own.
 
     It is turned upright by its EXIF data, put on white where it is transparent, and scaled to 8 bits by its own depth.
     The shorter side is resized to ``size`` (antialiased), the middle of the longer one is taken; 3 channels are colour,
@@ -93,7 +93,8 @@ def decode(content: bytes, size: int, channels: int, max_pixels: int = MAX_PIXEL
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise UnreadableError("several pages" if image.format == "TIFF" else "animated")
             plain = _on_white(_eight_bits(image, _upright(image)))
-            return _square(plain.convert("L" if channels == 1 else "RGB"), size)
+            plain = plain.convert("L" if channels == 1 else "RGB")
+            return tvf.pil_to_tensor(plain) if size is None else _square(plain, size)
     except UnidentifiedImageError as error:
         raise UnreadableError("not an image") from error
     except Image.DecompressionBombError as error:

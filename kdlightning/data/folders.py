@@ -4,7 +4,7 @@ import hashlib
 import io
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -117,9 +117,12 @@ class ImageFolderDataModule(ImageDataModule):
         if not found:
             raise FileNotFoundError(f"{self.root} has no images under '{folder}'; set {part}: null if there are none")
         names, labels = zip(*found, strict=True)
-        read = partial(self.files.image, names, self.image_size, self.channels)
+
+        def reader(size: int | None) -> Callable[[int], Tensor]:
+            return partial(self.files.image, names, size, self.channels)
+
         given = torch.tensor(labels) if self.labelled else None
-        return ImageFileDataset(read, torch.arange(len(names)), given, partial(self.files.stamp, names), names)
+        return self._of_files(reader, torch.arange(len(names)), given, partial(self.files.stamp, names), names)
 
 
 class TinyImageNetDataModule(ImageFolderDataModule):
@@ -208,7 +211,7 @@ class _Files:
         if empty := {name.partition("/")[0] for name in others if "/" in name} - set(labels.values()):
             _log.warning("%s: folders without an image are no classes: %s", place, ", ".join(sorted(empty)[:5]))
 
-    def image(self, names: Sequence[str], size: int, channels: int, index: int) -> Tensor:
+    def image(self, names: Sequence[str], size: int | None, channels: int, index: int) -> Tensor:
         """One of the images; partially applied, it travels to workers."""
         name = names[index]
         return decode_or_name(f"{self.root}/{name}", lambda: self.read(name), size, channels)

@@ -20,7 +20,7 @@ from torchvision import datasets
 from kdlightning.data.archives import read_lines
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.decoding import read_path
-from kdlightning.data.sets import ImageFileDataset, ImageSet, tensor_set
+from kdlightning.data.sets import ImageSet, tensor_set
 
 
 class DigitsDataModule(ImageDataModule):
@@ -170,8 +170,7 @@ class Flowers102DataModule(_TorchvisionDataModule):
 
     def _images(self, data: Any) -> ImageSet:  # noqa: ANN401 - a torchvision data set
         paths, labels = zip(*(data[position] for position in range(len(data))), strict=True)
-        read = partial(read_path, paths, self.image_size)
-        return ImageFileDataset(read, torch.arange(len(paths)), torch.tensor(labels))
+        return self._of_files(partial(partial, read_path, paths), torch.arange(len(paths)), torch.tensor(labels))
 
 
 class _SynDigits(datasets.SVHN):  # type: ignore[misc]  # torchvision ships no types
@@ -237,7 +236,7 @@ class MNISTMDataModule(ImageDataModule):
             raise ValueError(f"{listing}: expected lines of a file name and a digit, got {wrong or 'an empty file'}")
         paths = [folder / name for name, _ in rows]
         labels = torch.tensor([int(label) for _, label in rows])
-        return ImageFileDataset(partial(read_path, paths, self.image_size), torch.arange(len(paths)), labels)
+        return self._of_files(partial(partial, read_path, paths), torch.arange(len(paths)), labels)
 
 
 def _may_write(folder: Path) -> bool:

@@ -49,6 +49,7 @@ class RenderedDataModule(ImageDataModule):
     """
 
     native_size = 32
+    has_originals = False
     glyphs: ClassVar[str]  # the characters that occur
 
     def __init__(

@@ -12,6 +12,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kdlightning.data.views import Views
 from kdlightning.types import Batch
 
 _NAMED = 20  # images that cannot be used, in one message
@@ -24,6 +25,8 @@ class ImageSet(Dataset[Batch], ABC):
         index: source indices ``(N,)``, int64.
         labels: class indices ``(N,)``, int64, or None where they are withheld.
     """
+
+    views: Views | None = None  #: what a teacher is shown in place of these images; None for these
 
     def __init__(self, index: Tensor, labels: Tensor | None) -> None:
         self.index, self.labels = index, labels
@@ -199,7 +202,7 @@ class AnsweredImages(ImageTensorDataset):
             raise ValueError(f"the transfer set has rows for {absent}: {remedy}")
         taken = source.take(rows)
         super().__init__(taken.images, index, taken.labels)
-        self.answer = answer
+        self.answer, self.views = answer, taken.views
 
     def take(self, rows: Tensor) -> Self:
         """The images at these positions ``(M,)`` with their answers."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from kdlightning.data.base import ImageDataModule, at_least
-from kdlightning.data.cached import DamagedFileError, read_record, read_tensors, write_record, write_tensors
+from kdlightning.data.cached import DamagedFileError, differing, read_record, read_tensors, write_record, write_tensors
 from kdlightning.data.controls import class_means, shuffled
 from kdlightning.data.sets import AnsweredImages, ImageSet, ImageTensorDataset
 from kdlightning.functional.topk import TopK
@@ -52,8 +52,11 @@ class TransferSetWriter:
         self.header: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **header}))
         self._belongs = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode()).hexdigest()[:16]
         manifest = self.path / "manifest.json"
-        if manifest.exists() and not read_header(manifest).get("stopped_by_budget"):
+        if manifest.exists() and not (told := read_header(manifest)).get("stopped_by_budget"):
+            other = differing({key: told.get(key) for key in self.header}, self.header)
             remedy = "there is nothing left to ask. Train on it (TransferSetDataModule), or choose another output"
+            if other:
+                remedy = f"what is asked now is another one ({other}); choose another output"
             raise FileExistsError(f"{self.path} already holds a finished transfer set: {remedy}")
         self.path.mkdir(parents=True, exist_ok=True)
         begun = self.path / "header.json"
@@ -64,9 +67,9 @@ class TransferSetWriter:
         if there != self.header and not holds_answers(self.path):  # a run that was refused has nothing to lose
             write_record(begun, self.header)
         elif there != self.header:
-            different = sorted(key for key in {*there, *self.header} if there.get(key) != self.header.get(key))
             remedy = "give the same settings to finish it, or another output"
-            raise FileExistsError(f"{self.path} was begun with other settings ({', '.join(different)}); {remedy}")
+            other = differing(there, self.header)
+            raise FileExistsError(f"{self.path} was begun with other settings ({other}); {remedy}")
         manifest.unlink(missing_ok=True)
 
     def done(self) -> Tensor:
@@ -303,11 +306,11 @@ class TransferSetDataModule(SourcedDataModule):
         made_from = self.transfer_set.manifest["source"]
         here = self.source.identity()
         known = {"channels", "files"} & made_from.keys()  # older sets do not tell them
-        compared = ("name", "length", "image_size", "images", *sorted(known))
+        compared = ("name", "length", "image_size", "images", *sorted(known), "teacher_size")
         different = [key for key in compared if made_from.get(key) != here.get(key)]
         if different:
-            differ = f"{', '.join(different)} differ"
-            raise ValueError(f"{self.path} was made from {made_from} but the source is {here}: {differ}")
+            made = f"{self.path} was made from {made_from} but the source is {here}"
+            raise ValueError(f"{made}: {', '.join(different)} differ")
         if not isinstance(self.source.train_set, ImageTensorDataset):
             raise TypeError(f"a transfer set needs its source in memory; set in_memory=true for {here['name']}")
         columns, index = self.transfer_set.columns, self.transfer_set.column("index")

@@ -27,6 +27,8 @@ from kdlightning.data.cached import kept
 from kdlightning.data.collected import CollectedDataModule
 from kdlightning.data.content import counted, digest, sort_out, walk
 from kdlightning.data.decoding import decode
+from kdlightning.data.sets import ImageTensorDataset
+from kdlightning.data.views import Views
 
 _CHUNK = 64
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -54,8 +56,8 @@ class WebDataModule(CollectedDataModule):
     labels and features beside the images, and names that begin with a dot, are no files of the pool.
 
     Args:
-        source: the task's data set: classes, size of the images, batch size, augmentation, validation and test images.
-            Its training images are never used.
+        source: the task's data set: classes, sizes of the images (``teacher_size``, too), batch size, augmentation,
+            validation and test images. Its training images are never used.
         root: a folder (all files below it, archives among them), a zip, a tar (also WebDataset's shards), or a text
             file with a path in every line; a FileNotFoundError if nothing is there.
         cache: where the decoded arrays go.
@@ -65,6 +67,8 @@ class WebDataModule(CollectedDataModule):
             difference hash of 64 bits): copies, rescaled copies and re-encoded ones.
         options: ``fraction`` of the usable images and ``num_workers``, see :class:`CollectedDataModule`.
     """
+
+    has_originals = True
 
     def __init__(
         self,
@@ -96,6 +100,16 @@ class WebDataModule(CollectedDataModule):
         pixels, self.unusable = self._decoded()
         self.files = len(pixels) + len(self.unusable)
         return torch.from_numpy(pixels)
+
+    def stand_ins(self) -> ImageTensorDataset:
+        """Adds what a teacher sees of the files."""
+        images = super().stand_ins()
+        if self.teacher_size is not None:
+            unusable, size = {one.name for one in self.unusable}, self._shown_size
+            usable = [name for name in list_pool(self.root).names if _shown(*name) not in unusable]
+            files = _Decoding(usable, size, self.channels, self.max_pixels)
+            images.views = Views(files.image, None if size is None else (self.channels, size, size))
+        return images
 
     def identity(self) -> dict[str, Any]:
         """Adds which pool, by names, sizes and some bytes of its files, wherever they lie."""
@@ -150,8 +164,8 @@ class WebDataModule(CollectedDataModule):
 class _Decoding:
     """Files as images of one size, or the reason why not."""
 
-    def __init__(self, names: Sequence[tuple[str, str]], *settings: int) -> None:
-        self.names, self.settings = names, settings
+    def __init__(self, names: Sequence[tuple[str, str]], size: int | None, channels: int, max_pixels: int) -> None:
+        self.names, self.settings = names, (size, channels, max_pixels)
         self._archive = Archive("")
 
     def __len__(self) -> int:
@@ -166,7 +180,18 @@ class _Decoding:
             found: Tensor | str = decode(content, *self.settings)
         except UnreadableError as error:
             found = str(error)
-        return printable(f"{file}/{member}" if member else file), found
+        return _shown(file, member), found
+
+    def image(self, position: int) -> Tensor:
+        """One file as an image; an :class:`UnreadableError` where it is none any more."""
+        name, found = self[position]
+        if isinstance(found, str):
+            raise UnreadableError(f"{name} cannot be decoded any more ({found}): put it back")
+        return found
+
+
+def _shown(file: str, member: str) -> str:
+    return printable(f"{file}/{member}" if member else file)
 
 
 def difference_hash(image: Tensor) -> int:

@@ -40,13 +40,15 @@ class KD(DistillationModule):
         temperature: T, of both sides.
         kd_weight: weight of the distillation term, which carries T².
         ce_weight: weight of the cross-entropy with ground-truth labels; without labels there is no such term.
-        query_once: keep the first answer for every image; only without augmentation.
+        query_once: keep the first answer for every image; only without augmentation, unless the data's
+            ``teacher_size`` shows the teacher the image itself, which needs it.
         rest: of a teacher that names the best classes only, what becomes of the others' mass, see
             :class:`~kdlightning.modules.AnsweredModule`.
         options: those of :class:`DistillationModule`.
     """
 
     access = "soft"
+    asks_as_is = True
 
     def __init__(
         self,
@@ -66,6 +68,12 @@ class KD(DistillationModule):
         self.temperature, self.kd_weight, self.ce_weight = temperature, kd_weight, ce_weight
         self.query_once = query_once
         self._answers: dict[int, Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Refuse, with a ValueError, to ask anew about images that never change for the teacher."""
+        super().setup(stage)
+        if self.views is not None and not self.query_once:
+            raise ValueError("with teacher_size the teacher sees the same image in every epoch: give query_once=True")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Distillation term and, with labels, cross-entropy: Sec. 2 of [Hinton2015]_."""
@@ -97,9 +105,14 @@ class KD(DistillationModule):
             raise ValueError(f"query_once {told}: yield dicts with 'index', or give query_once=False")
         new = [position for position, image in enumerate(index) if image not in self._answers]
         if new:
-            for position, answer in zip(new, self.teacher.ask(batch.image[new]), strict=True):
+            for position, answer in zip(new, self._first(batch, new), strict=True):
                 self._answers[index[position]] = answer
         return torch.stack([self._answers[image] for image in index])
+
+    def _first(self, batch: Batch, new: list[int]) -> Tensor:
+        if self.views is None:
+            return self.teacher.ask(batch.image[new])
+        return self.views.answers(self.teacher.ask, batch.index.cpu()[new], batch.image.device)
 
     def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
         """Every image of every batch; with ``query_once`` every image once, and once more after a resume."""

@@ -14,6 +14,7 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.meter import WAY_ON
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
+from kdlightning.data.views import as_pixels, sizes_told, told_of
 from kdlightning.functional.topk import TopK, top_class
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
@@ -34,6 +35,10 @@ class TeacherAnswers(LabellingModule):
     :class:`~kdlightning.teachers.outcomes.Outcome`: a row without an answer was paid for and asked once. It is negative
     throughout, counts in the manifest, and nobody trains on it.
 
+    Where the data have a ``teacher_size``, the teacher sees each image at that size, and the student its own. Two more
+    columns say what was asked: ``shown_size`` (height and width, int32) and ``shown`` (the first 8 bytes of the SHA-256
+    of the uint8 pixels, int64); the manifest has both sizes.
+
     The cost of an earlier phase (a generator's training) counts towards the teacher's budget.
 
     Args:
@@ -45,6 +50,7 @@ class TeacherAnswers(LabellingModule):
 
     columns: tuple[str, ...] = ("answer",)
     needs_every_answer = False
+    asks_as_is = True
     teacher: BlackBoxTeacher
     _right = _labelled = 0  # answers that are the label, of those to labelled images
     _told = False
@@ -72,10 +78,13 @@ class TeacherAnswers(LabellingModule):
 
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
         """The teacher's answer to each image."""
-        answer = predict(batch.image)
+        seen = None if self.views is None else self.views.images(batch.index)
+        answer = predict(batch.image if seen is None else as_pixels(seen, batch.image.device))
         self._compare(answer, batch.label)
         columns = TopK.of(answer).columns() if self.partial else {"answer": answer}
         rows = {**columns, "queries": torch.ones(len(answer), dtype=torch.int64)}
+        if seen is not None:
+            rows |= told_of(seen)
         if self.teacher.odd_answers:
             rows["outcome"] = outcomes(answer).to(torch.uint8)
         if self.keeps_images:
@@ -166,7 +175,9 @@ class TeacherAnswers(LabellingModule):
     def facts(self, rows: dict[str, Tensor]) -> dict[str, Any]:
         """Class histogram and confidence of the answers, and how many images got none."""
         number = len(rows["answer"])
-        known = {"outcomes": counted(rows["answer"])} if "outcome" in rows else {}
+        known: dict[str, Any] = {"outcomes": counted(rows["answer"])} if "outcome" in rows else {}
+        if "shown" in rows:
+            known["shown_size"] = sizes_told(rows)
         rows = answered_rows(rows)
         answer = rows["answer"]
         label = rows["classes"][:, 0] if self.partial else top_class(answer)

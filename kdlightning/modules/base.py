@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kdlightning.data.batches import as_batch
+from kdlightning.data.views import Views
 from kdlightning.modules.arguments import check_makers, check_networks, keep_plain_hyperparameters
 from kdlightning.modules.finite import check_losses, check_terms, check_weights
 from kdlightning.modules.rates import follow_metric, make_schedule
 from kdlightning.modules.rehearsal import check_classes, check_first, check_precision, check_student, check_teacher
 from kdlightning.modules.resuming import Resumption
+from kdlightning.modules.viewing import views_of
 from kdlightning.networks.pretrained import name_of
 from kdlightning.teachers import BlackBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
@@ -56,6 +58,8 @@ class TaughtModule(L.LightningModule, ABC):
     """
 
     access: str | None = None
+    asks_as_is: bool = False  #: whether it asks about the data's images as they are: a teacher may see larger ones
+    views: Views | None = None  #: what the teacher is shown in place of the batch's images; None for these
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +106,8 @@ class TaughtModule(L.LightningModule, ABC):
         check_launcher(self.trainer)
         check_precision(self.trainer)
         teacher = getattr(self, "teacher", None)
-        check_teacher(teacher, self.trainer)
+        self.views = views_of(self, getattr(self.trainer, "datamodule", None))
+        check_teacher(teacher, self.trainer, self.views)
         if isinstance(teacher, BlackBoxTeacher) and self.trainer.world_size > 1 and not teacher.shared:
             raise RuntimeError(
                 f"{self.trainer.world_size} processes would each count their own queries: add the callback "

@@ -19,15 +19,17 @@ from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.cached import sweep, write_tensors
 from kdlightning.data.transferset import TransferSet, TransferSetWriter, read_header, read_shard
+from kdlightning.data.views import Views
 from kdlightning.modules.arguments import keep_plain_hyperparameters
 from kdlightning.modules.base import check_launcher
 from kdlightning.modules.launch import Launch
 from kdlightning.modules.rehearsal import check_precision, check_teacher
 from kdlightning.modules.schedule import unlimited
+from kdlightning.modules.viewing import shape_asked, views_of
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
 from kdlightning.types import Answers, Batch, Estimate
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Any], Tensor]
 
 
 class LabellingModule(L.LightningModule, ABC):
@@ -46,6 +48,8 @@ class LabellingModule(L.LightningModule, ABC):
 
     columns: tuple[str, ...] = ()  #: of the transfer set, as far as the class alone tells; () for unknown
     needs_every_answer: bool = True  #: a search would not know what an image without an answer means
+    asks_as_is: bool = False  #: whether it asks about the data's images as they are: a teacher may see larger ones
+    views: Views | None = None  #: what the teacher is shown in place of the batch's images; None for these
     renumbers: bool = False  #: whether its rows count by themselves, not by the datamodule's indices
     teacher: BlackBoxTeacher | WhiteBoxTeacher
 
@@ -95,7 +99,8 @@ class LabellingModule(L.LightningModule, ABC):
                 f"DatasetDataModule(dataset) makes one; got {got}: trainer.predict(module, datamodule=...)"
             )
         check_precision(self.trainer)
-        check_teacher(self.teacher, self.trainer)
+        self.views = views_of(self, data)
+        check_teacher(self.teacher, self.trainer, self.views)
         known = self.hparams.get("num_classes")
         if known is not None and known != data.num_classes:
             raise ValueError(f"num_classes is {known}, but the data set {data.name} has {data.num_classes}")
@@ -138,7 +143,7 @@ class LabellingModule(L.LightningModule, ABC):
             asked = sum(self._left_behind(tidy=True)[1:])
         if isinstance(self.teacher, BlackBoxTeacher):
             self.teacher.share(self.output / "queries.meter")
-            shape = (data.channels, data.image_size, data.image_size)
+            shape = shape_asked(data, self.views)
             self.teacher.resume(asked, self.earlier, shape)
         self.trainer.strategy.barrier("what is left behind")
         written = self.writer.rows()

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kdlightning.data.classes import check_order
+from kdlightning.data.views import Views
 from kdlightning.networks.pretrained import name_of
 from kdlightning.networks.rehearsal import rehearse_student
 from kdlightning.teachers import BlackBoxTeacher, WhiteBoxTeacher
+from kdlightning.teachers.blackbox import ONE_SIZE
 from kdlightning.types import Batch
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -24,12 +26,20 @@ def check_precision(trainer: L.Trainer) -> None:
         raise ValueError(f"trainer.precision {trainer.precision} cannot be used: {other}")
 
 
-def check_teacher(teacher: object, trainer: L.Trainer) -> None:
-    """Refuse, with a ValueError, a teacher that does not take the data's images, or has other classes or numbers."""
+def check_teacher(teacher: object, trainer: L.Trainer, views: Views | None = None) -> None:
+    """Refuse, with a ValueError, a teacher that does not take the data's images, or has other classes or numbers.
+
+    ``views``: what it sees in their place.
+    """
     data = _data_of(trainer)
     if data is None or not isinstance(teacher, BlackBoxTeacher | WhiteBoxTeacher):
         return
-    teacher.rehearse(_shape(data), trainer.strategy.root_device)
+    shape = _shape(data) if views is None else views.shape
+    if shape is not None:
+        teacher.rehearse(shape, trainer.strategy.root_device)
+    elif not getattr(teacher, "any_size", False):
+        sizes = "teacher_size: original keeps the sizes of the images, which differ"
+        raise ValueError(f"{sizes}, but a {type(teacher).__name__} takes images of one size: {ONE_SIZE}")
     if isinstance(teacher, BlackBoxTeacher):
         teacher.expect(data.num_classes, f"the data set {data.name}")
     elif teacher.num_classes != data.num_classes:

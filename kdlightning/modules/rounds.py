@@ -55,6 +55,7 @@ class RoundsModule(TeacherAnswers):
     """
 
     columns: tuple[str, ...] = ("answer", "image")
+    asks_as_is = False  # they are kept as they were asked, and students learn from these
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
             is named.
     """
 
-    odd_answers = True
+    odd_answers = any_size = True
 
     def __init__(
         self,

@@ -243,14 +243,22 @@ class NetworkedTeacher(ReadingTeacher):
         """A request for some encoded images, each of this shape ``(C, H, W)``."""
 
     def _answer(self, images: Tensor) -> Tensor:
-        shape = tuple(images.shape[1:])
         encoded = self._encode(images.detach().cpu())
+        return self._answer_encoded(encoded, tuple(images.shape[1:])).to(images.device)
+
+    def _answer_each(self, images: list[Tensor]) -> Tensor:
+        if not self.any_size:
+            return super()._answer_each(images)
+        encoded = [one for image in images for one in self._encode(image.detach().cpu())]
+        return self._answer_encoded(encoded, tuple(images[0].shape[1:])).to(images[0].device)
+
+    def _answer_encoded(self, encoded: list[bytes], shape: tuple[int, ...]) -> Tensor:
         ledger = self._ledger
         rows = self._ask_all(encoded, shape) if ledger is None else self._ask_once(ledger, encoded, shape)
         answer = stacked(rows, 2 * self.k + 1 if self.k else self._classes, hard=self.access == "hard")
         if self.access == "soft" and not all(map(is_none, rows)):
             self._classes = self._classes or answer.shape[1]
-        return torch.from_numpy(answer).to(images.device)
+        return torch.from_numpy(answer)
 
     def _ask_once(self, ledger: QueryLedger, images: list[bytes], shape: tuple[int, ...]) -> list[Array]:
         """Answers from the ledger, where images are missing after they are asked: here, or by another run at work."""

@@ -20,6 +20,8 @@ from kdlightning.teachers.answers import AnswerError, check_logits
 from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Answers, Bounds
 
+ONE_SIZE = "give teacher_size as an edge length, such as 224, in place of original"
+
 
 class BlackBoxTeacher(ABC):
     """A classifier that only answers. No parameters, no gradients, no logits, no features; not callable.
@@ -39,6 +41,7 @@ class BlackBoxTeacher(ABC):
     bounds: ClassVar[Bounds] = Bounds(0.0, 1.0)
     size: int | None = None  #: parameters of the network, where it is on this machine
     odd_answers: ClassVar[bool] = False  #: whether an image may get no answer: not from a network of this process
+    any_size: ClassVar[bool] = False  #: whether it takes images of different sizes together
     class_names: Sequence[str] | None = None  #: of its K classes, in order, where they are known
     _rehearse: Callable[[Sequence[int], torch.device | str], int] | None = None  # of a network in this process
 
@@ -118,11 +121,18 @@ class BlackBoxTeacher(ABC):
         return answer
 
     @final
-    def ask(self, images: Tensor) -> Tensor:
+    def ask(self, images: Tensor | list[Tensor]) -> Tensor:
         """Like :meth:`query`, for who can do without some answers: a row without one is negative throughout.
 
         A local network answers every image. See :mod:`kdlightning.teachers.outcomes`; what may be raised is the same.
+        Images ``(C, H, W)`` that differ in size are a list, for a teacher that takes them (``any_size``).
         """
+        if isinstance(images, list):
+            return self._answer_each([self._askable(image[None]) for image in images])
+        return self._answer(self._askable(images))
+
+    def _askable(self, images: Tensor) -> Tensor:
+        """A batch of images whose pixels may be asked; a ValueError for anything else."""
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             remedy = "give a torch.Tensor"
             if isinstance(images, Tensor):
@@ -137,7 +147,7 @@ class BlackBoxTeacher(ABC):
             told = f"expected pixels in [{self.bounds.lower:g}, {self.bounds.upper:g}], got [{low:g}, {high:g}]"
             advice = "normalisation belongs inside the network, and clamping is the caller's decision"
             raise ValueError(f"{told}: {advice}")
-        return self._answer(images)
+        return images
 
     def _answer(self, images: Tensor) -> Tensor:
         """Charge checked pixels, then answer them; a teacher elsewhere overrides it: it may have to ask again."""
@@ -146,6 +156,10 @@ class BlackBoxTeacher(ABC):
         # no_grad, not inference_mode: an inference tensor cannot be saved for backward as a KD target
         with torch.no_grad():
             return self._disclose(check_logits(self._ask(images.detach()), len(images), self._classes))
+
+    def _answer_each(self, images: list[Tensor]) -> Tensor:
+        """Answer checked images ``(1, C, H, W)`` that may differ in size; a ValueError of a teacher that cannot."""
+        raise ValueError(f"a {type(self).__name__} takes images of one size: {ONE_SIZE}")
 
     def _unanswered(self, answer: Tensor) -> Exception:
         """What `query` raises where some rows are no answers; a teacher that can say more of them overrides it."""

@@ -37,14 +37,16 @@ def test_an_interrupted_set_is_resumed_and_a_finished_one_not_overwritten(tmp_pa
         writer.finish(torch.tensor([2, 5]), {})
     with pytest.raises(RuntimeError, match="is not finished"):
         TransferSet(tmp_path / "set")
-    with pytest.raises(FileExistsError, match=r"begun with other settings \(seed\)"):
+    with pytest.raises(FileExistsError, match=r"begun with other settings \(seed 1, now 2\)"):
         TransferSetWriter(tmp_path / "set", {"seed": 2})
     again = TransferSetWriter(tmp_path / "set", {"seed": 1})
     assert again.done().tolist() == [2]
     again.write(rows(5))
     assert len(again.finish(torch.tensor([2, 5]), {})) == 2
-    with pytest.raises(FileExistsError, match="already holds a finished transfer set"):
+    with pytest.raises(FileExistsError, match="already holds a finished transfer set: there is nothing left to ask"):
         TransferSetWriter(tmp_path / "set", {"seed": 1})
+    with pytest.raises(FileExistsError, match=r"set: what is asked now is another one \(seed 1, now 2\); choose"):
+        TransferSetWriter(tmp_path / "set", {"seed": 2})
 
 
 def test_readers_refuse_what_is_absent_incomplete_or_unknown(tmp_path):

@@ -294,9 +294,12 @@ def test_a_teacher_of_another_number_of_classes_is_refused_and_leaves_nothing(tm
 def test_another_pool_or_teacher_does_not_go_on_with_a_set(tmp_path):
     with pytest.raises(QueryBudgetExceededError):
         ask(tmp_path, Counted(), budget=8)
-    with pytest.raises(FileExistsError, match=r"begun with other settings \(source\)"):
+    with pytest.raises(FileExistsError, match=r"\(source.length 40, now 41; source.num_samples 40, now 41\)"):
         ask(tmp_path, Counted(), noise(41))
-    with pytest.raises(FileExistsError, match=r"begun with other settings \(teacher\)"):
+    with pytest.raises(
+        FileExistsError,
+        match=r"\(teacher.fingerprint .*, now .*; teacher.name Counted, now TinyNet\)",
+    ):
         ask(tmp_path, TinyNet())
 
 
