@@ -111,7 +111,7 @@ def test_an_edge_length_is_the_student_s_crop_at_that_size(tmp_path):
     kept, chat = pictures(tmp_path / "photos"), Chat()
     data = folder(tmp_path / "photos", 20)
     with chat.serving() as url:
-        label(chat_teacher(url), data)
+        label(chat_teacher(url, concurrency=1), data)  # one after the other
     plain = folder(tmp_path / "photos", None)
     plain.image_size = 20
     plain.setup()
@@ -244,7 +244,7 @@ def test_a_web_pool_of_archives_shows_its_files(tmp_path):
         (tmp_path / "pool" / name).write_bytes(files[name])
     task = NoImagesDataModule("animals", 3, 8, 3, eval_batch_size=2, teacher_size="original")
     with chat.serving() as url:
-        made = label(chat_teacher(url), WebDataModule(task, str(tmp_path / "pool"), fraction=0.7))
+        made = label(chat_teacher(url, concurrency=1), WebDataModule(task, str(tmp_path / "pool"), fraction=0.7))
     assert len(made) == len(chat.asked) == 6
     mine = [kept[name.replace("-", "/")] for name in names]
     sizes = [list(mine[index].shape[:2]) for index in made.column("index").tolist()]
