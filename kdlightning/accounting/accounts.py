@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdlightning.accounting.meter import WAY_ON, QueryBudgetExceededError
+from kdlightning.accounting.options import group_of
 
 READING = (
     "access",
@@ -73,9 +74,13 @@ class Budget:
     price: float | None = None
 
 
-def budget_of(given: int | Budget | None) -> Budget:
-    """A budget, or that of so many images."""
-    return given if isinstance(given, Budget) else Budget(given)
+def budget_of(given: int | Budget | Mapping[str, Any] | None) -> Budget:
+    """A budget, or that of so many images; a TypeError, or a ValueError, for what is none."""
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        return Budget(given)
+    if isinstance(given, str | float | bool):
+        raise TypeError(f"budget: expected a whole number of images, or limits such as {{'price': 20}}, got {given!r}")
+    return group_of(Budget, given, "budget")
 
 
 class Totals(NamedTuple):

@@ -54,6 +54,8 @@ class QueryMeter:
     """
 
     def __init__(self, budget: int | None = None) -> None:
+        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
+            raise TypeError(f"a query budget is a whole number of images or None, got {budget!r}")
         if budget is not None and budget < 0:
             raise ValueError(f"a query budget is a number of images >= 0 or None, got {budget}")
         self.budget = budget

@@ -1,10 +1,12 @@
 """A vendor's price list: what a request costs by its images and tokens. Knows no server and no reply."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from kdlightning.accounting.options import group_of
 
 _NANO = 10**9
 
@@ -71,13 +73,18 @@ class Tariff:
         return round((whole * _exact(self.batch) if batch else whole) * _NANO) / _NANO
 
 
-def tariff_of(price: "float | Tariff") -> Tariff:
+def tariff_of(price: "float | Tariff | Mapping[str, Any]") -> Tariff:
     """A price list, or that of a price of an image: then all that may have been answered is billed.
 
     Raises:
         ValueError: a negative price.
+        TypeError: anything else.
     """
-    return price if isinstance(price, Tariff) else Tariff(image=price, unbilled=())
+    if isinstance(price, float | int) and not isinstance(price, bool):
+        return Tariff(image=price, unbilled=())
+    if price is None or isinstance(price, str | bool):
+        raise TypeError(f"price: expected that of an image, or a price list such as {{'input': 2.5}}, got {price!r}")
+    return group_of(Tariff, price, "price")
 
 
 def _exact(price: float) -> Fraction:

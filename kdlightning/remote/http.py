@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kdlightning.accounting.options import group_of
 from kdlightning.remote.bill import longest_answer
 from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, fill_in, fill_in_address, fill_in_request
@@ -79,7 +80,7 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         max_batch: int = 1,
         **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
-        self._writer, self._reader = writer or Writer(), reader or Reader()
+        self._writer, self._reader = group_of(Writer, writer, "writer"), group_of(Reader, reader, "reader")
         super().__init__(outputs, max_batch, **options)
         self._words = None if self._labels is None else Words(self._labels, self._reader.match)
         if max_batch > 1 and self._reader.results is None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from kdlightning.accounting.accounts import Budget, Cost, Limits, budget_of
 from kdlightning.accounting.ledger import QueryLedger
 from kdlightning.accounting.meter import QueryMeter
+from kdlightning.accounting.options import group_of
 from kdlightning.accounting.pace import Pace
 from kdlightning.accounting.tariff import Tariff, tariff_of
 from kdlightning.accounting.terms import Terms
@@ -120,8 +121,9 @@ class NetworkedTeacher(ReadingTeacher):
             raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
-        self._max_batch, self._concurrency, self._patience = max_batch, concurrency, patience or Patience()
-        self._meter, self._ledger_path, self._pace = QueryMeter(most.queries), ledger, pace or Pace()
+        self._max_batch, self._concurrency = max_batch, concurrency
+        self._patience, self._pace = group_of(Patience, patience, "patience"), group_of(Pace, pace, "pace")
+        self._meter, self._ledger_path = QueryMeter(most.queries), ledger
         self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
         self._words = None if self._labels is None else Words(self._labels)

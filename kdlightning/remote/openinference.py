@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdlightning.accounting.options import group_of
 from kdlightning.remote.connection import Connection, Reply, Request
 from kdlightning.remote.credentials import bare, check_url, read_secret
 from kdlightning.remote.description import Description, Tensors, describe
@@ -74,7 +75,7 @@ class RemoteTeacher(NetworkedTeacher):
         key = None if self._offline else read_secret(api_key_env, api_key_file)
         base = f"{check_url(url, secret=key is not None)}/v2"
         path, version = f"{base}/models/{quote(model, safe='')}", self._version
-        self._tensors, self._ids = tensors or Tensors(), itertools.count(1)
+        self._tensors, self._ids = group_of(Tensors, tensors, "tensors"), itertools.count(1)
         self._address = f"{path if version is None else f'{path}/versions/{quote(version)}'}/infer"
         identity = {"network": f"{self._known_as or base}/models/{model}", "name": model}
         asked = {"output": self._tensors.output, "pixels": self._tensors.pixels.text}
