@@ -289,7 +289,11 @@ class DistillationModule(TaughtModule):
                 raise ValueError("test images need labels, or an Agreement callback, which measures without")
             return logits
         if split not in self._correct:
-            self._correct[split] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+            self._correct[split] = MulticlassAccuracy(
+                logits.shape[1],
+                average="micro",
+                validate_args=False,  # which would wait for the device in every batch
+            ).to(logits.device)
         self._correct[split].update(logits, batch.label)
         seen = torch.cat([self._labels.get(split, batch.label[:0]), batch.label])
         self._labels[split] = torch.stack(torch.aminmax(seen))

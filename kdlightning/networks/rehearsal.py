@@ -2,16 +2,19 @@
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdlightning.networks.pretrained import fingerprint, name_of
+
+Answer = TypeVar("Answer")
 
 
 def freeze(network: nn.Module) -> str | None:
@@ -57,15 +60,8 @@ def rehearse_teacher(
             _answer(network, images, who)
         except ValueError:
             network.float()
-    if channels_last:
-        tensors = chain(network.parameters(), network.buffers())
-        layout = [(tensor, tensor.data) for tensor in tensors if tensor.ndim in (4, 5)]
-        try:
-            network.to(memory_format=torch.channels_last)
-            return rehearse_teacher(network, shape, device)
-        except (RuntimeError, ValueError):  # such as view() of a map: its own layout, or the reason why not
-            for tensor, own in layout:
-                tensor.data = own
+    if channels_last and (classes := in_channels_last(network, lambda: rehearse_teacher(network, shape, device))):
+        return classes
     with untouched(network):
         before = [tensor.clone() for tensor in network.buffers()]
         logits = _logits(network, images, who)
@@ -77,10 +73,28 @@ def rehearse_teacher(
     return logits.shape[1]
 
 
+def in_channels_last(network: nn.Module, trial: Callable[[], Answer]) -> Answer | None:
+    """Put a network in the layout that is faster for convolutions, on CPU and GPU alike, if it passes a trial in it.
+
+    Returns:
+        What the trial gave; None where it failed, such as by ``view()`` of a map: the layout is what it was.
+    """
+    tensors = chain(network.parameters(), network.buffers())
+    layout = [(tensor, tensor.data) for tensor in tensors if tensor.ndim in (4, 5)]
+    try:
+        network.to(memory_format=torch.channels_last)
+        return trial()
+    except (RuntimeError, ValueError):
+        for tensor, own in layout:
+            tensor.data = own
+        return None
+
+
 def rehearse_student(network: nn.Module, shape: Sequence[int], device: torch.device | str = "cpu") -> tuple[int, int]:
     """Let a network answer two images ``(C, H, W)`` as it will when it is tested and when it is trained.
 
-    Lazy layers get their weights; everything else is as for `rehearse_teacher`.
+    Lazy layers get their weights, and convolutions the layout that is faster for them, if it can be trained so.
+    Everything else is as for `rehearse_teacher`.
 
     Returns:
         K, and the fewest images in a batch that it can be trained on: batch normalisation may need two.
@@ -95,6 +109,12 @@ def rehearse_student(network: nn.Module, shape: Sequence[int], device: torch.dev
         _answer(network.eval(), images, who)  # draws from the random state as any new layer does
         for module, training in modes.items():
             module.training = training
+    trial = partial(_rehearsed, network, images, who)
+    return in_channels_last(network, partial(trial, backward=True)) or trial()
+
+
+def _rehearsed(network: nn.Module, images: Tensor, who: str, backward: bool = False) -> tuple[int, int]:
+    """What `rehearse_student` says; a RuntimeError for gradients that a layout does not allow."""
     with untouched(network):
         try:
             network.train()
@@ -102,6 +122,9 @@ def rehearse_student(network: nn.Module, shape: Sequence[int], device: torch.dev
             told = "an exported program has no training mode"
             raise ValueError(f"{who} cannot be trained: {told}; give the module that it was made of") from error
         trained = _logits(network, images, who)
+        if backward and (learning := [one for one in network.parameters() if one.requires_grad]):
+            with torch.enable_grad():
+                torch.autograd.grad(_alone(network, (), network(images)).sum(), learning, allow_unused=True)
         try:
             _answer(network, images[:1], who)
             least = 1

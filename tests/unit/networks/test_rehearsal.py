@@ -12,7 +12,7 @@ from torchvision.models import GoogLeNet
 
 from kdlightning.callbacks import RunResult
 from kdlightning.methods import KD, Supervised, TeacherAnswers
-from kdlightning.networks import AlexNetQuarter, LeNet5Fifth, ResNet8, load_network, save_network
+from kdlightning.networks import AlexNetQuarter, LeNet5Fifth, ResNet8, fingerprint, load_network, save_network
 from kdlightning.networks.rehearsal import rehearse_student, rehearse_teacher, untouched
 from kdlightning.serving import ServedModel
 from kdlightning.teachers import HardLabelTeacher, SoftLabelTeacher, WhiteBoxTeacher
@@ -106,6 +106,22 @@ def test_a_network_that_flattens_by_view_keeps_its_own_layout(tmp_path):
     usual = TinyNet(channels=2)
     SoftLabelTeacher(usual).query(torch.rand(1, 2, 8, 8))
     assert usual.body[0].weight.is_contiguous(memory_format=torch.channels_last)  # the faster one, where it works
+
+
+def test_a_student_is_trained_in_the_faster_layout_where_it_can_be(tmp_path):
+    torch.manual_seed(0)
+    viewing, usual = Viewing(), ResNet8(3, 1, image_size=8)
+    before = fingerprint(usual)
+    for net in (viewing, usual):
+        rehearse_student(net, SHAPE)
+    assert viewing.body[0].weight.is_contiguous()
+    convolutions = [tensor for tensor in usual.parameters() if tensor.ndim == 4 and tensor.shape[1] > 1]
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in convolutions)
+    assert fingerprint(usual) == before  # the same weights
+    run = trainer(tmp_path)
+    run.fit(Supervised(usual), datamodule=ToyDataModule())
+    state = run.optimizers[0].state
+    assert all(one["exp_avg"].stride() == tensor.stride() for tensor, one in state.items())
 
 
 def test_probabilities_are_warned_of_and_log_probabilities_are_logits():
@@ -224,7 +240,7 @@ def test_lazy_layers_get_their_weights_before_the_first_step_and_are_saved(tmp_p
     monkeypatch.setattr("helpers.Lazy", Lazy, raising=False)
     path = save_network(net, tmp_path / "net", class_path="helpers.Lazy", init_args={})
     x = torch.rand(2, *SHAPE)
-    assert torch.equal(load_network(path)(x), net.eval()(x))
+    torch.testing.assert_close(load_network(path)(x), net.eval()(x))  # another layout
 
 
 def test_an_exported_program_answers_unless_it_was_exported_in_training():
