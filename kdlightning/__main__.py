@@ -33,7 +33,7 @@ _OPTIONS = (
     ("--data NAME", "the images, then their arguments: --data.batch_size 64", _ALL),
     ("--trainer.max_epochs N", "how long", ("fit",)),
     ("--trainer.devices N", "how many GPUs; --trainer.accelerator cpu for none", _ALL),
-    ("--trainer.precision P", "such as bf16-mixed", _ALL),
+    ("--trainer.precision P", "bf16-mixed, or auto: that where the hardware has bfloat16 itself", _ALL),
     ("--trainer.default_root_dir DIR", "where the run goes, by default runs/METHOD-seedN", _ALL),
     ("--seed_everything N", "by default 0", _ALL),
     ("--ckpt_path FILE", "the checkpoint to go on from, or to measure", _ALL),

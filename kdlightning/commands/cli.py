@@ -36,6 +36,7 @@ from kdlightning.commands.tracking import continue_runs, label_runs, log_record,
 from kdlightning.modules import DistillationModule, GeneratorModule, LabellingModule, TaughtModule
 from kdlightning.modules.base import check_launcher
 from kdlightning.modules.finite import NotFiniteError
+from kdlightning.modules.precision import Trainer
 from kdlightning.remote import RemoteTeacherError
 from kdlightning.teachers import BlackBoxTeacher
 
@@ -378,6 +379,7 @@ def build(kind: type[Built], arguments: list[str]) -> Built:
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        trainer_class=Trainer,
         save_config_callback=_RunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=0,

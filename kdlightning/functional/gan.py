@@ -1,5 +1,7 @@
 """Losses of generators and critics. A critic answers one logit per image; D(x) is its sigmoid, the probability "real".
 
+They are computed in float32, whatever precision the networks have.
+
 .. [Ma2024] J. Ma et al. Aligning Logits Generatively for Principled Black-Box Knowledge Distillation. CVPR 2024.
 .. [Goodfellow2014] I. Goodfellow et al. Generative Adversarial Nets. NeurIPS 2014, arXiv:1406.2661.
 .. [Gulrajani2017] I. Gulrajani et al. Improved Training of Wasserstein GANs. NeurIPS 2017, arXiv:1704.00028.
@@ -22,6 +24,7 @@ def critic_loss(real: Tensor, fake: Tensor, objective: Objective = "nonsaturatin
     ``-mean[log D(x) + log(1 - D(G(z)))]``, Eq. 11 of [Ma2024]_; for ``"wasserstein"`` the first two terms of Eq. 3 of
     [Gulrajani2017]_, ``mean f(G(z)) - mean f(x)``.
     """
+    real, fake = real.float(), fake.float()
     if objective == "wasserstein":
         return fake.mean() - real.mean()  # Eq. (3) of [Gulrajani2017], first two terms
     return -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())  # Eq. (11): 1 - D = sigmoid(-logit)
@@ -34,6 +37,7 @@ def generator_loss(fake: Tensor, objective: Objective = "nonsaturating") -> Tens
     D(G(z)) to 0: the sign is a slip. ``"saturating"`` is the text's ``mean log(1 - D(G(z)))``, ``"nonsaturating"`` the
     ``-mean log D(G(z))`` of Sec. 3 of [Goodfellow2014]_ with the same fixed point and a gradient that does not vanish.
     """
+    fake = fake.float()
     if objective == "wasserstein":
         return -fake.mean()
     if objective == "saturating":
@@ -50,7 +54,7 @@ def information_loss(fake: Tensor, weight: Tensor) -> Tensor:
     """
     if fake.shape != weight.shape:
         raise ValueError(f"expected one weight per logit, got {tuple(weight.shape)} for {tuple(fake.shape)}")
-    return -(weight.detach() * F.logsigmoid(fake)).mean()  # Eq. (10)
+    return -(weight.detach() * F.logsigmoid(fake.float())).mean()  # Eq. (10)
 
 
 def gradient_penalty(
@@ -64,7 +68,8 @@ def gradient_penalty(
     share = torch.rand(len(real), device=real.device) if mix is None else mix
     share = share.view(-1, 1, 1, 1).to(real)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    with torch.autocast(real.device.type, enabled=False):  # gradients of gradients vanish in half precision, to NaN
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return cast(Tensor, (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean())  # Eq. (3), third term
 
 
@@ -74,7 +79,7 @@ def code_loss(code: Tensor, latent: Tensor) -> Tensor:
     Every latent variable is a code here, because MEKD's latent vector stands for the teacher's logits. A scalar, half
     the mean squared error per element of the critic's guess ``(N, Z)`` of the latent vectors ``(N, Z)``.
     """
-    return 0.5 * F.mse_loss(code, latent)  # Eq. (5), expectation of -log Q
+    return 0.5 * F.mse_loss(code.float(), latent)  # Eq. (5), expectation of -log Q
 
 
 def image_distance(one: Tensor, other: Tensor, norm: Literal["l1", "l2"] = "l1") -> Tensor:

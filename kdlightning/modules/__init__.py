@@ -19,6 +19,7 @@ from kdlightning.modules.asking import TeacherAnswers
 from kdlightning.modules.base import DistillationModule, TaughtModule
 from kdlightning.modules.generator import GeneratorModule
 from kdlightning.modules.labelling import LabellingModule
+from kdlightning.modules.precision import Trainer, best_precision
 from kdlightning.modules.rates import WarmupCosineLR
 from kdlightning.modules.rounds import RoundsModule
 from kdlightning.modules.selecting import SelectingModule
@@ -34,6 +35,8 @@ __all__ = [
     "SelectingModule",
     "TaughtModule",
     "TeacherAnswers",
+    "Trainer",
     "TwoPlayerModule",
     "WarmupCosineLR",
+    "best_precision",
 ]

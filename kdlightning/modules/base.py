@@ -222,9 +222,9 @@ class DistillationModule(TaughtModule):
         check_student(self.student, self.trainer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The student's logits ``(N, K)``."""
+        """The student's logits ``(N, K)``, in float32 whatever precision it computes in."""
         logits: Tensor = self.student(images)
-        return logits
+        return logits.float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the loss terms."""

@@ -201,7 +201,7 @@ class RoundsModule(TeacherAnswers):
                 for part in torch.randperm(len(rows["index"])).split(self.batch_size):
                     if len(part) < 2:  # batch normalisation needs two
                         continue
-                    logits = self.student(self.scaled(rows["image"][part]))
+                    logits = self.student(self.scaled(rows["image"][part])).float()
                     loss = F.cross_entropy(logits, self._taught({name: rows[name][part] for name in told}, logits))
                     optimizer.zero_grad()
                     loss.backward()

@@ -41,7 +41,7 @@ class ConditionalDiscriminator(Discriminator):
     def category(self, vectors: Tensor) -> Tensor:
         """Centred logits ``(N, K)`` → logits ``(N, K)`` of the class that they belong to."""
         logits: Tensor = self.category_head(self.body(vectors))
-        return logits
+        return logits.float()
 
 
 class CAN(AdversarialModule):

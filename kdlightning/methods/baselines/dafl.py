@@ -110,11 +110,12 @@ class DAFL(TwoPlayerModule):
         """The weighted terms L_oh + α L_a + β L_ie of pixels ``(N, C, H, W)``, and the teacher's logits ``(N, K)``."""
         if self.activation_weight:
             features = self.teacher.forward_features(images)
-            activation = activation_loss(self.teacher.forward_head(features, pre_logits=True))
+            activation = activation_loss(self.teacher.forward_head(features, pre_logits=True).float())
             logits = self.teacher.forward_head(features)
             terms = {"activation": self.activation_weight * activation}
         else:
             logits, terms = self.teacher(images), {}
+        logits = logits.float()
         terms["one_hot"] = self.one_hot_weight * one_hot_loss(logits)
         terms["information"] = self.information_weight * information_entropy_loss(logits)
         return terms, logits

@@ -360,7 +360,7 @@ def test_the_exported_student_has_connector_and_classifier(tmp_path, student):
     assert torch.equal(again.classifier.weight, teacher.classifier.weight)
     assert sum(p.numel() for p in again.connector.parameters()) > 0
     images = batch().image
-    assert torch.equal(again(images), module.eval()(images))
+    torch.testing.assert_close(again(images), module.eval()(images))  # another layout
 
 
 def test_a_pool_that_only_shader_kd_renews_is_refused(tmp_path):
