@@ -74,8 +74,8 @@ def test_losses_are_float32_in_half_precision(method, monkeypatch):
 
     monkeypatch.setattr(TaughtModule, "_accumulate", watched)
     monkeypatch.setattr(cases, "trainer", lambda **options: given(precision="bf16-mixed", **options))
-    # oneDNN leaves the gradient of a convolution's weights unset, in bfloat16, where its input is 1 x 1, as critics have
-    # it of images of 8 pixels
+    # oneDNN leaves the gradient of weights unset, in bfloat16, where a convolution gets maps of 1 x 1, as critics do
+    # from images of 8 pixels
     with torch.backends.mkldnn.flags(enabled=False):
         assert cases.run(method)
     assert not [(name, dtype) for name, dtype, finite in terms if dtype != torch.float32 or not finite]
