@@ -26,7 +26,8 @@ exclude_patterns = [".*", "site", "runs", "data", "cache", "wandb", "build", "di
 
 CONTENTS = {
     "Guide": [f"docs/{name}" for name in (
-        "start", "guide", "python", "tutorial-method", "tutorial-teacher", "teachers", "remote", "wandb",
+        "start", "guide", "python", "tutorial-method", "tutorial-teacher", "tutorial-vlm", "teachers", "remote",
+        "wandb",
     )],
     "Methods": [f"docs/{name}" for name in (
         "methods", "method-db3kd", "method-zsdb3kd", "method-mekd", "method-kd3", "method-shaderkd",

@@ -1,6 +1,7 @@
 """The front door in code: distil a teacher by one call, through the recipe that ``kdlightning new`` writes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,11 +37,12 @@ def distil(
     *,
     images: str | Path = "none",
     budget: int | None = None,
-    answers: Literal["soft", "hard", "topk"] = "soft",
+    answers: Literal["soft", "hard", "topk", "words"] = "soft",
+    model: str | None = None,
     labels: bool | None = None,
     weights: bool = False,
     key_env: str | None = None,
-    classes: int | None = None,
+    classes: int | Sequence[str] | None = None,
     shape: tuple[int, int, int] | None = None,
     output: str | Path | None = None,
     epochs: int | None = None,
@@ -58,11 +60,12 @@ def distil(
             class that can be imported and built without arguments.
         images: a folder or zip of the task's own, ``"web:DIR"`` for images from elsewhere, or ``"none"``.
         budget: the most images that the teacher may answer; needed unless its ``weights`` may be opened.
-        answers: what it answers.
+        answers: what it answers; a chat model answers in ``words``.
+        model: the chat model's name on its server, whose address, up to its version, is the ``teacher``.
         labels: whether class folders label the own images; None: if there are class folders.
         weights: open the teacher, which has to be a saved network.
         key_env: the environment variable with an API's key.
-        classes: K, where neither class folders nor the teacher tell.
+        classes: K, or the names of the classes, where neither class folders nor the teacher tell.
         shape: (C, H, W) to use instead of what follows from images, teacher and student.
         output: directory; None for ``runs/`` and a name of images and student.
         epochs: instead of the recipe's.
@@ -82,7 +85,8 @@ def distil(
     told = {
         "teacher": kind, "url": place, "network": place,
         "student": student, "images": str(images), "answers": answers, "labels": labels, "budget": budget,
-        "key_env": key_env, "classes": classes, "shape": shape, "output": None if output is None else str(output),
+        "key_env": key_env, "model": model, "classes": classes, "shape": shape,
+        "output": None if output is None else str(output),
     }  # fmt: skip
     root = Path(case_of({**told, "network": "", "url": ""}).output)
     if isinstance(teacher, nn.Module):
@@ -123,7 +127,7 @@ _TAKEN: dict[str, tuple[tuple[type, ...], str]] = {
     "student": ((str, type), "a network's name, its dotted path, or its class, of which a new one is built"),
     "images": (_PLACE, "a folder or zip, 'web:DIR' or 'none'; data sets and loaders of your own: docs/python.md"),
     "budget": ((int, type(None)), "a whole number"),
-    "classes": ((int, type(None)), "a whole number"),
+    "classes": ((int, list, tuple, type(None)), "a whole number, or a list of names"),
     "epochs": ((int, type(None)), "a whole number"),
 }
 

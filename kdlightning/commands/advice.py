@@ -61,6 +61,7 @@ class Plan(NamedTuple):
     beside: str = _SAME_WHY
     size: int = 0  # of a pool that is made
     fraction: float = 1.0  # of a pool that is used
+    num_samples: int = 0  # own images that are used, drawn by seed; 0 for all
     num_test: int = 0  # own images to test on
     epochs: int = 0
     batch_size: int = 64
@@ -97,8 +98,12 @@ def recommend(case: Case, facts: Facts) -> Plan:
         rows = min(budget, _MIXED * number) if own and number <= _FEW else min(budget, rows)
     batch_size = 64 if rows >= 500 else 32
     epochs = min(100, max(10, _STEPS * batch_size // rows))
-    if own:
+    if own and facts.protocol == "chat":
+        table = _chat(facts, number, budget or 0, "photograph")
+    elif own:
         table = _own(facts, number, budget, epochs, labelled=labelled)
+    elif facts.protocol == "chat":
+        table = _chat(facts, facts.number, budget or 0, "image of the pool")
     else:
         table = _web(case, facts, budget) if facts.source == "web" else _none(facts, budget)
     plan = next(plan for fits, plan in table if fits)
@@ -107,10 +112,11 @@ def recommend(case: Case, facts: Facts) -> Plan:
         plan = plan._replace(phases=asked, baseline=Fit("Supervised"), beside=_LABELS_WHY)
     judge = f"{{class_path: HardLabelTeacher, init_args: {{network: {json.dumps(case.place)}}}}}"
     told = {
-        "This recipe takes the top class of each answer. HTTPTopKTeacher (of a network here, TopKTeacher) with k, the "
-        "most classes that are named, takes the scores of some classes only: AnsweredKD learns from these, too. If the "
-        "API can be asked for all classes, say --answers soft: probabilities teach more.": case.answers == "topk"
-        and case.teacher != "weights",
+        "k is the most classes that an answer names; what becomes of the mass of the others is the option rest of the "
+        "methods. If the API can be asked for all classes, say --answers soft: probabilities teach more.": facts.access
+        == "TopK",
+        "Any server of OpenAI's chat protocol is asked so; for other vendors another class stands at `teacher`: "
+        "docs/teachers.md. With a price of tokens there, the budget holds money, too.": facts.protocol == "chat",
         "The images are sent to the API. For images that must not leave the house there is MEKD, which sends generated "
         "ones: experiments/digits/mekd/recipe.yaml.": own and case.teacher == "api",
         "Students are tested by asking the teacher, too: what that takes is left free in the budget.": asked_to_test,
@@ -124,7 +130,7 @@ def recommend(case: Case, facts: Facts) -> Plan:
 
 def _own(facts: Facts, number: int, budget: int | None, epochs: int, *, labelled: bool) -> list[tuple[bool, Plan]]:
     """For own images; the first that fits. Without a budget that is always the first row."""
-    soft, asks = facts.access == "Soft", budget or 0
+    soft, asks = facts.access != "Hard", budget or 0
     pairs = number * ((number - 1) // 2)
     pair = most_boundary_queries(_CANDIDATES, facts.channels * facts.image_size**2)
     free = "with its weights here, asking costs nothing" if budget is None else "the budget allows it"
@@ -167,6 +173,17 @@ def _own(facts: Facts, number: int, budget: int | None, epochs: int, *, labelled
             Fit("DB3KD", _SET, hard, "sd"), (_db3kd(facts, "sd"),), bare, bare_why,
         )),
     ]  # fmt: skip
+
+
+def _chat(facts: Facts, number: int, budget: int, image: str) -> list[tuple[bool, Plan]]:
+    """For a chat model: it is shown each image once, at a size of its own, and need not answer."""
+    share = f"{budget:,} images, drawn at random, are" if budget < number else f"each {image} is"
+    return [(True, Plan(
+        f"The teacher is a chat model that answers in words and may decline: {share} shown to it once by "
+        "TeacherAnswers, and AnsweredKD learns the labels that it has said.",
+        Fit("AnsweredKD", _SET), (_ANSWERS,), num_samples=budget if budget < number else 0,
+        fraction=round(min(1.0, budget / max(1, facts.number)), 4),
+    ))]  # fmt: skip
 
 
 def _web(case: Case, facts: Facts, budget: int | None) -> list[tuple[bool, Plan]]:
@@ -236,7 +253,7 @@ def _none(facts: Facts, budget: int | None) -> list[tuple[bool, Plan]]:
 
 
 def _softened(facts: Facts) -> str:
-    return ", temperature: 4" if facts.access == "Soft" else ""
+    return ", temperature: 4" if facts.access != "Hard" else ""
 
 
 def _db3kd(facts: Facts, robustness: str, data: str = '"{data}"') -> Phase:

@@ -28,12 +28,15 @@ from kdlightning.data.decoding import opened
 from kdlightning.data.web import list_pool
 from kdlightning.networks import load_network
 from kdlightning.networks.statistics import NAMED
-from kdlightning.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError
+from kdlightning.remote import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTeacherError, RemoteTopKTeacher
 from kdlightning.remote.credentials import check_url
 
 Shape = tuple[int, int, int]
+Answers = Literal["soft", "hard", "topk", "words"]  # probabilities, labels, scores of some classes, words of a chat
 
 _NAMES = [cls.__name__ for cls in NAMED]
+_BEST = 5  # classes of a top-k answer
+_SEEN = 512  # pixels at which a chat model is shown larger images
 _SAMPLE = 100  # images that are opened, to see how large and how colourful they are
 _MEMORY = 2**30  # bytes; see kdlightning.data.base
 _GUESS = (
@@ -62,26 +65,35 @@ class Case:
     place: str  # the model's address, or the directory (or Hugging Face id) of a saved network
     student: str  # a class of kdlightning.networks, a name of timm's or torchvision's, or a class's dotted path
     images: str  # the task's own, as a folder or a zip; none; or web:DIR, collected from elsewhere, unlabelled
-    answers: Literal["soft", "hard", "topk"] = "soft"  # probabilities, top-1 labels, or the scores of some classes
+    answers: Answers = "soft"
     labels: bool = False  # whether the class folders of the own images are their labels
     budget: int | None = None  # the most images that the teacher may answer; None for one whose weights are there
     key_env: str | None = None  # environment variable that holds the API's key
-    classes: int | None = None  # K, where nothing else tells it
+    classes: int | Sequence[str] | None = None  # K, or the classes' names, where nothing else tells them
     shape: Shape | None = None  # (C, H, W), where it should not follow from images, teacher and student
     output: str = ""  # directory of everything that runs write
+    model: str | None = None  # of a chat model that answers in words, as its server names it
 
     def __post_init__(self) -> None:
         if self.teacher != "weights" and (self.budget is None or self.budget < 1):
             raise CaseError(f"--budget: expected the most images that the teacher may answer, got {self.budget}")
         if self.key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env) and self.key_env not in os.environ:
             raise CaseError("--key-env takes the name of an environment variable, such as TEACHER_KEY, never the key")
+        if self.answers == "words" and not (self.teacher == "api" and self.model and self.images != "none"):
+            raise CaseError(
+                "--answers words is of a chat model behind an API that is shown your images: expected --teacher api, "
+                "--url of the server up to its version, such as https://api.openai.com/v1, --model and --images"
+            )
         if "{" in self.place + self.images + self.output or "}" in self.place + self.images + self.output:
             raise CaseError("paths and addresses with braces cannot stand in a recipe: rename, or link to them")
 
 
+Access = Literal["Soft", "TopK", "Hard"]
+
+
 @dataclass(frozen=True)
 class _Teacher:
-    protocol: Literal["local", "open", "json"] = "local"
+    protocol: Literal["local", "open", "json", "chat"] = "local"
     url: str = ""  # of the server, with the open (inference) protocol
     model: str = ""  # its name there
     network: nn.Module | None = None  # if it is here
@@ -106,13 +118,28 @@ class Facts(_Teacher, _Images):
     """What is known after a look; names of Case's are not repeated."""
 
     source: Literal["own", "web", "none"]
-    access: Literal["Soft", "Hard"]  # how the teacher is asked
+    access: Access  # how the teacher is asked
     num_classes: int
     image_size: int  # height and width
     student: str  # as YAML
     root: str  # of the images
     num_val: float = 0.1  # share of the own images to train on that is kept for validation
     held_out: float = 0.05  # share of a pool that students are tested on
+
+    @property
+    def kind(self) -> str:
+        """The class of such a teacher, without what stands before it for one on a server."""
+        return "TopKTeacher" if self.access == "TopK" else f"{self.access}LabelTeacher"
+
+    @property
+    def k(self) -> int:
+        """The most classes of a top-k answer."""
+        return min(_BEST, self.num_classes)
+
+    @property
+    def teacher_size(self) -> int | None:
+        """The edge length at which a chat model is shown images, where they are larger than the student's."""
+        return min(_SEEN, self.side) if self.protocol == "chat" and self.side > self.image_size else None
 
     @property
     def numbered(self) -> str:
@@ -135,13 +162,19 @@ def look(case: Case) -> Facts:
     root = "" if case.images == "none" else case.images.removeprefix("web:")
     if root and not Path(root).expanduser().exists():
         raise CaseError(f"--images: there is no {root}; expected a folder, none, or web:DIR for images from elsewhere")
-    access: Literal["Soft", "Hard"] = "Soft" if case.teacher == "weights" or case.answers == "soft" else "Hard"
+    accesses: dict[str, Access] = {"soft": "Soft", "topk": "TopK"}
+    access: Access = "Soft" if case.teacher == "weights" else accesses.get(case.answers, "Hard")
     teacher = _api(case, access) if case.teacher == "api" else _local(case.place)
     images = _Images() if not root else _own(root, labels=case.labels) if root == case.images else _pool(root)
+    given = [] if isinstance(case.classes, int) else list(case.classes or ())
+    if given and images.names and given != list(images.names):
+        raise CaseError(f"--classes: the class folders are {list(images.names)}, in this order; leave the names out")
+    if case.answers == "words" and not (images.names or given):
+        raise CaseError("--classes: the names of the classes, which the model has to say, are told by no folder")
     classes = {
         f"{root} has {len(images.names)} class folders": len(images.names),
         f"the teacher answers {teacher.classes} classes": teacher.classes,
-        f"--classes says {case.classes}": case.classes,
+        f"--classes says {case.classes}": case.classes if isinstance(case.classes, int) else len(given),
     }
     told = {text: number for text, number in classes.items() if number}
     if len(set(told.values())) > 1:
@@ -151,7 +184,7 @@ def look(case: Case) -> Facts:
     num_classes = next(iter(told.values()))
     channels, size = _shape(case, teacher, images)
     known: dict[str, Any] = vars(teacher) | vars(images) | {"channels": channels}
-    known["names"] = images.names or [str(index) for index in range(num_classes)]
+    known["names"] = images.names or given or [str(index) for index in range(num_classes)]
     return Facts(
         source="none" if not root else "own" if root == case.images else "web", access=access, num_classes=num_classes,
         image_size=size, student=_student(case.student, num_classes, channels, size), root=root, **known,
@@ -227,12 +260,16 @@ def _local(place: str) -> _Teacher:
     return _Teacher(network=network, classes=getattr(network, "num_classes", None), shape=shape)
 
 
-def _api(case: Case, access: str) -> _Teacher:
+def _api(case: Case, access: Access) -> _Teacher:
     """What the server tells of itself, if it speaks the Open Inference Protocol and can be asked now."""
     if urlsplit(case.place).query:
         raise CaseError("--url: parameters after '?' may hold a key, and end up in logs; give the address without them")
     with _said("--url"):
         check_url(case.place, secret=case.key_env is not None)
+    if case.answers == "words":
+        if case.place.rstrip("/").endswith("/completions"):
+            raise CaseError("--url: give the address up to its version, such as http://127.0.0.1:8000/v1")
+        return _Teacher("chat", case.place, str(case.model))
     found = re.fullmatch(r"(.+?)/v2/models/([^/]+)(?:/infer)?/?", case.place)
     if found is None:
         if urlsplit(case.place).path.strip("/") in ("", "v2"):
@@ -241,10 +278,11 @@ def _api(case: Case, access: str) -> _Teacher:
     plain = _Teacher("open", found[1], found[2])
     if case.key_env and not os.environ.get(case.key_env):
         return replace(plain, notes=(f"The server was not looked at: {case.key_env} is not set.",))
-    kind: Any = RemoteSoftLabelTeacher if access == "Soft" else RemoteHardLabelTeacher
-    outputs = "probabilities" if access == "Soft" else "index"
+    kinds: dict[Access, Any] = {"Soft": RemoteSoftLabelTeacher, "Hard": RemoteHardLabelTeacher}
+    kind = kinds.get(access, RemoteTopKTeacher)
+    outputs, best = "index" if access == "Hard" else "probabilities", {"k": _BEST} if access == "TopK" else {}
     try:
-        served = kind(found[1], found[2], outputs, api_key_env=case.key_env, ledger=None)
+        served = kind(found[1], found[2], outputs, api_key_env=case.key_env, ledger=None, **best)
     except (ImportError, RemoteTeacherError) as error:
         return replace(plain, notes=(f"The server was not looked at: {error}",))
     except ValueError as error:

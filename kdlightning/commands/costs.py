@@ -149,6 +149,9 @@ def terms_of(trainer: L.Trainer, module: Any, data: Any) -> Terms:  # noqa: ANN4
     if not hasattr(data, "image_size"):
         raise ValueError(f"{type(data).__name__} does not say how large its images are: channels and image_size")
     labelling = isinstance(module, LabellingModule)
+    if getattr(data, "teacher_size", None) is not None:  # how large the originals are stands in the files
+        data.prepare_data()
+        data.setup("predict" if labelling else "fit")
     directory = module.output if labelling else Path(trainer.default_root_dir)
     shape = shape_asked(data, views_of(module, data))
     terms: Terms = module.teacher.terms(shape, directory / "queries.meter")

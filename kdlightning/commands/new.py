@@ -24,6 +24,8 @@ examples:
       --budget 1000 --student ResNet8
   kdlightning new --teacher api --url https://host/v2/models/NAME --key-env TEACHER_KEY --answers hard \\
       --images web:downloads --budget 5000 --student mobilenetv3_small_100 --classes 12
+  kdlightning new --teacher api --url https://api.openai.com/v1 --answers words --model gpt-4o-mini --images photos \\
+      --labels no --classes cat dog bird --budget 5000 --student ResNet8
   kdlightning new --teacher weights --network runs/teacher/network --images none --student LeNet5Half"""
 
 # option: (question, choices, default); a kind of teacher or images decides whether it is asked
@@ -33,8 +35,9 @@ _QUESTIONS: dict[str, tuple[str, list[str] | None, str | None]] = {
     "url": ("The model's address, such as https://host:8000/v2/models/NAME, or that of any JSON API", None, None),
     "network": ("The directory that save_network (or a run) has written", None, None),
     "key_env": ("The environment variable with the API's key (never the key; empty for none)", None, ""),
-    "answers": ("It answers [b]soft[/b] probabilities, [b]hard[/b] labels, or [b]topk[/b], the scores of some classes",
-                ["soft", "hard", "topk"], None),
+    "answers": ("It answers [b]soft[/b] probabilities, [b]hard[/b] labels, [b]topk[/b], the scores of some classes, "
+                "or, as a chat model, in [b]words[/b]", ["soft", "hard", "topk", "words"], None),
+    "model": ("The chat model's name on that server, such as gpt-4o-mini", None, None),
     "images": ("Images: a folder or zip of the task's own, [b]web:DIR[/b] for a folder of others, or none", None, None),
     "labels": ("Do their class folders label them", ["yes", "no"], None),
     "budget": ("How many images may the teacher be asked", None, None),
@@ -87,9 +90,15 @@ def case_of(told: dict[str, Any]) -> Case:
     place = told["url"] if told["teacher"] == "api" else told["network"]
     return Case(
         told["teacher"], str(place), student, images, told["answers"] or "soft", told["labels"] in ("yes", True),
-        told["budget"], told["key_env"] or None, told["classes"], told["shape"] and tuple(told["shape"]),
-        str(told["output"] or f"runs/{name}"),
+        told["budget"], told["key_env"] or None, _classes(told["classes"]), told["shape"] and tuple(told["shape"]),
+        str(told["output"] or f"runs/{name}"), told.get("model"),
     )  # fmt: skip
+
+
+def _classes(given: int | Sequence[str] | None) -> int | Sequence[str] | None:
+    """K, or names: one word that is a number is K."""
+    one = given[0] if not isinstance(given, int | str | None) and len(given) == 1 else ""
+    return int(one) if one.isdigit() else given
 
 
 def _answered(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -116,6 +125,7 @@ def _matters(name: str, told: dict[str, Any]) -> bool:
     black_box, api = told["teacher"] != "weights", told["teacher"] == "api"
     own = str(told["images"]) != "none" and not str(told["images"]).startswith("web:")
     wanted = {"url": api, "key_env": api, "network": not api, "answers": black_box, "budget": black_box, "labels": own}
+    wanted["model"] = api and told["answers"] == "words"
     return bool(wanted.get(name, True))
 
 
@@ -129,12 +139,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--url", help="api: http(s)://HOST/v2/models/NAME (Open Inference Protocol), or any JSON API's address")
     add("--key-env", metavar="NAME", help="api: the environment variable with the key; the key is written nowhere")
     add("--network", metavar="DIR", help="network, weights: what save_network (or a run) has written")
-    add("--answers", choices=("soft", "hard", "topk"), help="probabilities, top-1 labels, or scores of some classes")
+    answers = "probabilities, top-1 labels, scores of some classes, or a chat model's words"
+    add("--answers", choices=("soft", "hard", "topk", "words"), help=answers)
+    add("--model", metavar="NAME", help="words: the chat model, as its server (--url, up to its version) names it")
     add("--images", metavar="DIR|none|web:DIR", help="the task's own, none, or any others, collected from elsewhere")
     add("--labels", choices=("yes", "no"), help="own images: whether class folders label them")
     add("--budget", type=int, metavar="N", help="the most images that the teacher may answer")
     add("--student", metavar="NAME", help="of kdlightning networks, timm or torchvision, or my_module.MyNet")
-    add("--classes", type=int, metavar="K", help="where neither class folders nor the teacher tell")
+    classes = "how many, or their names, where neither class folders nor the teacher tell"
+    add("--classes", nargs="+", metavar="K|NAME", help=classes)
     add("--shape", type=int, nargs=3, metavar=("C", "H", "W"), help="of images (default: by teacher, images, student)")
     add("--output", metavar="DIR", help="where runs go (default: runs/IMAGES-STUDENT)")
     add("--file", default="distil.yaml", help="the recipe (default: %(default)s)")

@@ -1,12 +1,15 @@
 import dataclasses
 import itertools
+import json
 import re
 import warnings
+import zlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from chat import Chat
 from helpers import TinyNet
 from lightning.pytorch.cli import LightningCLI
 from pictures import NAMES, write_digits
@@ -20,7 +23,7 @@ from kdlightning.commands.advice import recommend
 from kdlightning.commands.case import Case, CaseError, look
 from kdlightning.commands.new import case_of, recipe
 from kdlightning.commands.recipes import read_recipe
-from kdlightning.data import ImageFolderDataModule
+from kdlightning.data import ImageFolderDataModule, TransferSet
 from kdlightning.networks import Adapter, LeNet5, TorchvisionNetwork, save_network
 from kdlightning.serving import ServedModel
 
@@ -48,7 +51,7 @@ def there(tmp_path_factory):
 def case(there, teacher="network", answers="soft", images="labelled", budget=400, **more):
     place = there.teacher
     if teacher == "api":
-        place = f"{there.url['soft' if answers == 'soft' else 'hard']}/v2/models/t"
+        place = f"{there.url['hard' if answers == 'hard' else 'soft']}/v2/models/t"
     folder = {"none": "none", "web": f"web:{there.root / 'web'}"}.get(images, str(there.root / images))
     told = {"labels": images == "labelled", "budget": budget, "classes": 10, "output": "out", **more}
     return Case(teacher, place, "LeNet5Fifth", folder, answers, **told)
@@ -141,11 +144,87 @@ def test_a_teacher_without_features_is_not_given_to_kd3(there, tmp_path):
     assert recipe(told, "x.yaml")[0].student.method == "DFND"
 
 
-def test_topk_is_said_to_become_labels(there):
-    plan, text = recipe(case(there, answers="topk", budget=100), "x.yaml")
-    assert "scores of some classes only" in plan.notes[0]
-    assert "HardLabelTeacher" in text
-    assert "class_path: SoftLabelTeacher" not in text
+@pytest.mark.parametrize("teacher", ["network", "api"])
+def test_topk_answers_are_learnt_from_as_they_are(there, tmp_path, teacher):
+    file = tmp_path / "distil.yaml"
+    plan, text = recipe(case(there, teacher, "topk", "flat", 100, output=str(tmp_path / "out")), str(file))
+    assert "k is the most classes that an answer names" in " ".join(plan.notes)
+    file.write_text(text)
+    assert main(["run", str(file), "--set", "epochs=1"]) == 0
+    made = TransferSet(tmp_path / "out/answers")
+    assert made.manifest["access"] == "topk"
+    assert made.column("classes").shape == made.column("answer").shape == (len(made), 5)
+    assert (made.column("rest") >= 0).all()
+    record = json.loads((tmp_path / "out/student-seed1/result.json").read_text())
+    assert (record["method"], record["access"]) == ("AnsweredKD", "topk")
+    assert 0 < made.manifest["queries_paid"] <= 100
+
+
+def test_any_json_api_with_the_best_classes_is_asked_by_a_template(there, tmp_path):
+    told = Case(
+        "api", "https://api.example.org/v1/classify", "ResNet8", str(there.root / "labelled"), "topk", True, 100
+    )
+    file = tmp_path / "distil.yaml"
+    file.write_text(recipe(told, str(file))[1])
+    teacher = read_recipe(file)[1][0].config["model"]["init_args"]["teacher"]
+    assert teacher["class_path"] == "HTTPTopKTeacher"
+    assert (teacher["init_args"]["k"], teacher["init_args"]["outputs"]) == (5, "probabilities")
+
+
+def words(there, url, images, **more):
+    told = {"model": "a-vision-model", "classes": NAMES, "budget": 60, **more}
+    return Case("api", url, "LeNet5Fifth", images, "words", **told)
+
+
+@pytest.mark.parametrize("images", ["labelled", "flat", "web"])
+def test_words_of_a_chat_model_are_learnt_from_and_refusals_left_out(there, tmp_path, images):
+    def say(image):
+        digit = zlib.crc32(image.encode())
+        return "I cannot help with that." if digit % 10 == 0 else f"It is a **{NAMES[digit % 7].title()}**."
+
+    place = f"web:{there.root / 'web'}" if images == "web" else str(there.root / images)
+    labels = {"labels": True, "classes": None} if images == "labelled" else {}
+    file, chat = tmp_path / "distil.yaml", Chat(say)
+    with chat.serving() as url:
+        told = words(there, f"{url}/v1", place, output=str(tmp_path / "out"), shape=(1, 16, 16), **labels)
+        plan, text = recipe(told, str(file))
+        file.write_text(text)
+        assert "OpenAIChatTeacher" in text
+        assert main(["run", str(file), "--set", "epochs=1"]) == 0
+    assert plan.title == "AnsweredKD"
+    made = TransferSet(tmp_path / "out/answers")
+    refused = sum(zlib.crc32(image.encode()) % 10 == 0 for image in chat.asked)
+    assert max(chat.asked.values()) == 1
+    assert len(chat.asked) <= 60
+    assert 0 < len(made.unanswered["index"]) <= refused
+    assert len(made) + len(made.unanswered["index"]) == made.manifest["queries"]
+    if images == "web":  # 40 pixels, larger than the student's
+        assert made.manifest["source"]["teacher_size"] == 40
+        assert made.column("shown_size").unique().tolist() == [40]
+    record = json.loads((tmp_path / "out/student-seed1/result.json").read_text())
+    assert (record["method"], record["access"]) == ("AnsweredKD", "hard")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"classes": None}, "--classes: the names of the classes, which the model has to say, are told by no folder"),
+        ({"classes": 10}, "--classes: the names of the classes"),
+        ({"model": None}, "--answers words is of a chat model behind an API .* --model and --images"),
+        ({"url": "http://127.0.0.1:9/v1/chat/completions"}, "--url: give the address up to its version"),
+    ],
+    ids=["no names", "a number", "no model", "the whole path"],
+)
+def test_what_words_lack_is_said(there, change, text):
+    url = change.get("url", "http://127.0.0.1:9/v1")
+    with pytest.raises(CaseError, match=text):
+        recipe(words(there, url, str(there.root / "flat"), **{k: v for k, v in change.items() if k != "url"}), "x.yaml")
+
+
+def test_names_given_twice_have_to_agree(there):
+    told = words(there, "http://127.0.0.1:9/v1", str(there.root / "labelled"), labels=True)
+    with pytest.raises(CaseError, match=r"--classes: the class folders are .* in this order; leave the names out"):
+        recipe(told, "x.yaml")
 
 
 def test_the_key_is_named_and_never_written(there, monkeypatch, tmp_path):

@@ -374,9 +374,12 @@ data:
         (tmp_path / "labels.yaml").write_text((tmp_path / "labels.yaml").read_text().replace("null}", "original}"))
         assert main(["estimate", "--probe", "5", "--config", "labels.yaml"]) == 0
         assert "5 images asked" in capsys.readouterr().out
+        seen = {image.tobytes() for image in received(chat)}
+        assert main(["predict", "--config", "labels.yaml"]) == 0
     mine = {image.tobytes() for image in kept.values()}
-    assert len(chat.asked) == 5
-    assert {image.tobytes() for image in received(chat)} <= mine
+    assert len(seen) == 5
+    assert seen <= {image.tobytes() for image in received(chat)} == mine
+    assert set(chat.asked.values()) == {1}  # the ledger has what the probe has asked
 
 
 def _flow(text):
