@@ -68,6 +68,63 @@ class CropFlipCutout(nn.Module):
         return (start <= place) & (place < start + self.cutout)
 
 
+class RandomAffine(nn.Module):
+    """torchvision's ``v2.RandomAffine`` without shear, drawn for each image, bilinear, in one gather for the batch.
+
+    Args:
+        degrees: the least and the greatest angle of a rotation, clockwise.
+        translate: the greatest shift across and down, as shares of width and height.
+        scale: the least and the greatest factor.
+        fill: what is uncovered becomes.
+
+    Raises:
+        ValueError: a range that is none, a share outside [0, 1], or a factor that is not above 0.
+    """
+
+    per_image = True
+
+    def __init__(
+        self,
+        degrees: tuple[float, float],
+        translate: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
+        fill: float = 0.0,
+    ) -> None:
+        super().__init__()
+        ordered = degrees[0] <= degrees[1] and 0 < scale[0] <= scale[1]
+        if not ordered or not all(0 <= share <= 1 for share in translate):
+            expected = "expected degrees from the least on, shares in [0, 1], and factors above 0 from the least on"
+            raise ValueError(f"{expected}; got {tuple(degrees)}, {tuple(translate)}, {tuple(scale)}")
+        self.degrees, self.translate, self.scale, self.fill = degrees, translate, scale, fill
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels ``(N, C, H, W)``, the same shape."""
+        number, height, width = len(images), *images.shape[2:]
+        angle, factor, across, down = torch.rand(4, number, device=images.device)
+        shift = [(2 * draw - 1) * share for draw, share in zip((across, down), self.translate, strict=True)]
+        return affine(
+            images,
+            self.degrees[0] + (self.degrees[1] - self.degrees[0]) * angle,
+            torch.stack([width * shift[0], height * shift[1]], dim=1),
+            self.scale[0] + (self.scale[1] - self.scale[0]) * factor,
+            self.fill,
+        )
+
+
+def affine(images: Tensor, angle: Tensor, shift: Tensor, factor: Tensor, fill: float = 0.0) -> Tensor:
+    """Images ``(N, C, H, W)`` turned clockwise by degrees ``(N,)``, made larger by factors ``(N,)``, then shifted.
+
+    Each about its middle; ``shift`` ``(N, 2)`` is in pixels, across and down.
+    """
+    turn = torch.deg2rad(angle)
+    side = images.new_tensor([images.shape[3] / 2, images.shape[2] / 2])  # of a grid that reaches from -1 to 1
+    rows = [torch.stack([turn.cos(), turn.sin()], 1), torch.stack([-turn.sin(), turn.cos()], 1)]
+    back = torch.stack(rows, dim=1) / factor[:, None, None]  # where a pixel comes from
+    start = -(back @ shift[:, :, None])
+    grid = F.affine_grid(torch.cat([back * side / side[:, None], start / side[:, None]], 2), list(images.shape), False)
+    return F.grid_sample(images - fill, grid.to(images.dtype), align_corners=False) + fill
+
+
 class Mixup(nn.Module):
     """Every image with another one of the batch [Zhang2018]_, in a proportion from Beta(α, α) of its own.
 
