@@ -124,10 +124,11 @@ class _Walk:
         length = way.norm(dim=1)
         unit, upper = way / length.clamp_min(1e-12)[:, None], torch.minimum(start, length)
         accepted = self._bracket(rows, unit, upper)
-        keep = torch.nonzero(accepted & (upper < start)).squeeze(1)
-        self.distance[rows[keep]] = upper[keep]
-        self.point[rows[keep]] = torch.addcmul(self.x0[rows[keep]], unit[keep], upper[keep, None]).clamp_(0, 1)
-        return accepted & (upper < start)
+        nearer = accepted & (upper < start)
+        self.distance[rows] = torch.where(nearer, upper, start)
+        pulled = torch.addcmul(self.x0[rows], unit, upper[:, None]).clamp_(0, 1)
+        self.point[rows] = torch.where(nearer[:, None], pulled, self.point[rows])
+        return nearer
 
     def _bracket(self, rows: Tensor, unit: Tensor, upper: Tensor) -> Tensor:
         """Eq. 3 from above: lowers ``upper`` in place to the boundary along ``unit`` where its point is inside.
@@ -135,26 +136,29 @@ class _Walk:
         One query rejects a direction whose point at ``upper`` is outside; else a lower bracket is looked for below
         90 %, 65 %, ... of the radius, and the bracket halved to the tolerance. A pair at its limit stops where it is.
         """
-        inside = self._inside(rows, unit, upper)
+        inside = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        asked = torch.nonzero(self._affordable(rows)).squeeze(1)
+        inside[asked] = self._inside(rows, asked, unit, upper[asked])
         lower, share = torch.zeros_like(upper), torch.full_like(upper, 0.9)
-        active = torch.nonzero(inside).squeeze(1)
-        while len(active):
-            a = active[(self.queries[rows[active]] < self.query_limit) & (upper[active] > 1e-6)]
+        going = inside & self._affordable(rows) & (upper > 1e-6)
+        while len(a := torch.nonzero(going).squeeze(1)):
             bracketing = lower[a] == 0
             radius = torch.where(bracketing, share[a] * upper[a], (lower[a] + upper[a]) / 2)
-            within = self._inside(rows[a], unit[a], radius)
+            within = self._inside(rows, a, unit, radius)
             upper[a] = torch.where(within, radius, upper[a])
             lower[a] = torch.where(within, lower[a], radius)
             share[a] = torch.where(within & bracketing, share[a] * 0.8, share[a])
-            active = a[upper[a] - lower[a] > self.tolerance * upper[a]]
+            wide = upper[a] - lower[a] > self.tolerance * upper[a]
+            going[a] = wide & self._affordable(rows[a]) & (upper[a] > 1e-6)
         return inside
 
-    def _inside(self, rows: Tensor, unit: Tensor, radius: Tensor) -> Tensor:
-        """One query a row, none for rows at their limit (which count as outside)."""
-        inside = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        can = torch.nonzero(self.queries[rows] < self.query_limit).squeeze(1)
-        some = rows[can]
-        inside[can] = is_target(self.ask.along(self.x0, some, unit, can, radius[can]), self.target[some])
+    def _affordable(self, rows: Tensor) -> Tensor:
+        return self.queries[rows] < self.query_limit
+
+    def _inside(self, rows: Tensor, asked: Tensor, unit: Tensor, radius: Tensor) -> Tensor:
+        """Whether the points of rows ``asked`` ``(M,)``, positions among the rows, are inside: a query each."""
+        some = rows[asked]
+        inside = is_target(self.ask.along(self.x0, some, unit, asked, radius), self.target[some])
         self.queries[some] += 1
         return inside
 
@@ -200,7 +204,7 @@ def retreat(
             break
         stays = ask.along(flat, rows, away, rows, size[rows]) == own[rows]
         queries[rows] += 1
-        taken[rows[stays]] = size[rows[stays]]
+        taken[rows] = torch.where(stays, size[rows], taken[rows])
         rows = rows[~stays]
         size[rows] /= 2
     moved = torch.addcmul(flat, away, taken[:, None]).clamp_(0, 1)  # o <- o - ξ_o ∇F(o*), below Eq. (8)

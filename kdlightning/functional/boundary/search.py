@@ -116,7 +116,10 @@ def most_boundary_queries(candidates: int, values: int, tolerance: float = 1e-5)
 
 
 class _CandidateSearch:
-    """The state of :func:`boundary_distance`: a pair tests a candidate, narrows its bracket or refines the winner."""
+    """The state of :func:`boundary_distance`: a pair tests a candidate, narrows its bracket or refines the winner.
+
+    A step waits for a GPU once, to learn which pairs go on; all else is arithmetic on masks.
+    """
 
     TEST, NARROW, REFINE = 0, 1, 2
 
@@ -143,9 +146,9 @@ class _CandidateSearch:
             self.queries[rows] += 1
             self.upper[rows] = torch.where(inside, radius, upper)
             self.lower[rows] = torch.where(inside | testing, lower, radius)
-            self.mode[rows[testing & inside]] = self.NARROW
+            self._where(rows, testing & inside, mode=self.NARROW)
             self._crown(rows)
-            self._advance(rows[testing & ~inside])
+            self._advance(rows, testing & ~inside)
             width = self.upper[rows] - self.lower[rows]
             rows = rows[(self.mode[rows] != self.REFINE) | (width > self.tolerance)]
 
@@ -161,20 +164,26 @@ class _CandidateSearch:
 
     def _crown(self, rows: Tensor) -> None:
         """A bracket that is narrow enough makes its candidate the winner; the next one's turn comes."""
-        narrow = self.upper[rows] - self.lower[rows] <= (SLACK * self.upper[rows]).clamp_min(self.tolerance)
-        won = rows[(self.mode[rows] == self.NARROW) & narrow]
-        self.winner[won], self.best_lower[won], self.best_upper[won] = self.turn[won], self.lower[won], self.upper[won]
-        self._advance(won)
+        lower, upper = self.lower[rows], self.upper[rows]
+        narrow = upper - lower <= (SLACK * upper).clamp_min(self.tolerance)
+        won = (self.mode[rows] == self.NARROW) & narrow
+        self._where(rows, won, winner=self.turn[rows], best_lower=lower, best_upper=upper)
+        self._advance(rows, won)
 
-    def _advance(self, rows: Tensor) -> None:
-        """Turn to the next candidate, or to refining the winner when there is none."""
+    def _advance(self, rows: Tensor, those: Tensor) -> None:
+        """Turn, where ``those`` says so, to the next candidate, or to refining the winner when there is none."""
         over = self.turn[rows] + 1 >= self.number[rows]
-        done, rows = rows[over], rows[~over]
-        self.mode[done], self.turn[done] = self.REFINE, self.winner[done]
-        self.lower[done], self.upper[done] = self.best_lower[done], self.best_upper[done]
-        self.turn[rows] += 1
-        length, to_beat = self.length[rows, self.turn[rows]], self.best_upper[rows] * (1 - SLACK)
+        best_lower, best_upper = self.best_lower[rows], self.best_upper[rows]
+        done, going = those & over, those & ~over
+        self._where(rows, done, mode=self.REFINE, turn=self.winner[rows], lower=best_lower, upper=best_upper)
+        self.turn[rows] += going.long()
+        length, to_beat = self.length[rows, self.turn[rows]], best_upper * (1 - SLACK)
         # a candidate nearer than the radius to beat is known to be inside: no test needed
-        self.mode[rows] = torch.where(length < to_beat, self.NARROW, self.TEST)
-        self.upper[rows] = torch.minimum(length, to_beat)
-        self.lower[rows] = 0.0
+        mode = torch.where(length < to_beat, self.NARROW, self.TEST)
+        self._where(rows, going, mode=mode, upper=torch.minimum(length, to_beat), lower=0.0)
+
+    def _where(self, rows: Tensor, those: Tensor, **values: Tensor | float) -> None:
+        """Set a part of the state in ``those`` of the rows, a mask of them."""
+        for name, value in values.items():
+            state: Tensor = getattr(self, name)
+            state[rows] = torch.where(those, value, state[rows])
