@@ -56,6 +56,16 @@ class Claims:
             self._held.update(mine)
         return mine
 
+    @property
+    def owner(self) -> str:
+        """The name of this owner; its file is made where there is none."""
+        with self._lock:
+            return self._open()
+
+    def others(self, owner: str) -> bool:
+        """Whether an owner is another one, who lives."""
+        return owner != self.owner and _lives(self._directory / owner)
+
     def forget(self, images: Sequence[bytes]) -> None:
         """Hold images no longer, whatever the table says: rows that it still has go with the next claim."""
         with self._lock:

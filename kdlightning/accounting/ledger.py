@@ -88,7 +88,7 @@ class QueryLedger:
             self._read_spool()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(QueryLedger, limits=self.limits, account=self.account, **self._file.__getstate__()), ()
+        return partial(type(self), limits=self.limits, account=self.account, **self._file.__getstate__()), ()
 
     @property
     def path(self) -> Path:
@@ -187,9 +187,7 @@ class QueryLedger:
             self._claims.claim(connection, accounts.endpoint_number(connection, teacher), [])
 
     def reserve(self, teacher: Mapping[str, str], images: Sequence[bytes], cost: Cost) -> Request:
-        """Check the budget and count images, each once, as paid, in one step, before they are sent.
-
-        The cost is what they are expected to cost, all together.
+        """Check the budget and count images, each once, as paid, before they are sent; their cost is of all together.
 
         Raises:
             QueryBudgetExceededError: a limit does not allow it; nothing is counted.
@@ -273,8 +271,7 @@ class QueryLedger:
     def known(self, teacher: Mapping[str, str]) -> int:
         """Images whose answers are free for a teacher: those it has, and those of replies that it has not read yet."""
         with self._file.transaction(write=False) as connection:
-            endpoint = accounts.endpoint_number(connection, teacher, create=False)
-            return rows.known(connection, endpoint, accounts.teacher_number(connection, teacher))
+            return rows.known(connection, teacher)
 
     def unanswered(self, teacher: Mapping[str, str]) -> int:
         """Images of which a teacher was asked and gave no answer."""
@@ -308,11 +305,14 @@ class QueryLedger:
             yield Entry(who, image, then, up, down, price / 1e9, answer, *tokens)
 
     def in_flight(self) -> list[str]:
-        """The requests that nobody has settled, one line each: on their way now, or their process died."""
+        """Requests and batch jobs that nobody has settled, one line each: on their way now, or their process died."""
         with self._file.transaction(write=False) as connection:
-            query = "SELECT id, queries, owner, datetime(sent, 'unixepoch') FROM requests WHERE state = 'in flight'"
-            rows = connection.execute(query).fetchall()
-        return [f"request {number}: images {queries:,}, sent by {by} at {at} UTC" for number, queries, by, at in rows]
+            return rows.unsettled(connection)
+
+    def jobs(self, teacher: Mapping[str, str], images: Sequence[bytes]) -> list[str]:
+        """The batch jobs, by name, that images are in whose answers are not fetched yet."""
+        with self._file.transaction(write=False) as connection:
+            return rows.in_jobs(connection, teacher, [hashlib.sha256(image).digest() for image in images])
 
     def verify(self) -> list[str]:
         """What is wrong with the file's structure, its checksums and totals, and with the spool, one line each."""

@@ -98,18 +98,46 @@ def insert(connection: Connection, teacher: int, rows: Iterable[tuple[bytes, int
 
 
 def free(connection: Connection, endpoint: int, teacher: int, images: Iterable[bytes], *, again: bool) -> list[bytes]:
-    """Those of the images that have no answer for a teacher and no reply that it might read.
+    """Those of the images that have no answer for a teacher, no reply that it might read, and are in no batch job.
 
     ``again``: also those of whose questions is known that there was no answer.
     """
+    queued = "SELECT 0 FROM queued WHERE endpoint = ? AND image = ?"
     open_ = f"answer = X'' OR {no_answer('answer')}" if again else "answer = X''"
     told = f"SELECT {open_} FROM answers WHERE teacher = ? AND image = ?"
     kept = "SELECT 0 FROM kept WHERE endpoint = ? AND image = ?"
     found = {
-        key: connection.execute(told, (teacher, key)).fetchone() or connection.execute(kept, (endpoint, key)).fetchone()
+        key: connection.execute(queued, (endpoint, key)).fetchone()
+        or connection.execute(told, (teacher, key)).fetchone()
+        or connection.execute(kept, (endpoint, key)).fetchone()
         for key in images
     }
     return [key for key, row in found.items() if row is None or row[0]]
+
+
+def in_jobs(connection: Connection, teacher: Mapping[str, str], images: Iterable[bytes]) -> list[str]:
+    """The batch jobs that images are in: their names, or the tags of those whose name is not known."""
+    endpoint = accounts.endpoint_number(connection, teacher, create=False)
+    ask = "SELECT coalesce(name, tag) FROM queued JOIN jobs ON jobs.id = job WHERE queued.endpoint = ? AND image = ?"
+    found = (connection.execute(ask, (endpoint, key)).fetchone() for key in images)
+    return sorted({str(row[0]) for row in found if row is not None})
+
+
+def unsettled(connection: Connection) -> list[str]:
+    """The requests and the batch jobs that nobody has settled, one line each."""
+    told = []
+    for what, ask in _UNSETTLED.items():
+        for number, images, by, at in connection.execute(ask):
+            told.append(f"{what} {number}: images {images:,}, sent by {by} at {at} UTC")
+    return told
+
+
+_UNSETTLED = {
+    "request": "SELECT id, queries, owner, datetime(sent, 'unixepoch') FROM requests WHERE state = 'in flight' "
+    "AND id NOT IN (SELECT request FROM queued)",
+    "batch job": "SELECT coalesce(name, tag), count(*), requests.owner, datetime(begun, 'unixepoch') FROM queued "
+    "JOIN jobs ON jobs.id = job JOIN requests ON requests.id = request GROUP BY jobs.id",
+}
 
 
 def unanswered(connection: Connection, teacher: int) -> int:
@@ -138,12 +166,13 @@ def replies(
     return [(key, some, *(connection.execute(ask, (key,)).fetchone() or lost)) for key, some in wanted.items()]
 
 
-def known(connection: Connection, endpoint: int, teacher: int) -> int:
+def known(connection: Connection, teacher: Mapping[str, str]) -> int:
     """Images with an answer for a teacher, or with a reply that it has not tried to read."""
+    endpoint = accounts.endpoint_number(connection, teacher, create=False)
     (number,) = connection.execute(
         "SELECT (SELECT count(*) FROM answers WHERE teacher = :teacher AND answer != X'') + (SELECT count(*) FROM kept "
         "WHERE endpoint = :endpoint AND image NOT IN (SELECT image FROM answers WHERE teacher = :teacher))",
-        {"teacher": teacher, "endpoint": endpoint},
+        {"teacher": accounts.teacher_number(connection, teacher), "endpoint": endpoint},
     ).fetchone()
     return int(number)
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from kdlightning.accounting.accounts import endpoint_number, identity_text
 
-SCHEMA = 3
+SCHEMA = 4
 _APPLICATION = 0x6B644C67  # "kdLg": tells a ledger from any other SQLite file
 _WAL_LIMIT = 16 << 20  # bytes of write-ahead log that are worth a checkpoint
 
@@ -73,6 +73,18 @@ _THIRD_BESIDE = "".join(
     f"CREATE TEMP VIEW {table} AS SELECT *, 0 AS input_tokens, 0 AS output_tokens FROM main.{table};"
     for table in ("requests", "tallies")
 )
+
+# what schema 3 did not have. queued: the images of batch jobs that are not settled, each with its request
+_FOURTH = """
+CREATE {temporary} TABLE jobs (
+    id INTEGER PRIMARY KEY, endpoint INTEGER NOT NULL, tag TEXT NOT NULL UNIQUE, name TEXT, owner TEXT NOT NULL,
+    images INTEGER NOT NULL, begun REAL NOT NULL
+);
+CREATE {temporary} TABLE queued (
+    endpoint INTEGER NOT NULL, image BLOB NOT NULL, job INTEGER NOT NULL, request INTEGER NOT NULL UNIQUE,
+    PRIMARY KEY (endpoint, image)
+) WITHOUT ROWID
+"""
 
 _lock = threading.RLock()  # one transaction at a time in this process; other processes wait in SQLite
 _files: "weakref.WeakSet[LedgerFile]" = weakref.WeakSet()
@@ -212,7 +224,8 @@ class LedgerFile:
             with _whole(connection, "BEGIN IMMEDIATE"):
                 version = _pragma(connection, "user_version")  # another process may have been first
                 if not version:
-                    made = f"{_FIRST}{_SECOND.format(temporary='')}{_THIRD}PRAGMA application_id = {_APPLICATION}"
+                    later = f"{_SECOND}{_THIRD}{_FOURTH}".format(temporary="")
+                    made = f"{_FIRST}{later};PRAGMA application_id = {_APPLICATION}"
                     _run(connection, made)
                 elif version < SCHEMA:
                     _migrate(connection, version)
@@ -287,15 +300,18 @@ def _migrate(connection: sqlite3.Connection, version: int, *, temporary: bool = 
 
     The teachers of schema 1 had a fingerprint, of the rest and of how answers are read.
     """
+    kind = "TEMP" if temporary else ""
     if temporary:
         _run(connection, "PRAGMA temp_store = MEMORY")
-    _run(connection, (_THIRD_BESIDE if temporary else _THIRD).rstrip(";"))
+    _run(connection, _FOURTH.format(temporary=kind))
+    if version < 3:
+        _run(connection, (_THIRD_BESIDE if temporary else _THIRD).rstrip(";"))
     if version > 1:
         return
     if temporary:
         _run(connection, "CREATE TEMP TABLE teachers AS SELECT * FROM main.teachers")
     _run(connection, f"ALTER TABLE teachers ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;{_SECOND}".format(
-        temporary="TEMP" if temporary else ""))  # fmt: skip
+        temporary=kind))  # fmt: skip
     for number, text in connection.execute("SELECT id, identity FROM teachers").fetchall():
         identity = {key: value for key, value in json.loads(text).items() if key != "fingerprint"}
         connection.execute("UPDATE OR IGNORE teachers SET identity = ? WHERE id = ?", (identity_text(identity), number))

@@ -30,4 +30,5 @@ class Terms(NamedTuple):
     known: int | None  # answers in the ledger, whoever paid for them; None without a ledger
     limits: Limits  # the most that may be spent
     spent: Limits  # what has been, by the same account
+    jobs: bool = False  # asked in batch jobs, at their price
     offline: bool = False  # nobody is asked: whatever is answered, the ledger answers

@@ -224,6 +224,8 @@ class _State:
                 parts.append(f"{self._spent:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
             if wait := math.ceil(self._teacher.waiting):
                 parts.append(f"waiting for the rate limit, {wait} s")
+            if status := self._teacher.status:
+                parts.append(status)
         return ", ".join(parts)
 
 

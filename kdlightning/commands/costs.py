@@ -96,6 +96,8 @@ class Forecast(NamedTuple):
             lines.append(("to pay", span(*self.paid)))
         for name, both in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
             lines.append((name, "nobody knows yet" if both is None else span(*both)))
+        if terms.jobs:
+            lines.append(("asked", "in batch jobs, at their price"))
         lines += self._price_lines()
         if rate:
             lines.append((f"time at {rate:,.4g} images/s", _duration(*(number / rate for number in self.paid))))

@@ -4,7 +4,10 @@ Access: soft, top-k or hard labels. Phases: predict TeacherAnswers → fit, with
 """
 
 import logging
+import math
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -14,7 +17,7 @@ from kdlightning.accounting import QueryBudgetExceededError
 from kdlightning.accounting.meter import WAY_ON
 from kdlightning.data.base import ImageDataModule
 from kdlightning.data.classes import told_at_chance
-from kdlightning.data.views import as_pixels, sizes_told, told_of
+from kdlightning.data.views import Images, as_pixels, sizes_told, told_of
 from kdlightning.functional.topk import TopK, top_class
 from kdlightning.modules.labelling import LabellingModule, Predict
 from kdlightning.teachers import BlackBoxTeacher, SoftLabelTeacher, as_teacher
@@ -51,12 +54,13 @@ class TeacherAnswers(LabellingModule):
     columns: tuple[str, ...] = ("answer",)
     needs_every_answer = False
     asks_as_is = True
+    in_jobs = True  #: whether all questions are known before the first answer, so that batch jobs will do
     teacher: BlackBoxTeacher
     _right = _labelled = 0  # answers that are the label, of those to labelled images
     _told = False
 
     def __init__(self, teacher: BlackBoxTeacher, output: str, at_budget: Literal["error", "finish"] = "error") -> None:
-        super().__init__(as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher), output)
+        super().__init__(as_teacher(teacher, SoftLabelTeacher, BlackBoxTeacher, jobs=self.in_jobs), output)
         self.at_budget = at_budget
 
     def settings(self) -> dict[str, Any]:
@@ -76,10 +80,31 @@ class TeacherAnswers(LabellingModule):
         self.stopped = False  # by what the budget does not allow any more
         self.keeps_images = bool(getattr(data, "generated", False))
 
+    def on_predict_start(self) -> None:
+        """A teacher that answers in batch jobs is asked about all images first, and waited for."""
+        super().on_predict_start()
+        with self._launch.undivided():
+            self.teacher.ahead(self._images, self.on_rows)
+
+    def _images(self) -> Iterator[Images]:
+        """The images that have no row yet, batch by batch, as they will be asked."""
+        limit = self.trainer.num_predict_batches[0]
+        loader = self.trainer.datamodule.predict_dataloader()  # type: ignore[attr-defined]
+        for batch in islice(loader, None if math.isinf(limit) else int(limit)):
+            todo = ~torch.isin(batch.index, self._done)
+            if todo.any():
+                image = self.trainer.strategy.batch_to_device(batch).image
+                yield self._asked(Batch(image[todo.to(image.device)], batch.index[todo], None))[0]
+
+    def _asked(self, batch: Batch) -> tuple[Images, Images | None]:
+        """The pixels that the teacher is asked about, and the uint8 images that it is shown in the batch's place."""
+        seen = None if self.views is None else self.views.images(batch.index)
+        return batch.image if seen is None else as_pixels(seen, batch.image.device), seen
+
     def label(self, batch: Batch, predict: Predict) -> dict[str, Tensor]:
         """The teacher's answer to each image."""
-        seen = None if self.views is None else self.views.images(batch.index)
-        answer = predict(batch.image if seen is None else as_pixels(seen, batch.image.device))
+        asked, seen = self._asked(batch)
+        answer = predict(asked)
         self._compare(answer, batch.label)
         columns = TopK.of(answer).columns() if self.partial else {"answer": answer}
         rows = {**columns, "queries": torch.ones(len(answer), dtype=torch.int64)}

@@ -56,6 +56,7 @@ class RoundsModule(TeacherAnswers):
 
     columns: tuple[str, ...] = ("answer", "image")
     asks_as_is = False  # they are kept as they were asked, and students learn from these
+    in_jobs = False
 
     def __init__(
         self,

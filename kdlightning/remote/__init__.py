@@ -4,6 +4,7 @@ from kdlightning.remote import providers as providers  # known by their names on
 from kdlightning.remote.connection import Patience, RemoteTeacherError
 from kdlightning.remote.description import Tensors
 from kdlightning.remote.http import HTTPHardLabelTeacher, HTTPSoftLabelTeacher, HTTPTopKTeacher
+from kdlightning.remote.jobs import Jobs
 from kdlightning.remote.openinference import RemoteHardLabelTeacher, RemoteSoftLabelTeacher, RemoteTopKTeacher
 from kdlightning.remote.reading import Reader
 from kdlightning.remote.signing import AWSSignature, GoogleToken
@@ -15,6 +16,7 @@ __all__ = [
     "HTTPHardLabelTeacher",
     "HTTPSoftLabelTeacher",
     "HTTPTopKTeacher",
+    "Jobs",
     "Patience",
     "Reader",
     "RemoteHardLabelTeacher",

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from kdlightning.accounting.accounts import Cost
@@ -73,13 +74,15 @@ class Bill:
     Args:
         tariff: the prices.
         counts: whether tokens are reserved before any reply has told of some; they are where they cost anything.
+        jobs: whether the requests are those of batch jobs, which cost a share of the price.
 
     Attributes:
         longest: the most output tokens of a request, where it sets a limit.
     """
 
-    def __init__(self, tariff: Tariff, *, counts: bool = False) -> None:
+    def __init__(self, tariff: Tariff, *, counts: bool = False, jobs: bool = False) -> None:
         self.tariff = tariff
+        self._price = partial(tariff.price, batch=jobs)
         self.longest: int | None = None
         self._paid = [0] * len(Cost._fields)
         self._counts, self._lock, self._told = counts or tariff.by_tokens, threading.Lock(), False
@@ -105,14 +108,14 @@ class Bill:
                 for number, unseen in zip(largest, self.tariff.unseen, strict=True)
             ))  # fmt: skip
             usage = usage if self.longest is None else usage._replace(output_tokens=self.longest)
-        return Cost(size, 0, self.tariff.price(images, usage), *usage)
+        return Cost(size, 0, self._price(images, usage), *usage)
 
     def true(self, images: int, reserved: Cost, reply: Reply) -> Cost:
         """What a request did cost, by its reply; where that does not tell of tokens, the price that was reserved."""
         usage = usage_of(reply.body, self.tariff.usage)
         if usage is not None:
             self.learn([(images, *usage)])
-            return Cost(reserved.bytes_up, reply.size, self.tariff.price(images, usage), *usage)
+            return Cost(reserved.bytes_up, reply.size, self._price(images, usage), *usage)
         if self.tariff.by_tokens and not self._told:
             _log.warning("teacher: %s", _UNKNOWN)
             self._told = True
@@ -140,13 +143,13 @@ class Bill:
             batch: where the price is not by tokens, the most images of a request.
         """
         if not self.tariff.by_tokens:
-            one, many = self.tariff.price(1), self.tariff.price(batch) / batch
+            one, many = self._price(1), self._price(batch) / batch
             return Prices(min(one, many), many, max(one, many))
         if not seen:
             return None
         number = sum(row[0] for row in seen)
         images, tokens_in, tokens_out = (sum(row[0] * row[k] for row in seen) for k in (1, 2, 3))
-        each = [self.tariff.price(row[1], Usage(*row[2:])) / row[1] for row in seen]
+        each = [self._price(row[1], Usage(*row[2:])) / row[1] for row in seen]
         mean = sum(row[0] * row[1] * price for row, price in zip(seen, each, strict=True)) / images
         return Prices(min(each), mean, max(each), tokens_in / images, tokens_out / images, number)
 

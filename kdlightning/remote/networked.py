@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class NetworkedTeacher(ReadingTeacher):
 
     _connection: Connection | None = None
     _ledger: QueryLedger | None = None
+    _books: ClassVar[type[QueryLedger]] = QueryLedger
+    _usual: ClassVar[Patience] = Patience()
 
     def __init__(
         self,
@@ -122,9 +124,12 @@ class NetworkedTeacher(ReadingTeacher):
         self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
         self._max_batch, self._concurrency = max_batch, concurrency
-        self._patience, self._pace = group_of(Patience, patience, "patience"), group_of(Pace, pace, "pace")
+        self._patience, self._pace = (
+            self._usual if patience is None else group_of(Patience, patience, "patience"),
+            group_of(Pace, pace, "pace"),
+        )
         self._meter, self._ledger_path = QueryMeter(most.queries), ledger
-        self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None)
+        self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None, jobs=self.in_jobs)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
         self._words = None if self._labels is None else Words(self._labels)
         if not 0 <= max_unanswered <= 1:
@@ -151,7 +156,7 @@ class NetworkedTeacher(ReadingTeacher):
             raise ValueError(f"{bare(self._address)}: expected one number of classes, got {told}")
         self._classes = max(counts, default=0)
         if self._ledger_path is not None:
-            self._ledger = QueryLedger(self._ledger_path, self._limits, readonly=self._offline)
+            self._ledger = self._books(self._ledger_path, self._limits, readonly=self._offline)
             if self._offline:
                 identity = known_teacher(self._ledger, identity)
             self._bill.learn(row[1:] for row in self._ledger.usage(identity))
@@ -190,7 +195,8 @@ class NetworkedTeacher(ReadingTeacher):
 
     def terms(self, shape: Sequence[int], count: str | Path) -> Terms:
         """What images will cost, by this teacher's settings and its ledger; see the base class."""
-        terms = super().terms(shape, count)._replace(price=self._bill.prices([], self._max_batch), bytes_down=None)
+        price = self._bill.prices([], self._max_batch)
+        terms = super().terms(shape, count)._replace(price=price, bytes_down=None, jobs=self.in_jobs)
         if self._connection is None:
             terms = terms._replace(offline=True)
         else:
@@ -245,14 +251,17 @@ class NetworkedTeacher(ReadingTeacher):
         """A request for some encoded images, each of this shape ``(C, H, W)``."""
 
     def _answer(self, images: Tensor) -> Tensor:
-        encoded = self._encode(images.detach().cpu())
-        return self._answer_encoded(encoded, tuple(images.shape[1:])).to(images.device)
+        return self._answer_encoded(*self._encoded(images)).to(images.device)
 
     def _answer_each(self, images: list[Tensor]) -> Tensor:
         if not self.any_size:
             return super()._answer_each(images)
-        encoded = [one for image in images for one in self._encode(image.detach().cpu())]
-        return self._answer_encoded(encoded, tuple(images[0].shape[1:])).to(images[0].device)
+        return self._answer_encoded(*self._encoded(images)).to(images[0].device)
+
+    def _encoded(self, images: Tensor | list[Tensor]) -> tuple[list[bytes], tuple[int, ...]]:
+        """The bytes that stand for images ``(N, C, H, W)``, or for each of ``(1, C, H, W)``, and the shape of one."""
+        parts = images if isinstance(images, list) else [images]
+        return [one for part in parts for one in self._encode(part.detach().cpu())], tuple(parts[0].shape[1:])
 
     def _answer_encoded(self, encoded: list[bytes], shape: tuple[int, ...]) -> Tensor:
         ledger = self._ledger
@@ -282,6 +291,11 @@ class NetworkedTeacher(ReadingTeacher):
             if not missing:
                 return [answers[one] for one in images]
             if time.monotonic() > told:
+                if jobs := ledger.jobs(self._identity, missing):
+                    raise RemoteTeacherError(
+                        f"{bare(self._address)}: {len(missing)} images are in the batch job {', '.join(jobs)}, which "
+                        "is submitted and will be paid: fetch its answers first, by the command that has submitted it"
+                    )
                 _log.warning("teacher: waiting for %d images that another run is asking about", len(missing))
                 told = time.monotonic() + 60
             time.sleep(pause)

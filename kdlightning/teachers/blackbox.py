@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -42,6 +42,7 @@ class BlackBoxTeacher(ABC):
     size: int | None = None  #: parameters of the network, where it is on this machine
     odd_answers: ClassVar[bool] = False  #: whether an image may get no answer: not from a network of this process
     any_size: ClassVar[bool] = False  #: whether it takes images of different sizes together
+    in_jobs: ClassVar[bool] = False  #: whether it answers in batch jobs, hours after it is asked
     class_names: Sequence[str] | None = None  #: of its K classes, in order, where they are known
     _rehearse: Callable[[Sequence[int], torch.device | str], int] | None = None  # of a network in this process
 
@@ -202,6 +203,18 @@ class BlackBoxTeacher(ABC):
             return
         own = (asked, asked * 4 * math.prod(shape), asked * self._answer_bytes())
         self._meter.resume(Answers(*map(sum, zip(earlier, own, strict=True))))
+
+    def ahead(self, images: Callable[[], Iterable[Tensor | list[Tensor]]], told: Callable[[], object]) -> None:  # noqa: B027
+        """Be asked, where that is done in batch jobs, about all images before each batch of them is asked for.
+
+        ``images``, batches as for :meth:`ask`, may be gone through several times; ``told`` is called now and then while
+        answers are waited for.
+        """
+
+    @property
+    def status(self) -> str:
+        """What it waits for, in words; empty where it does not."""
+        return ""
 
     @property
     def remembers(self) -> bool:

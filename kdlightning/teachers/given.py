@@ -13,16 +13,23 @@ Kind = TypeVar("Kind", BlackBoxTeacher, WhiteBoxTeacher)
 _TOP = {"hard": ": the same network, or server, asked by a HardLabelTeacher answers its top class"}
 
 
-def as_teacher(given: Any, *kinds: type[Any]) -> Any:  # noqa: ANN401 - a teacher, or what one is made of
+def as_teacher(given: Any, *kinds: type[Any], jobs: bool = False) -> Any:  # noqa: ANN401 - a teacher, or what one is made of
     """A teacher of one of the kinds: the given one, or one of the first kind that is made of a network.
 
     Args:
         given: a teacher; a network, or the directory of a saved one. A white box is a network as well.
         kinds: classes of teachers; the first one is made, without a budget.
+        jobs: whether one that answers in batch jobs will do: all questions are known before the first is answered.
 
     Raises:
         TypeError: none of these, or a teacher that discloses less than, or something else than, is needed.
     """
+    if isinstance(given, BlackBoxTeacher) and given.in_jobs and not jobs:
+        raise TypeError(
+            f"teacher: expected one that answers when it is asked, got a {type(given).__name__}, which answers in "
+            "batch jobs, hours later: label a transfer set with it (TeacherAnswers) and train on that, or name the "
+            "teacher of the same model without jobs"
+        )
     if isinstance(given, kinds):
         return given
     network = given.network if isinstance(given, WhiteBoxTeacher) else given

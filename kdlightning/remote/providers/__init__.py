@@ -10,11 +10,13 @@ Servers of the Open Inference Protocol (KServe V2, Triton) have a teacher of the
 """
 
 from kdlightning.remote.providers.anthropic import AnthropicTeacher
+from kdlightning.remote.providers.anthropicbatch import AnthropicBatchTeacher
 from kdlightning.remote.providers.azure import AzureHardLabelTeacher, AzureSoftLabelTeacher
 from kdlightning.remote.providers.clarifai import ClarifaiHardLabelTeacher, ClarifaiSoftLabelTeacher
 from kdlightning.remote.providers.gemini import GeminiTeacher
 from kdlightning.remote.providers.googlevision import GoogleVisionTeacher
 from kdlightning.remote.providers.huggingface import HuggingFaceHardLabelTeacher, HuggingFaceSoftLabelTeacher
+from kdlightning.remote.providers.openaibatch import OpenAIBatchSoftLabelTeacher, OpenAIBatchTeacher
 from kdlightning.remote.providers.openaichat import OpenAIChatSoftLabelTeacher, OpenAIChatTeacher
 from kdlightning.remote.providers.rekognition import RekognitionHardLabelTeacher, RekognitionSoftLabelTeacher
 from kdlightning.remote.providers.roboflow import RoboflowHardLabelTeacher, RoboflowSoftLabelTeacher
@@ -22,6 +24,7 @@ from kdlightning.remote.providers.tfserving import TFServingHardLabelTeacher, TF
 from kdlightning.remote.providers.vertex import VertexHardLabelTeacher, VertexSoftLabelTeacher
 
 __all__ = [
+    "AnthropicBatchTeacher",
     "AnthropicTeacher",
     "AzureHardLabelTeacher",
     "AzureSoftLabelTeacher",
@@ -31,6 +34,8 @@ __all__ = [
     "GoogleVisionTeacher",
     "HuggingFaceHardLabelTeacher",
     "HuggingFaceSoftLabelTeacher",
+    "OpenAIBatchSoftLabelTeacher",
+    "OpenAIBatchTeacher",
     "OpenAIChatSoftLabelTeacher",
     "OpenAIChatTeacher",
     "RekognitionHardLabelTeacher",

@@ -204,5 +204,5 @@ def test_an_old_ledger_goes_on(old):
         assert ledger.totals(FIRST) == Totals(4, 5, 0, 1, 0, 21, 10)
         assert ledger.verify() == []
     connection = sqlite3.connect(old)
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
     connection.close()
