@@ -386,7 +386,7 @@ def test_methods_that_ask_again_and_again_refuse_it():
         for method in (
             lambda: DB3KDLabels(teacher, "out", num_classes=3),
             lambda: KnockoffSelection(teacher, "out", 4, strategy="random"),
-            lambda: KD(Linear(torch.zeros(3, 64)), teacher),
+            lambda: KD(teacher, Linear(torch.zeros(3, 64))),
         ):
             with pytest.raises(TypeError, match=told):
                 method()

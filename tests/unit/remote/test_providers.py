@@ -354,6 +354,7 @@ def test_a_vendor_is_a_page(file):
 
 
 def test_every_preset_is_tested():
-    tested = {name for name, *_ in CASES.values()} | {"RekognitionSoftLabelTeacher"}
+    jobs = {"OpenAIBatchTeacher", "AnthropicBatchTeacher"}  # in test_jobs
+    tested = {name for name, *_ in CASES.values()} | {"RekognitionSoftLabelTeacher"} | jobs
     bases = {getattr(providers, name).__module__ for name in tested}
     assert {cls.__module__ for cls in TEACHERS} == bases

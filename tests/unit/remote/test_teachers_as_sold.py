@@ -25,6 +25,9 @@ PAGE = (Path(__file__).parents[3] / "docs/teachers.md").read_text()
 BLOCKS = dict(re.findall(r"```\n(?=teacher:  # (\w+)\n)(.*?)```", PAGE, re.DOTALL))
 
 
+JOBS = {"openaijobs", "anthropicjobs"}
+
+
 def top(written, *pairs):
     entry = [{"token": token, "logprob": math.log(p), "bytes": list(token.encode())} for token, p in (written, *pairs)]
     return {**entry[0], "top_logprobs": entry}
@@ -130,7 +133,7 @@ def key(monkeypatch):
 
 
 def test_every_configuration_has_a_reply():
-    assert REPLIES.keys() == BLOCKS.keys()
+    assert REPLIES.keys() | JOBS == BLOCKS.keys()
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -150,6 +153,63 @@ def test_the_documented_reply_is_read(name):
     torch.testing.assert_close(found[0], torch.tensor(expected), atol=1e-4, rtol=0)
     if name != "triton":
         assert (image()[0] * 255).round().int().tolist() == sent(name, *seen[0])
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_the_documented_replies_of_batch_jobs_are_read(name):
+    """As https://platform.openai.com/docs/guides/batch and Anthropic's guide to batch processing have them."""
+    seen = []
+
+    def answer(handler, body):
+        seen.append((handler.command, handler.path.partition("?")[0]))
+        found = re.search(rb'"custom_id": ?"([^"]+)"', body)
+        mark[0] = found[1].decode() if found else mark[0]
+        reply = documented[seen[-1]]
+        handler.reply(200, json.dumps(reply).replace("MARK", mark[0]).encode())
+
+    mark = [""]
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "stop_reason": "end_turn", "content": [
+        {"type": "text", "text": "dog"}], "usage": {"input_tokens": 1000, "output_tokens": 100}}  # fmt: skip
+    batch = {
+        "id": "batch_abc123", "object": "batch", "endpoint": "/v1/chat/completions", "errors": None,
+        "input_file_id": "file-abc123", "completion_window": "24h", "status": "validating", "output_file_id": None,
+        "error_file_id": None, "created_at": 1711471533, "expires_at": 1711557933, "metadata": None,
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+    }  # fmt: skip
+    over = {"status": "completed", "output_file_id": "file-cvaTdG", "error_file_id": None,
+            "request_counts": {"total": 1, "completed": 1, "failed": 0}}  # fmt: skip
+    body = {**chat("dog"), "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}
+    line = {"id": "batch_req_1", "custom_id": "MARK", "error": None,
+            "response": {"status_code": 200, "request_id": "r", "body": body}}  # fmt: skip
+    claude = {
+        "id": "msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d", "type": "message_batch", "processing_status": "in_progress",
+        "request_counts": {"processing": 1, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0},
+        "ended_at": None, "created_at": "2024-09-24T18:37:24.100435Z", "results_url": None,
+    }  # fmt: skip
+    place = "/v1/messages/batches"
+    documented = {
+        "openaijobs": {
+            ("POST", "/files"): {"id": "file-abc123", "object": "file", "bytes": 120000, "purpose": "batch"},
+            ("POST", "/batches"): batch,
+            ("GET", "/batches/batch_abc123"): {**batch, **over},
+            ("GET", "/files/file-cvaTdG/content"): line,
+        },
+        "anthropicjobs": {
+            ("POST", place): claude,
+            ("GET", f"{place}/{claude['id']}"): {
+                **claude, "processing_status": "ended", "results_url": f"https://api.anthropic.com{place}/x",
+                "request_counts": {"processing": 0, "succeeded": 1, "errored": 0, "canceled": 0, "expired": 0}},
+            ("GET", f"{place}/{claude['id']}/results"): {
+                "custom_id": "MARK", "result": {"type": "succeeded", "message": message}},
+        },
+    }[name]  # fmt: skip
+    with answering(answer) as url:
+        asked = teacher(name, url)
+        assert asked.query(image()).tolist() == [1]
+    assert seen == list(documented)
+    tokens = 0.15 * 1000 + 0.6 * 100 if name == "openaijobs" else 1 * 1000 + 5 * 100
+    assert asked.cost.price == pytest.approx(tokens / 1e6 / 2)
+    assert asked._keeper._jobs.images == 2000
 
 
 def sent(name, headers, body):
