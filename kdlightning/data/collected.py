@@ -116,6 +116,8 @@ class UnionDataModule(CollectedDataModule):
         super().__init__(source, fraction)
         if not pools:
             raise ValueError("pools: expected at least one data set to draw images from")
+        if any(getattr(pool, "teacher_size", None) is not None for pool in pools):
+            raise ValueError("pools: expected images of the source's size, got a teacher_size; leave it out")
         self.pools = pools
 
     def prepare_data(self) -> None:

@@ -107,6 +107,8 @@ class WebDataModule(CollectedDataModule):
         if self.teacher_size is not None:
             unusable, size = {one.name for one in self.unusable}, self._shown_size
             usable = [name for name in list_pool(self.root).names if _shown(*name) not in unusable]
+            if len(usable) != self.files - len(self.unusable):  # the teacher would see other images than the student
+                raise ValueError(f"{self.root}: files were added, or two of them have one name: start again, or rename")
             files = _Decoding(usable, size, self.channels, self.max_pixels)
             images.views = Views(files.image, None if size is None else (self.channels, size, size))
         return images

@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from pictures import write_digits
+from chat import Chat
+from pictures import NAMES, write_digits
 from servers import serving
 
 import kdlightning as kd
@@ -81,6 +82,17 @@ def test_the_front_door_in_code(mine, tmp_path):
     assert made.student(torch.rand(2, 1, 16, 16)).shape == (2, 10)
     assert (made.record["method"], made.record["queries"]) == ("AnsweredKD", 43)
     assert not (tmp_path / "runs/y/baseline-seed1").exists()
+
+
+def test_the_front_door_takes_a_chat_model_that_answers_in_words(mine, tmp_path):
+    chat = Chat(lambda image: f"I see a {NAMES[len(image) % 10].upper()}!")
+    with chat.serving() as url:
+        words = {"answers": "words", "model": "m", "classes": NAMES, "shape": (1, 16, 16)}
+        made = kd.distil(f"{url}/v1", LeNet5Fifth, images=mine / "flat", budget=40, epochs=1, **words)
+    assert (made.record["method"], made.record["access"]) == ("AnsweredKD", "hard")
+    assert made.record["queries"] == 32  # a fifth of the budget is for the test
+    assert len(chat.asked) == 40
+    assert made.student(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
 
 
 def test_the_front_door_goes_on_and_takes_no_other_case(mine, capsys):

@@ -107,6 +107,8 @@ def test_bad_arguments_of_a_union():
         union(0)
     with pytest.raises(ValueError, match="expected at least one data set"):
         UnionDataModule(DigitsDataModule(), [])
+    with pytest.raises(ValueError, match="pools: expected images of the source's size, got a teacher_size"):
+        UnionDataModule(DigitsDataModule(), [ToyDataModule(teacher_size=16)])
 
 
 def test_a_selector_chooses_and_batches_are_shared_out():

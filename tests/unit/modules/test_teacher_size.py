@@ -242,9 +242,12 @@ def test_a_web_pool_of_archives_shows_its_files(tmp_path):
     pack(tmp_path / "pool/b.zip", {name: files[name] for name in names[4:7]})
     for name in names[7:]:
         (tmp_path / "pool" / name).write_bytes(files[name])
+    (tmp_path / "pool/zz.png").write_bytes(files[names[0]])  # a copy, which is left out
     task = NoImagesDataModule("animals", 3, 8, 3, eval_batch_size=2, teacher_size="original")
     with chat.serving() as url:
-        made = label(chat_teacher(url, concurrency=1), WebDataModule(task, str(tmp_path / "pool"), fraction=0.7))
+        made = label(
+            chat_teacher(url, concurrency=1), WebDataModule(task, str(tmp_path / "pool"), unique=True, fraction=0.7)
+        )
     assert len(made) == len(chat.asked) == 6
     mine = [kept[name.replace("-", "/")] for name in names]
     sizes = [list(mine[index].shape[:2]) for index in made.column("index").tolist()]
