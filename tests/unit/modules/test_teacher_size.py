@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from chat import LABELS, Chat, chat_teacher
+from chat import LABELS, Chat, Killer, chat_teacher
 from helpers import Dying, Linear, ToyDataModule, rehearsed, trainer
 from pictures import pack
 from PIL import Image
@@ -206,6 +206,32 @@ def test_a_killed_labelling_goes_on_and_ends_with_the_same_set(tmp_path):
     assert made.columns.keys() == whole.columns.keys()
     assert all(torch.equal(made.column(name), whole.column(name)) for name in whole.columns)
     assert made.manifest["queries_paid"] == len(SIZES)
+
+
+def killed(url, directory, root):
+    os.chdir(directory)
+    label(chat_teacher(url, concurrency=2), folder(root, "original"), str(directory / "set"))
+    os._exit(0)
+
+
+def test_a_kill_between_originals_costs_no_second_answer(tmp_path):
+    kept, killer = pictures(tmp_path / "photos"), Killer({3: "billing", 6: "reply", 8: "end"})
+    chat, kills = Chat(troubles=[killer]), 0
+    with chat.serving() as url:
+        while not (tmp_path / "set/manifest.json").exists():
+            process = FORK.Process(target=killed, args=(url, tmp_path, tmp_path / "photos"))
+            process.start()
+            killer.client = process.pid
+            process.join(120)
+            kills += process.exitcode == -9
+        whole = label(chat_teacher(url, ledger="other.sqlite"), folder(tmp_path / "photos", "original"), "whole")
+    made = TransferSet(tmp_path / "set")
+    assert kills == 3
+    assert all(torch.equal(made.column(name), whole.column(name)) for name in whole.columns)
+    with QueryLedger("ledger.sqlite") as ledger:
+        totals = ledger.totals()
+    assert (totals.unique, totals.twice) == (len(kept), 0)  # what flew at a kill may have been billed, and is counted
+    assert totals.in_flight <= 2 * kills
 
 
 def test_originals_go_on_after_a_budget(tmp_path):
