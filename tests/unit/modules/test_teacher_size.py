@@ -17,6 +17,7 @@ from helpers import Dying, Linear, ToyDataModule, rehearsed, trainer
 from pictures import pack
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
+from vendors import VENDORS, batch_teacher
 
 from kdlightning.__main__ import main
 from kdlightning.accounting import QueryBudgetExceededError
@@ -232,6 +233,17 @@ def test_a_kill_between_originals_costs_no_second_answer(tmp_path):
         totals = ledger.totals()
     assert (totals.unique, totals.twice) == (len(kept), 0)  # what flew at a kill may have been billed, and is counted
     assert totals.in_flight <= 2 * kills
+
+
+@pytest.mark.parametrize("kind", VENDORS)
+def test_originals_go_into_batch_jobs(tmp_path, kind):
+    kept, vendor = pictures(tmp_path / "photos"), VENDORS[kind][0]()
+    with vendor.serving() as url:
+        made = label(batch_teacher(kind, url), folder(tmp_path / "photos", "original"))
+    sent = {np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))).tobytes() for image in vendor.came}
+    assert sent == {image.tobytes() for image in kept.values()}
+    assert set(vendor.came.values()) == {1}
+    assert made.column("shown_size").tolist() == [list(kept[name].shape[:2]) for name in sorted(kept)]
 
 
 def test_originals_go_on_after_a_budget(tmp_path):
