@@ -147,7 +147,9 @@ class KDLightningCLI(LightningCLI):
             mine[Agreement], mine[ConfusionMatrix] = Agreement(), ConfusionMatrix()
         if not isinstance(self.model, LabellingModule) and config.get("enable_checkpointing") is not False:
             checkpoints = Path(config.default_root_dir) / "checkpoints"
-            mine[ModelCheckpoint] = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+            mine[ModelCheckpoint] = ModelCheckpoint(
+                checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            )
         given = [own for own in as_list(config.get("callbacks")) if not isinstance(own, ModelCheckpoint)]
         self.trainer_defaults["callbacks"] = [  # a checkpoint to go on from is kept beside those of the user
             callback for kind, callback in mine.items() if not any(isinstance(own, kind) for own in given)

@@ -24,6 +24,7 @@ from kdlightning.functional.divergence import kd_divergence, log_softened, softe
 from kdlightning.functional.topk import Rest
 from kdlightning.modules.answered import AnsweredModule
 from kdlightning.modules.base import DistillationModule
+from kdlightning.modules.journalled import JournalledModule
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.spreading import spreading
 from kdlightning.teachers import SoftLabelTeacher, TopKTeacher, as_teacher
@@ -31,7 +32,7 @@ from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
 
-class KD(DistillationModule):
+class KD(JournalledModule, DistillationModule):
     """Hinton's distillation from a teacher that answers probabilities.
 
     Args:
@@ -98,7 +99,7 @@ class KD(DistillationModule):
         index the loader does not give.
         """
         if not self.query_once:
-            return self.teacher.ask(batch.image)
+            return self.ask_once(batch.image)
         index = batch.index.tolist()
         if min(index) < 0:
             told = "remembers an answer by its image's index, which this loader does not give"
@@ -111,8 +112,8 @@ class KD(DistillationModule):
 
     def _first(self, batch: Batch, new: list[int]) -> Tensor:
         if self.views is None:
-            return self.teacher.ask(batch.image[new])
-        return self.views.answers(self.teacher.ask, batch.index.cpu()[new], batch.image.device)
+            return self.ask_once(batch.image[new])
+        return self.views.answers(self.ask_once, batch.index.cpu()[new], batch.image.device)
 
     def estimate(self, trainer: L.Trainer, data: Any, done: int = 0) -> Estimate:  # noqa: ANN401 - a datamodule
         """Every image of every batch; with ``query_once`` every image once, and once more after a resume."""
@@ -123,9 +124,10 @@ class KD(DistillationModule):
             before, after = (min(images, number * plan.processes) for images in (before, after))
             least = min(after, plan.processes * sum(plan.sizes))
         least = before + (least if plan.certain else 0)
+        kept = before + self.journalled(trainer, done // max(1, len(plan.sizes)))
         varied = getattr(data, "augmentation", None) is not None
         distinct = (min(least, number), before + after if varied else min(before + after, number))
-        return Estimate(least, before + after, before, distinct)
+        return Estimate(max(least, kept), before + after, kept, distinct)
 
 
 class AnsweredKD(AnsweredModule):

@@ -7,22 +7,19 @@ from typing import Any
 import lightning.pytorch as L
 from torch import Tensor
 
-from kdlightning.accounting import AnswerJournal
-from kdlightning.accounting.journal import recorded_answers
 from kdlightning.data.generated import rounded
 from kdlightning.modules.generator import GeneratorModule, grouped
+from kdlightning.modules.journalled import JournalledModule
 from kdlightning.modules.schedule import schedule
 from kdlightning.networks.gan import Critic, Generator
 from kdlightning.teachers import BlackBoxTeacher
-from kdlightning.types import Answers, Estimate
+from kdlightning.types import Estimate
 
 _ALL = 2**62
 
 
-class AskingGeneratorModule(GeneratorModule):
+class AskingGeneratorModule(JournalledModule, GeneratorModule):
     """Trains a generator with a black box's answers about its images; a subclass calls :meth:`ask` in its ``terms``.
-
-    Answers are journalled: a run that goes on from its last checkpoint asks nothing twice.
 
     Args:
         generator: latent vectors ``(N, K)`` to pixels; one dimension per class.
@@ -45,20 +42,23 @@ class AskingGeneratorModule(GeneratorModule):
         if queries is not None and queries < 0:
             raise ValueError(f"queries: expected 0 or more images, or None for every generated one, got {queries}")
         self.queries = queries
-        self._journal: AnswerJournal | None = None
         self._plan: list[int] = []
         self._turn, self._left = -1, 0  # the step whose images are asked, and how many more
+
+    @property
+    def journals(self) -> bool:
+        """Also in a dry run: it leaves what a killed run has paid."""
+        return self.teacher is not None
+
+    def resume_count(self, trainer: L.Trainer, shape: tuple[int, ...] = ()) -> None:
+        """Of the generator's images."""
+        size = self.generator.image_size
+        super().resume_count(trainer, shape or (self.generator.channels, size, size))
 
     def setup(self, stage: str) -> None:
         """Refuse, with a ValueError, a teacher of other classes; count where a kill does not reach, as with answers."""
         if self.teacher is not None:
-            self._who = self.teacher.identity["fingerprint"][:8]
             self.teacher.share(Path(self.trainer.default_root_dir) / "queries.meter")
-            first = self.trainer.is_global_zero
-            kept = self._journalled(self.trainer, 0) if first else None
-            channels, size = self.generator.channels, self.generator.image_size
-            self.teacher.resume(kept, Answers(0, 0, 0), (channels, size, size))
-            self.trainer.strategy.barrier("journals")
         super().setup(stage)
         known = None if self.teacher is None else self.teacher.num_classes
         if known is not None and known != self.generator.latent_dim:
@@ -90,23 +90,8 @@ class AskingGeneratorModule(GeneratorModule):
         if self.queries is not None:
             shares = [share_of(self.queries, rank, plan.processes) for rank in range(plan.processes)]
             asked, before = self.queries, sum(sum(spread(share, made)[:steps]) for share in shares)
-        kept = before + self._journalled(trainer, done // max(1, len(plan.sizes)))
+        kept = before + self.journalled(trainer, done // max(1, len(plan.sizes)))
         return Estimate(asked if plan.certain and trainer.max_steps == -1 else kept, asked, kept)
-
-    def _journalled(self, trainer: L.Trainer, epoch: int) -> int:
-        """Answers of an interrupted run that those epochs find which are still to come."""
-        assert self.teacher is not None
-        who = f"{self.teacher.identity['fingerprint'][:8]}-{self.teacher.access}-epoch-"
-        files = (Path(trainer.default_root_dir) / "journal").glob(f"{who}*")
-        return sum(recorded_answers(file) for file in files if int(file.name.removeprefix(who).split("-")[0]) >= epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """One journal for every epoch: a resume begins at an epoch's start."""
-        super().on_train_epoch_start()
-        if self.teacher is not None:
-            # another teacher's answers are not this one's
-            name = f"{self._who}-{self.access}-epoch-{self.current_epoch}-rank-{self.global_rank}"
-            self._journal = AnswerJournal(self._journals / name, self.teacher.ask, self.teacher.settle)
 
     def ask(self, fake: Tensor, step: int) -> Tensor | None:
         """The answers about the first images of a step that are asked at it; None where there is none.
@@ -121,25 +106,12 @@ class AskingGeneratorModule(GeneratorModule):
             self._turn, self._left = step, _ALL if self.queries is None else self._plan[step] if self._plan else 0
         number = min(len(fake), self._left)
         self._left -= number
-        return self._journal(rounded(fake[:number].detach())) if self._journal is not None and number else None
-
-    def on_train_epoch_end(self) -> None:
-        """Close the epoch's journal."""
-        super().on_train_epoch_end()
-        if self._journal is not None:
-            self._journal.close()
+        return self.ask_once(rounded(fake[:number].detach())) if self.teacher is not None and number else None
 
     def on_fit_end(self) -> None:
-        """The answers have done their work; the generator knows what it has cost, wherever it is used."""
+        """The generator knows what it has cost, wherever it is used."""
+        super().on_fit_end()
         self.generator.paid = self.paid
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # nothing is kept that they were asked for
-            return
-        for file in self._journals.glob(f"*-epoch-*-rank-{self.global_rank}"):
-            file.unlink()
-
-    @property
-    def _journals(self) -> Path:
-        return Path(self.trainer.default_root_dir) / "journal"
 
 
 def share_of(queries: int, rank: int, processes: int) -> int:

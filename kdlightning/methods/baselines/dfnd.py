@@ -31,6 +31,7 @@ from kdlightning.functional.divergence import kd_divergence, log_softened
 from kdlightning.functional.selection import Choice
 from kdlightning.functional.topk import Rest, TopK, top_class
 from kdlightning.modules.alternating import known_classes
+from kdlightning.modules.journalled import JournalledModule
 from kdlightning.modules.schedule import schedule
 from kdlightning.modules.selecting import SelectingModule
 from kdlightning.modules.spreading import spreading
@@ -39,7 +40,7 @@ from kdlightning.teachers.outcomes import answered
 from kdlightning.types import Batch, Estimate
 
 
-class DFND(SelectingModule):
+class DFND(JournalledModule, SelectingModule):
     """Data-free noisy distillation, on any pool: :class:`WebDataModule`, ``UnionDataModule``.
 
     Args:
@@ -119,7 +120,7 @@ class DFND(SelectingModule):
         A ValueError where the student has other classes.
         """
         teacher, classes = self.teacher, len(self.mistakes)
-        answer = teacher.ask(images) if isinstance(teacher, BlackBoxTeacher) else teacher(images).float().softmax(1)
+        answer = self.ask_once(images) if isinstance(teacher, BlackBoxTeacher) else teacher(images).float().softmax(1)
         if answer.shape[1] != classes and not self.partial:
             raise ValueError(f"the student answers {classes} classes, but the teacher's answers have {answer.shape[1]}")
         return answer
@@ -158,8 +159,9 @@ class DFND(SelectingModule):
         pool = len(data.train_set)
         plan = schedule(trainer, data, self.wanted(pool))
         before, asked = pool + plan.images_of(done) if done else 0, pool + plan.images
-        least = asked if plan.certain else max(before, pool)
-        return Estimate(least, asked, before, (pool, pool if data.augmentation is None else asked))
+        kept = before + self.journalled(trainer, done // max(1, len(plan.sizes)))
+        least = asked if plan.certain else max(kept, pool)
+        return Estimate(least, asked, kept, (pool, pool if data.augmentation is None else asked))
 
     def trained(self) -> list[dict[str, Any]]:
         """The student, and Q, which does not decay."""
