@@ -132,12 +132,33 @@ class JobLedger(QueryLedger):
             (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job.number,)).fetchone()
         return self._claims.others(str(owner))
 
-    def settle(self, settlements: Collection[Settlement]) -> set[int]:
-        """What became of some of a job's requests; the numbers of those that nobody had settled before."""
+    def settle(self, teacher: Mapping[str, str], settlements: Collection[Settlement]) -> set[int]:
+        """What became of some of a job's requests; the numbers of those that nobody had settled before.
+
+        They are this teacher's from now on: the job may be of one who reads replies otherwise.
+        """
         with self._file.transaction() as connection:
+            number = accounts.teacher_number(connection, teacher, create=True)
+            for what in settlements:
+                _hand_over(connection, what.request, number)
             done = {what.request for what in settlements if rows.settle(connection, what)}
             connection.executemany("DELETE FROM queued WHERE request = ?", [(what.request,) for what in settlements])
         return done
+
+
+def _hand_over(connection: Connection, request: int, teacher: int) -> None:
+    """Count a request in flight as another teacher's, if it is not his."""
+    told = connection.execute(
+        f"SELECT teacher, account, queries, {', '.join(UNITS)} FROM requests "
+        "WHERE id = ? AND teacher != ? AND state = 'in flight'",
+        (request, teacher),
+    ).fetchone()
+    if told is not None:
+        before, account, *amounts = told
+        for who, sign in ((before, -1), (teacher, 1)):
+            counts = zip(("in_flight", *UNITS), amounts, strict=True)
+            accounts.add(connection, who, account, **{name: sign * amount for name, amount in counts})
+        connection.execute("UPDATE requests SET teacher = ? WHERE id = ?", (teacher, request))
 
 
 def _open(connection: Connection, endpoint: int) -> list[Job]:

@@ -28,6 +28,7 @@ from kdlightning.modules.viewing import views_of
 from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
 from kdlightning.teachers.absent import AbsentHardLabelTeacher, AbsentSoftLabelTeacher, AbsentTeacher, AbsentTopKTeacher
+from kdlightning.teachers.given import IN_JOBS
 
 _DESCRIPTION = """\
 Say what a run will ask its teacher: exactly where that is known beforehand, else at most. The teacher is not asked,
@@ -165,6 +166,8 @@ def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
 def _probe(module: Any, data: Any, number: int) -> tuple[float | None, str]:  # noqa: ANN401
     """Images per second of a real query, None where the ledger knew them all, and what it cost, in words."""
     teacher, pool, views = module.teacher, data.candidate_pool(number), views_of(module, data)
+    if teacher.in_jobs:
+        raise ValueError(f"--probe asks at once, and a {type(teacher).__name__} {IN_JOBS}")
     before, cost, began = teacher.paid.queries, teacher.cost, time.monotonic()
     if views is None:
         teacher.ask(pool.image.float().div(255))

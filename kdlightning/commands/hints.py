@@ -17,12 +17,12 @@ from jsonargparse import ArgumentParser
 # importing them also lets YAML and the command line use their short names
 from kdlightning import callbacks, data, methods, modules, networks, remote, teachers
 
-_PUBLIC = (methods, modules, data, networks, teachers, remote, callbacks)
+_PUBLIC = (methods, modules, data, networks, teachers, remote, remote.providers, callbacks)
 _PLACES: dict[str, tuple[Any, ...]] = {  # where an option stands that was given without its place
     "trainer": (L.Trainer,),
     "data": tuple(vars(data).values()),
     "model": (*vars(methods).values(), *vars(modules).values()),
-    "model.teacher": (*vars(teachers).values(), *vars(remote).values()),
+    "model.teacher": (*vars(teachers).values(), *vars(remote).values(), *vars(remote.providers).values()),
     "model.optimizer": (torch.optim.Adam, torch.optim.SGD),
 }
 _HELP_WITHOUT_CLASS = re.compile(

@@ -22,6 +22,7 @@ from kdlightning.remote.connection import Request
 from kdlightning.remote.credentials import blacken
 from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
+from kdlightning.teachers.given import IN_JOBS
 
 if TYPE_CHECKING:
     from kdlightning.remote.wire import Received
@@ -74,6 +75,8 @@ def _settings(file: Path) -> dict[str, Any]:
         if isinstance(found, dict) and (steps or "teacher" not in found.get("init_args", {})) and "class_path" in found:
             settings = {**found, "init_args": dict(found.get("init_args") or {})}
             kind = public_class(str(settings["class_path"]))
+            if isinstance(kind, type) and issubclass(kind, BlackBoxTeacher) and kind.in_jobs:
+                raise ValueError(f"{file}: one image is asked at once, and a {kind.__name__} {IN_JOBS}")
             if isinstance(kind, type) and issubclass(kind, NetworkedTeacher):
                 patience = {**(settings["init_args"].get("patience") or {}), "attempts": 1}
                 budget = settings["init_args"].get("budget")

@@ -1,5 +1,6 @@
 """Teachers that are asked in batch jobs: the same questions at a lower price, and hours until they are answered."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ClassVar
@@ -52,9 +53,9 @@ class BatchTeacher(NetworkedTeacher):
         if self._connection is None:
             return
         ties = Ties(
-            self._identity, bare(self._address), partial(self._bill.worst, 1), self._judge, self._charge,
-            lambda: float("inf") if self.budget is None else self.budget - self.paid.queries,
-            self._counted, self._connection.stopped, self._patience.ask_again,
+            self._identity, bare(self._address), partial(self._bill.worst, 1), self._judge,
+            self._charge, self._meter.settle, self._allowed, self._counted,
+            self._connection.stopped, self._patience.ask_again,
         )  # fmt: skip
         self._keeper = JobKeeper(server(self._connection, url), self._ledger, group_of(Jobs, jobs, "jobs"), ties)
 
@@ -105,6 +106,10 @@ class BatchTeacher(NetworkedTeacher):
 
     def _pairs(self, images: list[bytes], shape: tuple[int, ...]) -> list[list[Asked]]:
         return [self._asked(images, shape)]
+
+    def _allowed(self) -> float:
+        """Images that the budget allows."""
+        return math.inf if self.budget is None else self.budget - self.paid.queries
 
     def _judge(self, one: Queued, result: Result) -> Verdict | None:
         """A reply is read as if it had been sent alone; so is a refusal that may be due to the image."""

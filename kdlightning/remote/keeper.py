@@ -45,6 +45,7 @@ class Ties:
         worst: the most that a request of so many bytes costs.
         judge: what a result means; None where it is to be asked again.
         charge: counts images and bytes sent and received; a QueryBudgetExceededError where the budget ends.
+        kept: is told that the ledger has all that was charged.
         allowed: how many images it allows.
         counted: is told what was settled; a RemoteTeacherError where too many images got no answer.
         stopped: set when the run shall end.
@@ -56,6 +57,7 @@ class Ties:
     worst: Callable[[int], Cost]
     judge: Callable[[Queued, Result], Verdict | None]
     charge: Callable[[int, int, int], None]
+    kept: Callable[[], None]
     allowed: Callable[[], float]
     counted: Callable[[list[Settlement]], None]
     stopped: threading.Event
@@ -120,6 +122,7 @@ class JobKeeper:
                 that no other has been answered beside is refused; or the run shall end. Jobs go on without it.
         """
         self._told = told
+        self._watches.clear()
         try:
             while self._pass(images()):
                 pass
@@ -172,6 +175,7 @@ class JobKeeper:
             kept = () if job is None else job.queued
             sent = sum(one.reserved.bytes_up for one in kept) - sum(cost.bytes_up for cost in worst)
             self._ties.charge(len(kept) - len(images), sent, 0)
+            self._ties.kept()
         self.refusal = self.refusal or refusal
         if job is not None:
             self._submit(job, {_digest(image): bodies[image] for image in images})
@@ -301,15 +305,28 @@ class JobKeeper:
         self._watches[job.number].state, self._again = State("forgotten", over=True), True
 
     def _settle(self, job: Job, settlements: list[Settlement]) -> list[Settlement]:
-        """Write down what became of images, and pay for it; what nobody had settled before."""
+        """Write down what became of images, and pay for it; what nobody had settled before.
+
+        What is given back is given back before the ledger says so: a kill in between leaves the ledger's count.
+        """
         mine = {one.request: one for one in job.queued if one.account == self._ledger.account}
-        done = self._ledger.settle(settlements)
+        back = [mine[what.request] for what in settlements if what.state == "released" and what.request in mine]
+        self._give_back(back, -1)
+        done: set[int] = set()
+        try:
+            done = self._ledger.settle(self._ties.identity, settlements)
+        finally:
+            self._give_back([one for one in back if one.request not in done], 1)
         fresh = [what for what in settlements if what.request in done]
-        back = [mine[what.request] for what in fresh if what.state == "released" and what.request in mine]
-        down = sum(what.cost[1] for what in fresh if what.cost is not None and what.request in mine)
-        self._ties.charge(-len(back), -sum(one.reserved.bytes_up for one in back), down)
+        self._ties.charge(0, 0, sum(what.cost[1] for what in fresh if what.cost is not None and what.request in mine))
+        self._ties.kept()
         self._answered.update(*(what.images for what in fresh if what.state == "answered"))
         return fresh
+
+    def _give_back(self, images: list[Queued], sign: int) -> None:
+        if images:
+            self._ties.charge(sign * len(images), sign * sum(one.reserved.bytes_up for one in images), 0)
+            self._ties.kept()
 
     def _allowed(self, images: list[bytes]) -> list[bytes]:
         """As many as the budget of images allows; else what it said is kept."""
@@ -323,7 +340,7 @@ class JobKeeper:
 
     def _length(self, body: bytes) -> int:
         """Bytes of a line of a job."""
-        return len(self._server.line("x" * 24, body))
+        return len(self._server.line("x" * 24, body)) + 2
 
     def _check_time(self, job: Job, watch: _Watch) -> None:
         if time.monotonic() - watch.since > 3600 * self._jobs.hours:

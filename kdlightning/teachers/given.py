@@ -13,6 +13,12 @@ Kind = TypeVar("Kind", BlackBoxTeacher, WhiteBoxTeacher)
 _TOP = {"hard": ": the same network, or server, asked by a HardLabelTeacher answers its top class"}
 
 
+IN_JOBS = (
+    "answers in batch jobs, hours later: name the teacher of the same model without jobs, with the same options and "
+    "ledger; its questions are the same, and so are its answers"
+)
+
+
 def as_teacher(given: Any, *kinds: type[Any], jobs: bool = False) -> Any:  # noqa: ANN401 - a teacher, or what one is made of
     """A teacher of one of the kinds: the given one, or one of the first kind that is made of a network.
 

@@ -134,6 +134,14 @@ UPDATE teachers SET identity = '{}', asked = 1;
 INSERT INTO endpoints VALUES (1, '{}');
 PRAGMA user_version = 2;
 """
+# and schema 3
+SCHEMA_3 = """
+ALTER TABLE requests ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tallies ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tallies ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 3;
+"""
 SCHEMA_1 = """
 CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
 CREATE TABLE requests (
@@ -157,7 +165,7 @@ PRAGMA user_version = 1;
 """
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def old(tmp_path, request):
     """A ledger as an older schema had it: a teacher with a fingerprint, a request answered, one in flight."""
     path = tmp_path / "old.sqlite"
@@ -175,10 +183,12 @@ def old(tmp_path, request):
                 (key, rows.checksum_of(key, data), data),
             )
         connection.execute("INSERT INTO tallies VALUES (1, 'a', 2, 3, 0, 1, 0, 20, 10, 0)")
-    if request.param == 2:
+    if request.param > 1:
         asked = {key: value for key, value in FIRST.items() if key not in READING}
         told = [json.dumps(identity, sort_keys=True) for identity in (FIRST, asked)]
         connection.executescript(SCHEMA_2.replace("{}", "%s") % tuple(told))
+    if request.param > 2:
+        connection.executescript(SCHEMA_3)
     connection.close()
     return path
 

@@ -110,6 +110,11 @@ def test_a_teacher_in_this_process_answers_too(photo, capsys):
         ("{class_path: HardLabelTeacher, init_args: {network: none}}", "photo.jpg", "none"),
         ("{class_path: HTTPSoftTeacher}", "photo.jpg", "HTTPSoftTeacher"),
         ("[", "photo.jpg", "while parsing"),
+        (
+            "{class_path: OpenAIBatchTeacher}",
+            "photo.jpg",
+            "one image is asked at once, and a OpenAIBatchTeacher answers in",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_without_a_traceback(photo, content, image, text, capsys):

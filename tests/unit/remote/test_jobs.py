@@ -1,16 +1,21 @@
 """Batch jobs against a mock of the two vendors: what expires, fails, is lost, is turned away or never ends."""
 
+import base64
+import io
+import json
 import logging
 import math
 import os
 import signal
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import Linear, ToyDataModule, trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from PIL import Image
 from vendors import (
     ANSWERED,
     EXPIRED,
@@ -26,14 +31,16 @@ from vendors import (
     replies,
 )
 
+from kdlightning.__main__ import main
 from kdlightning.accounting import Budget, QueryBudgetExceededError
 from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.ledger import QueryLedger
+from kdlightning.callbacks import progress
 from kdlightning.commands.costs import foresee
-from kdlightning.data import NoiseDataModule, TransferSet
+from kdlightning.data import ImageFolderDataModule, NoiseDataModule, TransferSet
 from kdlightning.methods import KD, DB3KDLabels, KnockoffSelection, TeacherAnswers
 from kdlightning.remote import Jobs, RemoteTeacherError, networked
-from kdlightning.remote.providers import OpenAIChatTeacher
+from kdlightning.remote.providers import OpenAIBatchTeacher, OpenAIChatTeacher
 
 NUMBER = 12
 pytestmark = pytest.mark.filterwarnings("ignore:predict returned None")
@@ -451,3 +458,74 @@ def test_an_estimate_is_at_the_price_of_jobs(tmp_path, vendor):
     mean = sum(TARIFF.price(1, usage, batch=True) for _, usage in server.billed) / NUMBER
     assert forecast.terms.price.mean == pytest.approx(mean)
     assert dict(forecast.lines())["asked"] == "in batch jobs, at their price"
+
+
+def test_replies_of_a_job_are_read_with_the_labels_of_who_fetches_it(tmp_path):
+    """The question is the same, so the job is: nothing is asked again where the labels were mended meanwhile."""
+    server = OpenAI(looks=math.inf, say=lambda image: "kitten")
+    with server.serving() as url:
+        with pytest.raises(RemoteTeacherError, match="has not ended"):
+            label(tmp_path, batch_teacher("openai", url, prompt="What?", jobs=jobs(images=20, hours=1e-5)))
+        server.looks = 1
+        mended = OpenAIBatchTeacher(
+            "m", {"dog": 0, "cat": 1, "eel": 2, "kitten": 1}, prompt="What?", url=url, jobs=QUICK, patience=HASTY,
+            price=TARIFF, known_as="vendor",
+        )  # fmt: skip
+        made = label(tmp_path, mended)
+    assert made.column("answer").tolist() == [1] * NUMBER
+    assert set(server.came.values()) == {1}
+    assert totals()[:5] == (NUMBER, NUMBER, 0, 0, 0)
+    assert nano(totals().price) == billed(server)
+
+
+def test_a_teacher_in_jobs_sees_images_at_their_own_sizes(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for number, name in enumerate(["a", "b"] * 6):
+        size = 9 + number % 4, 12
+        pixels = torch.randint(256, (*size, 3), generator=generator).byte().numpy()
+        (tmp_path / f"photos/train/{name}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"photos/train/{name}/{number}.png")
+    server = OpenAI()
+    data = ImageFolderDataModule(str(tmp_path / "photos"), image_size=8, teacher_size="original", eval_batch_size=5,
+                                 num_val=0, test=None)  # fmt: skip
+    with server.serving() as url:
+        teacher = OpenAIBatchTeacher(
+            "m", {"cat": 0, "dog": 0, "eel": 1}, url=url, jobs={"images": 5, "every": 0.02}, patience=HASTY
+        )
+        trainer(tmp_path).predict(TeacherAnswers(teacher, "set"), datamodule=data, return_predictions=False)
+    sizes = {Image.open(io.BytesIO(base64.b64decode(image))).size for image in server.came}
+    assert sizes == {(12, 9), (12, 10), (12, 11), (12, 12)}
+    assert set(server.came.values()) == {1}
+    assert (len(server.came), len(TransferSet("set"))) == (NUMBER, NUMBER)
+
+
+def test_a_command_shows_jobs_and_their_price(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    server = OpenAI(looks=2)
+    with server.serving() as url:
+        settings = {
+            "model": "m",
+            "labels": ["cat", "dog", "eel"],
+            "url": url,
+            "price": {**vars(TARIFF), "unbilled": [500]},
+        }
+        patience = {"backoff": 0.01, "longest_backoff": 0.05, "jitter": 0.01}
+        own = {**settings, "patience": patience, "jobs": {"images": 5, "every": 0.05}}
+        model = {"class_path": "TeacherAnswers", "init_args": {
+            "teacher": {"class_path": "OpenAIBatchTeacher", "init_args": own}, "output": "set"}}  # fmt: skip
+        data = {
+            "class_path": "helpers.ToyDataModule",
+            "init_args": {"number": NUMBER, "num_val": 3, "eval_batch_size": 4},
+        }
+        quiet = {"accelerator": "cpu", "logger": False}
+        Path("labels.yaml").write_text(json.dumps({"model": model, "data": data, "trainer": quiet}))
+        assert main(["estimate", "--config", "labels.yaml"]) == 0
+        assert "in batch jobs, at their price" in capsys.readouterr().out
+        assert main(["estimate", "--config", "labels.yaml", "--probe", "2"]) == 2
+        assert "--probe asks at once, and a OpenAIBatchTeacher answers in batch jobs" in capsys.readouterr().err
+        assert server.asked == {}
+        assert main(["predict", "--config", "labels.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "batch job 1 of 3: 0 of 5 done, asking again in 1 s" in told
+    assert "12 of 12 images, 12 queries" in told
+    assert len(server.billed) == NUMBER
