@@ -41,7 +41,7 @@ _SAMPLE = 100  # images that are opened, to see how large and how colourful they
 _MEMORY = 2**30  # bytes; see kdlightning.data.base
 _GUESS = (
     "What a request and an answer of this API look like stands below at `teacher`, as a guess: edit it, and try it "
-    "with a budget of 3 first."
+    "on one image: `kdlightning teacher try` takes this file."
 )
 
 

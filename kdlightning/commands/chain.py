@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from kdlightning.commands import cli
 from kdlightning.commands.checks import check_class_paths
-from kdlightning.commands.hints import explain, nearest, public_class
+from kdlightning.commands.hints import class_of, explain, nearest, public_class
 from kdlightning.data import GeneratedDataModule, ImageDataModule, SyntheticDataModule, TransferSetDataModule
 from kdlightning.data.generated import PoolDataModule
 from kdlightning.modules import AnsweredModule, LabellingModule
@@ -143,7 +143,7 @@ def _writes(stage: Planned) -> _Written:
     made = bool(getattr(images, "generated", False))
     columns = frozenset(method.columns) | ({"image"} if made and "answer" in method.columns else frozenset())
     teacher = (model.get("init_args") or {}).get("teacher") or {}
-    asked = public_class(str(teacher.get("class_path"))) if isinstance(teacher, Mapping) else None
+    asked = class_of(str(teacher.get("class_path"))) if isinstance(teacher, Mapping) else None
     access = getattr(asked, "access", None)
     return _Written(stage, method.__name__, columns, not (method.renumbers or made), access)
 

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._util import import_object
 from torch import nn
 
+from kdlightning.commands.hints import returned
 from kdlightning.modules import DistillationModule
 
 ONE_START = {"overwrite": False, "restart": False, "ckpt_path": None}  # what belongs to one start, not to the run
@@ -74,11 +75,7 @@ def check_class_paths(config: Any) -> None:  # noqa: ANN401 - a configuration, o
     path = config.get("class_path") if isinstance(config, dict) else None
     if isinstance(path, str):
         made = import_object(path)
-        if not inspect.isclass(made):
-            try:
-                made = inspect.signature(made, eval_str=True).return_annotation
-            except (TypeError, ValueError, NameError):
-                made = None
+        made = made if inspect.isclass(made) else returned(made)
         room = path if inspect.isclass(made) and made.__module__ != "builtins" else "builtins"
         if {room.split(".")[0], getattr(made, "__module__", "builtins").split(".")[0]} & _PYTHONS:
             raise ValueError(

@@ -21,7 +21,7 @@ from rich.table import Table
 from kdlightning.commands import cli
 from kdlightning.commands.console import RunLog
 from kdlightning.commands.costs import Forecast, foresee, span, terms_of
-from kdlightning.commands.hints import public_class, without_noise
+from kdlightning.commands.hints import class_of, without_noise
 from kdlightning.commands.recipes import RecipeError, Stage, assignment, check_chain, read_recipe
 from kdlightning.modules import LabellingModule
 from kdlightning.modules.viewing import views_of
@@ -64,12 +64,14 @@ class _Dry(cli.KDLightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(cli.default_directory(config))
         given = cli.as_list(config.trainer.get("callbacks"))
-        config.trainer.callbacks = [one for one in given if issubclass(_class_of(one), (EarlyStopping, Timer))]
+        config.trainer.callbacks = [
+            one for one in given if issubclass(class_of(one.class_path), (EarlyStopping, Timer))
+        ]
 
     def instantiate_classes(self) -> None:
         """Build what a black box is asked by; in the place of a teacher that is not there, one with its settings."""
         model = self.config[self.subcommand].model
-        teachers = [part for part in _parts(model) if issubclass(_class_of(part), BlackBoxTeacher)]
+        teachers = [part for part in _parts(model) if issubclass(class_of(part.class_path), BlackBoxTeacher)]
         self.asks = bool(teachers)
         if not teachers:
             return
@@ -140,8 +142,8 @@ def _command(arguments: Sequence[str]) -> str:
                 model = (yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}).get("model", model)
         elif option in ("--model", "--model.class_path"):
             model = value
-    found = public_class(str(model.get("class_path") if isinstance(model, dict) else model))
-    return "predict" if isinstance(found, type) and issubclass(found, LabellingModule) else "fit"
+    made = class_of(str(model.get("class_path") if isinstance(model, dict) else model))
+    return "predict" if issubclass(made, LabellingModule) else "fit"
 
 
 def _print(console: Console, title: str, dry: _Dry, rate: float | None) -> None:
@@ -236,11 +238,6 @@ def _parts(config: Any) -> Iterator[Namespace]:  # noqa: ANN401 - anything in a 
             yield from _parts(value)
 
 
-def _class_of(part: Namespace) -> type:
-    found = public_class(part.class_path)
-    return found if isinstance(found, type) else object
-
-
 _ABSENT: dict[type[BlackBoxTeacher], type[AbsentTeacher]] = {
     SoftLabelTeacher: AbsentSoftLabelTeacher, TopKTeacher: AbsentTopKTeacher, HardLabelTeacher: AbsentHardLabelTeacher,
 }  # fmt: skip
@@ -248,7 +245,7 @@ _ABSENT: dict[type[BlackBoxTeacher], type[AbsentTeacher]] = {
 
 def _put_absent(part: Namespace) -> None:
     """Replace a teacher's configuration by one that can be built."""
-    real, given = _class_of(part), part.get("init_args") or {}
+    real, given = class_of(part.class_path), part.get("init_args") or {}
     kind = next((absent for present, absent in _ABSENT.items() if issubclass(real, present)), AbsentHardLabelTeacher)
     names = [*inspect.signature(AbsentTeacher).parameters, *inspect.signature(kind).parameters]
     known = {name: given[name] for name in names if name in given}

@@ -73,6 +73,21 @@ def public_class(name: str) -> Any:  # noqa: ANN401 - a class, if there is one
     return _import(name) if short is None and "." in name else short
 
 
+def class_of(name: str) -> type:
+    """The class of what a name in a configuration makes, also where it is a function's; `object` if nobody knows."""
+    found = public_class(name)
+    made = found if inspect.isclass(found) else returned(found)
+    return made if inspect.isclass(made) else object
+
+
+def returned(function: Any) -> Any:  # noqa: ANN401 - what a function's annotation says that it returns, if it does
+    """The annotation of what a function returns, as an object; None without one."""
+    try:
+        return inspect.signature(function, eval_str=True).return_annotation
+    except (TypeError, ValueError, NameError):
+        return None
+
+
 def _hints(message: str, parser: ArgumentParser) -> Iterator[str]:
     owner, key = None, None
     for line in message.splitlines():

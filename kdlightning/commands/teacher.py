@@ -13,7 +13,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from kdlightning.accounting import QueryBudgetExceededError
-from kdlightning.commands.hints import explain, public_class
+from kdlightning.commands.hints import class_of, explain, public_class
+from kdlightning.commands.recipes import read_recipe
 from kdlightning.data.archives import read_file
 from kdlightning.data.decoding import decode_or_name
 from kdlightning.functional.topk import TopK
@@ -32,7 +33,8 @@ Ask a teacher about one image and show what is sent, what comes, how it is read 
 The image is asked once, without retries, is paid, and goes into no ledger."""
 
 _EPILOG = """\
-FILE is YAML: the teacher itself (class_path, init_args), with `teacher:` before it, or the configuration of a run.
+FILE is YAML: the teacher itself (class_path, init_args), with `teacher:` before it, the configuration of a run, or a
+recipe, such as `kdlightning new` writes.
 
 example:
   kdlightning teacher try teacher.yaml photo.jpg --shape 3 32 32"""
@@ -68,38 +70,46 @@ def main(argv: Sequence[str]) -> int:
 def _settings(file: Path) -> dict[str, Any]:
     """The teacher in a configuration, to be asked once and to keep nothing."""
     given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    recipe = isinstance(given, dict) and "stages" in given
+    places = [stage.config for stage in read_recipe(file)[1]] if recipe else [given]
+    if (found := next(filter(None, map(_teacher_of, places)), None)) is None:
+        where = "alone, as `teacher:`, in a run's model or in a recipe's"
+        raise ValueError(f"{file}: expected a teacher's class_path and init_args, {where}")
+    settings = {**found, "init_args": dict(found.get("init_args") or {})}
+    kind = class_of(name := str(settings["class_path"]))
+    if issubclass(kind, BlackBoxTeacher) and kind.in_jobs:
+        raise ValueError(f"{file}: one image is asked at once, and a {kind.__name__} {IN_JOBS}")
+    if issubclass(kind, NetworkedTeacher) and isinstance(public_class(name), type):
+        patience = {**(settings["init_args"].get("patience") or {}), "attempts": 1}
+        budget = settings["init_args"].get("budget")
+        most = budget.get("queries") if isinstance(budget, dict) else budget  # the rest needs a ledger
+        settings["init_args"] |= {"ledger": None, "budget": most, "offline": False, "patience": patience}
+    return settings
+
+
+def _teacher_of(given: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what a file has, or a part of it
     for steps in ((), ("teacher",), ("model", "init_args", "teacher"), ("init_args", "teacher")):
         found = given
         for step in steps:
             found = found.get(step) if isinstance(found, dict) else None
         if isinstance(found, dict) and (steps or "teacher" not in found.get("init_args", {})) and "class_path" in found:
-            settings = {**found, "init_args": dict(found.get("init_args") or {})}
-            kind = public_class(str(settings["class_path"]))
-            if isinstance(kind, type) and issubclass(kind, BlackBoxTeacher) and kind.in_jobs:
-                raise ValueError(f"{file}: one image is asked at once, and a {kind.__name__} {IN_JOBS}")
-            if isinstance(kind, type) and issubclass(kind, NetworkedTeacher):
-                patience = {**(settings["init_args"].get("patience") or {}), "attempts": 1}
-                budget = settings["init_args"].get("budget")
-                most = budget.get("queries") if isinstance(budget, dict) else budget  # the rest needs a ledger
-                settings["init_args"] |= {"ledger": None, "budget": most, "offline": False, "patience": patience}
-            return settings
-    raise ValueError(f"{file}: expected a teacher's class_path and init_args, alone, as `teacher:` or in a run's model")
+            return found
+    return None
 
 
 def _build(settings: dict[str, Any]) -> BlackBoxTeacher:
     """Build it as what it is: of a union every alternative would say why it is not meant."""
-    found = public_class(str(settings["class_path"]))
-    kinds = [
-        kind
-        for kind in (SoftLabelTeacher, TopKTeacher, HardLabelTeacher)
-        if isinstance(found, type) and issubclass(found, kind)
-    ]
+    found = class_of(str(settings["class_path"]))
+    kinds = [kind for kind in (SoftLabelTeacher, TopKTeacher, HardLabelTeacher) if issubclass(found, kind)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--teacher", type=kinds[0] if kinds else BlackBoxTeacher)
     try:
         teacher: BlackBoxTeacher = parser.instantiate(parser.parse_object({"teacher": settings})).teacher
     except (ArgumentError, ValueError) as error:
         raise ValueError(explain(str(error), parser)) from error
+    if isinstance(teacher, NetworkedTeacher) and teacher.remembers:  # made by a function, which hides its options
+        name = type(teacher).__name__
+        raise ValueError(f"{settings['class_path']} makes a teacher with a ledger: give the {name} and its arguments")
     return teacher
 
 

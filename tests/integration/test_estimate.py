@@ -1,6 +1,7 @@
 """What a run will cost is told before the first question, and is what it costs; too small a budget is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -511,3 +512,19 @@ def test_a_configuration_that_is_none_is_refused_as_by_the_command_itself(conten
         said.append(capsys.readouterr().err)
     assert said[0] == said[1]
     assert told in said[0]
+
+
+def my_teacher(network: str, budget: int) -> SoftLabelTeacher:
+    return SoftLabelTeacher(network, budget)
+
+
+def test_a_teacher_that_a_function_makes_is_estimated_like_the_one_of_a_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_network(LeNet5Fifth(image_size=16), "teacher")
+    for named in (f"{__name__}.my_teacher", "SoftLabelTeacher"):
+        teacher = {"class_path": named, "init_args": {"network": "teacher", "budget": 100}}
+        model = {"class_path": "TeacherAnswers", "init_args": {"teacher": teacher, "output": "answers"}}
+        data = {"class_path": "DigitsDataModule", "init_args": {"image_size": 16, "num_samples": 40}}
+        Path("labels.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+        assert main(["estimate", "--config", "labels.yaml"]) == 0
+        assert re.findall(r"queries +(\d+)", capsys.readouterr().out) == ["40"]

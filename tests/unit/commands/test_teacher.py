@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from chat import LABELS, Chat
 from helpers import Linear
 from PIL import Image
 from servers import answering, serving
 
+from kdlightning.accounting.tariff import Usage
 from kdlightning.commands.teacher import main
 from kdlightning.networks import LeNet5Fifth, save_network
+from kdlightning.remote.providers import OpenAIChatTeacher
 from kdlightning.serving import ServedModel
 
 KEY = "k3y-that-is-shown-to-nobody"
@@ -157,3 +160,84 @@ def test_a_shape_that_is_none_is_refused(side, photo, capsys):
         f"--shape: expected a square image, grey (1) or in colour (3), got [3, {side}, {side}]"
         in capsys.readouterr().err
     )
+
+
+class MyTeacher(OpenAIChatTeacher):
+    pass
+
+
+def my_teacher(url: str, ledger: str | None = "ledger.sqlite") -> OpenAIChatTeacher:
+    return OpenAIChatTeacher("m", LABELS, url=url, ledger=ledger)
+
+
+@pytest.mark.parametrize(
+    "named", ["OpenAIChatTeacher", "kdlightning.remote.providers.OpenAIChatTeacher", f"{__name__}.MyTeacher"]
+)
+def test_a_vendors_teacher_is_asked_each_time_and_told_what_that_image_cost(named, photo, capsys):
+    chat = Chat(tokens=lambda image: Usage(120, 2))
+    price = {"input": 0.15, "output": 0.6}
+    with answering(chat) as url:
+        file = configured(named, url=url, model="m", labels=LABELS, price=price, budget={"price": 1.0})
+        for _ in range(2):
+            assert main(["try", file, photo, "--shape", "3", "32", "32"]) == 0
+            said = capsys.readouterr().out
+            assert "cost     1 image, " in said
+            assert ", 120 tokens in, 2 out, 1.92e-05 units of price\n" in said  # (120 x 0.15 + 2 x 0.6) / a million
+            assert [word for word in ("sent     POST", "came     status 200") if word not in said] == []
+    assert len(chat.billed) == 2
+    assert list(Path.cwd().glob("*.sqlite*")) == []
+
+
+@pytest.mark.parametrize("named", ["OpenAIChatTeacher", "AnthropicTeacher", "GeminiTeacher"])
+def test_a_vendors_server_that_fails_is_tried_once(named, photo, monkeypatch):
+    tried = []
+
+    def fail(handler, body):
+        tried.append(body)
+        handler.reply(503, {"error": "later"})
+
+    monkeypatch.setenv("SOME_KEY", KEY)
+    with answering(fail) as url:
+        file = configured(named, url=url, model="m", labels=LABELS, api_key_env="SOME_KEY")
+        assert main(["try", file, photo, "--shape", "3", "32", "32"]) == 2
+    assert len(tried) == 1
+
+
+def test_a_function_that_makes_a_teacher_with_a_ledger_is_refused(photo, capsys):
+    with answering(Chat()) as url:
+        assert main(["try", configured(f"{__name__}.my_teacher", url=url), photo]) == 2
+    said = capsys.readouterr().err
+    assert "makes a teacher with a ledger: give the OpenAIChatTeacher and its arguments" in said
+
+
+def test_a_function_that_makes_a_teacher_without_a_ledger_is_asked(photo, capsys):
+    chat = Chat(say=lambda image: "eel")
+    with answering(chat) as url:
+        assert main(["try", configured(f"{__name__}.my_teacher", url=url, ledger=None), photo]) == 0
+    assert "read as  class 2 (eel)\n" in capsys.readouterr().out
+    assert len(chat.billed) == 1
+
+
+def test_a_recipe_is_tried_by_its_first_teacher(photo, capsys):
+    seen = []
+
+    def answer(handler, body):
+        seen.append(json.loads(body))
+        handler.reply(200, {"label": "dog"})
+
+    with answering(answer) as url:
+        teacher = {
+            "class_path": "HTTPHardLabelTeacher",
+            "init_args": {
+                "url": url, "request": {"b64": "{{image}}"}, "reader": {"answer": "label"}, "outputs": "text",
+                "labels": ["cat", "dog"], "ledger": "{output}/ledger.sqlite", "budget": 100,
+            },
+        }  # fmt: skip
+        model = {"class_path": "TeacherAnswers", "init_args": {"teacher": "{teacher}"}}
+        stages = [{"name": "answers", "command": "predict", "config": {"model": model}}]
+        recipe = {"output": "runs", "variables": {"teacher": teacher}, "stages": stages}
+        Path("distil.yaml").write_text(yaml.safe_dump(recipe))
+        assert main(["try", "distil.yaml", photo, "--shape", "3", "32", "32"]) == 0
+    assert "read as  class 1 (dog)\n" in capsys.readouterr().out
+    assert [len(seen), seen[0]["b64"][:11]] == [1, "iVBORw0KGgo"]  # a PNG, where the recipe has braces twice
+    assert not Path("runs").exists()
