@@ -27,6 +27,11 @@ Units = tuple[int, int, int, int, int]
 _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a limit is met exactly
 
 
+def money(amount: float) -> str:
+    """Units of a currency: with two decimals, or four significant digits where it is less than ten."""
+    return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"
+
+
 class Cost(NamedTuple):
     """What a request costs: bytes sent and received, a price in any one currency, and tokens, where there are such."""
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from kdlightning.accounting.accounts import Cost
+from kdlightning.accounting.meter import METER, QueryMeter
 
 FILE = "estimate.json"
 _NAMES = ("price_estimated_least", "price_estimated", "price_estimated_most")
 
 
 def remember(directory: Path, price: tuple[float, float, float]) -> None:
-    """Keep the least, the expected and the most money, unless they are there: a run that goes on has begun before."""
-    if not (directory / FILE).exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / FILE).write_text(json.dumps(dict(zip(_NAMES, price, strict=True))), encoding="utf-8")
+    """Keep the least, the expected and the most money, unless images were paid there: the run began before that."""
+    with suppress(ValueError):  # a damaged count: whoever counts there says so
+        if not QueryMeter().counted(directory / METER, unknown=True).queries:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / FILE).write_text(json.dumps(dict(zip(_NAMES, price, strict=True))), encoding="utf-8")
 
 
 def outcome(directory: Path, cost: Cost) -> dict[str, Any]:

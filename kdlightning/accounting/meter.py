@@ -13,7 +13,7 @@ from kdlightning.types import Answers
 
 _OLD, _BODY, _SUM = struct.Struct("<3Q"), struct.Struct("<3Q3q"), struct.Struct("<I")
 _NOTHING = Answers(0, 0, 0)
-
+METER = "queries.meter"  # what the file is called in a run's directory
 
 WAY_ON = ". What was paid for is kept; raise the budget and run the same command to go on."  # how a refusal ends
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kdlightning.accounting.accounts import money
 from kdlightning.accounting.ledger import LedgerError
 from kdlightning.accounting.terms import Terms
 from kdlightning.modules.base import DistillationModule
@@ -221,7 +222,7 @@ class _State:
                 with suppress(LedgerError):  # one that is locked for long is no reason to show nothing
                     self._spent = self._teacher.cost.price
                 limit = self.terms.limits.price
-                parts.append(f"{self._spent:,.2f}" + (f" of {limit:,.2f}" if limit else "") + " spent")
+                parts.append(money(self._spent) + (f" of {money(limit)}" if limit else "") + " spent")
             if wait := math.ceil(self._teacher.waiting):
                 parts.append(f"waiting for the rate limit, {wait} s")
             if status := self._teacher.status:
@@ -252,7 +253,9 @@ def introduction(trainer: L.Trainer, module: L.LightningModule, terms: Terms | N
     if manifest.get("queries"):
         facts.append(f"answers to {manifest['queries']:,} queries")
     if terms is not None:
-        kinds = zip(("{:,} queries", "{:,} bytes", "{:,.2f} to spend"), terms.limits, strict=True)
-        budget = [form.format(limit) for form, limit in kinds if limit is not None]
+        most = terms.limits
+        counts = [(most.queries, "queries"), (most.bytes, "bytes")]
+        budget = [f"{limit:,} {unit}" for limit, unit in counts if limit is not None]
+        budget += [] if most.price is None else [f"{money(most.price)} to spend"]
         facts.append(f"budget {' and '.join(budget)}" if budget else "no budget set")
     return [f"{type(module).__name__}: {source} -> {made}", *(["; ".join(facts)] if facts else [])]

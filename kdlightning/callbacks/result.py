@@ -21,6 +21,7 @@ from kdlightning.callbacks.agreement import Agreement
 from kdlightning.callbacks.generation import GeneratorQuality
 from kdlightning.callbacks.own import OwnFiles, keeps
 from kdlightning.data.cached import write_json
+from kdlightning.data.datasets import name_of_set
 from kdlightning.data.transferset import TransferSet
 from kdlightning.data.web import WebDataModule
 from kdlightning.modules.base import DistillationModule
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 Role = Literal["teacher", "reference", "student"]
 
+_LOOKED = 1024  # pixels of an image, roughly
+_UNLABELLED = 2**32 - 1
 _NAMED = ("student", "teacher", "generator", "critic", "output")
 
 
@@ -78,6 +81,7 @@ class RunResult(OwnFiles):
         self._state = 0
         self._trained: dict[str, int] = {}  # by this process
         self._seen = self._most = self._tested = 0  # images: of this epoch, of the longest, of the test
+        self._mark = 0  # of what was tested on
         self._whole = False  # an epoch had all of its batches
         self._best: float | None = None
 
@@ -126,18 +130,19 @@ class RunResult(OwnFiles):
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count what is measured."""
-        self._tested = 0
+        self._tested = self._mark = 0
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any  # noqa: ANN401
     ) -> None:  # fmt: skip
         """Count a batch."""
         self._tested += _images(batch)
+        self._mark += sum(marks_of(batch)) if isinstance(batch, Batch) else 0
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add up what all processes have measured."""
-        mine = torch.tensor(self._tested, device=pl_module.device)
-        self._tested = int(trainer.strategy.reduce(mine, reduce_op="sum"))
+        mine = torch.tensor([self._tested, self._mark], device=pl_module.device)
+        self._tested, self._mark = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the best validation accuracy."""
@@ -194,6 +199,7 @@ class RunResult(OwnFiles):
         given = getattr(module, "teacher", None)
         asked = given if isinstance(given, BlackBoxTeacher) else None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        config = Path(trainer.default_root_dir) / "config.yaml"
         if isinstance(module, DistillationModule):
             own: dict[str, Any] = {
                 "student": module.student_name,
@@ -205,6 +211,7 @@ class RunResult(OwnFiles):
                 "tested_on": tested_on,
                 "test_images": min(self._tested, len(data.tested)) if tested_on else self._tested or None,
                 "test_images_there": len(data.tested) if tested_on else None,
+                "test_fingerprint": f"{self._mark % 2**32:08x}" if self._tested else None,
                 "teacher_accuracy": metrics.get("test/teacher_accuracy"),
                 "teacher_parameters": judges[0].parameters if judges else None,
                 "parameters": count_parameters(module.student),
@@ -247,7 +254,7 @@ class RunResult(OwnFiles):
             "commit": commit(),
             "hardware": f"{platform.machine()}, {trainer.num_devices} x {type(trainer.accelerator).__name__}",
             "versions": {name: version(name) for name in ("torch", "lightning", "torchvision")},
-            "config": str(Path(trainer.default_root_dir) / "config.yaml"),
+            "config": str(config) if config.is_file() else None,  # the command line writes it
         }
 
     def _of_an_epoch(self, there: int, processes: int) -> int:
@@ -258,6 +265,17 @@ class RunResult(OwnFiles):
 
 def _images(batch: Any) -> int:  # noqa: ANN401 - of any module
     return len(batch.image) if isinstance(batch, Batch) else 0
+
+
+def marks_of(batch: Batch) -> list[int]:
+    """A 32-bit number for each image ``(N, C, H, W)`` with its label, of about a thousand of its pixels as uint8.
+
+    Their sum tells sets of images apart, whatever order, batches and processes they come in.
+    """
+    values = batch.image.flatten(1)
+    looked = values[:, :: max(1, values.shape[1] // _LOOKED)].float().mul(255).round().to(torch.uint8).cpu().numpy()
+    labels = [_UNLABELLED] * len(looked) if batch.label is None else batch.label.tolist()
+    return [zlib.crc32(row.tobytes(), label) for row, label in zip(looked, labels, strict=True)]
 
 
 def _settings(module: L.LightningModule) -> dict[str, Any]:
@@ -272,11 +290,11 @@ def _shape(module: DistillationModule, data: Any) -> tuple[int, ...]:  # noqa: A
 
 
 def _name(trainer: L.Trainer) -> str:
-    """The data set's, or where it has none that of the class that it is of."""
+    """The data set's."""
     data = getattr(trainer, "datamodule", None)
     loader = trainer.test_dataloaders or trainer.train_dataloader
     source = getattr(loader, "dataset", loader) if data is None else data
-    return str(getattr(source, "name", None) or type(source).__name__)
+    return name_of_set(source)
 
 
 def _saves(module: L.LightningModule, trainer: L.Trainer) -> TypeGuard[DistillationModule | GeneratorModule]:

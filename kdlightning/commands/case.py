@@ -24,6 +24,7 @@ from kdlightning import networks
 from kdlightning.commands.hints import nearest
 from kdlightning.data import ImageFolderDataModule
 from kdlightning.data.archives import read_file
+from kdlightning.data.classes import check_order
 from kdlightning.data.decoding import opened
 from kdlightning.data.web import list_pool
 from kdlightning.networks import load_network
@@ -98,6 +99,7 @@ class _Teacher:
     model: str = ""  # its name there
     network: nn.Module | None = None  # if it is here
     classes: int | None = None
+    class_names: Sequence[str] | None = None  # in its order
     shape: Shape | None = None
     notes: tuple[str, ...] = ()  # sentences for the reader of the recipe
 
@@ -123,6 +125,7 @@ class Facts(_Teacher, _Images):
     image_size: int  # height and width
     student: str  # as YAML
     root: str  # of the images
+    named: Sequence[str] = ()  # the class folders in the teacher's order, where they sort otherwise
     num_val: float = 0.1  # share of the own images to train on that is kept for validation
     held_out: float = 0.05  # share of a pool that students are tested on
 
@@ -185,10 +188,23 @@ def look(case: Case) -> Facts:
     channels, size = _shape(case, teacher, images)
     known: dict[str, Any] = vars(teacher) | vars(images) | {"channels": channels}
     known["names"] = images.names or given or [str(index) for index in range(num_classes)]
+    known["named"] = _in_order(teacher.class_names, known["names"], "--images" if images.names else "--classes")
+    known["names"] = known["named"] or known["names"]
     return Facts(
         source="none" if not root else "own" if root == case.images else "web", access=access, num_classes=num_classes,
         image_size=size, student=_student(case.student, num_classes, channels, size), root=root, **known,
     )  # fmt: skip
+
+
+def _in_order(theirs: Sequence[str] | None, ours: Sequence[str], option: str) -> Sequence[str]:
+    """The class folders as the teacher numbers them, where they sort otherwise; else none."""
+    try:
+        check_order(theirs, ours, "the data")
+    except ValueError as error:
+        if theirs is not None and option == "--images" and sorted(theirs) == sorted(ours):
+            return theirs
+        raise CaseError(f"{option}: {error}") from error
+    return ()
 
 
 def has_class_folders(images: str) -> bool:
@@ -257,7 +273,8 @@ def _local(place: str) -> _Teacher:
     shape = None
     if hasattr(network, "in_channels") and hasattr(network, "image_size"):
         shape = (int(told.in_channels), int(told.image_size), int(told.image_size))
-    return _Teacher(network=network, classes=getattr(network, "num_classes", None), shape=shape)
+    classes, names = (getattr(network, told, None) for told in ("num_classes", "class_names"))
+    return _Teacher(network=network, classes=classes, class_names=names, shape=shape)
 
 
 def _api(case: Case, access: Access) -> _Teacher:

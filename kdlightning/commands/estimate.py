@@ -24,6 +24,7 @@ from kdlightning.commands.costs import Forecast, foresee, span, terms_of
 from kdlightning.commands.hints import class_of, without_noise
 from kdlightning.commands.recipes import RecipeError, Stage, assignment, check_chain, read_recipe
 from kdlightning.modules import LabellingModule
+from kdlightning.modules.rehearsal import check_pair
 from kdlightning.modules.viewing import views_of
 from kdlightning.remote.networked import NetworkedTeacher
 from kdlightning.teachers import BlackBoxTeacher, HardLabelTeacher, SoftLabelTeacher, TopKTeacher
@@ -55,6 +56,7 @@ class _Dry(cli.KDLightningCLI):
     rate: float | None = None
     probed = ""  # what the probe cost
     absent = ""  # why the teacher is not there
+    refusal = ""  # why the run itself will end before it asks
     asks = True
 
     def before_instantiate_classes(self) -> None:
@@ -87,13 +89,20 @@ class _Dry(cli.KDLightningCLI):
         if not self.asks:
             return
         self.forecast = foresee(self.trainer, self.model, self.datamodule, self.trained_batches())
-        if self.forecast is not None and self.asked_for:
+        if self.forecast is None:
+            return
+        try:
+            check_pair(self.model.teacher, self.datamodule, views=views_of(self.model, self.datamodule))
+        except ValueError as error:
+            self.refusal = str(error)
+            return
+        if self.asked_for:
             self.rate, self.probed = _probe(self.model, self.datamodule, self.asked_for)
             self.forecast = self.forecast._replace(terms=terms_of(self.trainer, self.model, self.datamodule))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print what a run or a recipe will cost; the exit code is 0, or 2 if nobody can know."""
+    """Print what a run or a recipe will cost; the exit code is 0, or 2 if nobody can know, or a run will be refused."""
     parser = argparse.ArgumentParser(
         prog="kdlightning estimate", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
         usage="kdlightning estimate [--rate R] [--probe N] (RECIPE [--output DIR] [--set NAME=VALUE] | --config ...)",
@@ -110,6 +119,8 @@ def main(argv: Sequence[str]) -> int:
                 return _recipe(options, rest, console)
             command, rest = (rest[0], rest[1:]) if rest[:1] in (["fit"], ["predict"]) else (_command(rest), rest)
             dry: _Dry = cli.build(type("_Probing", (_Dry,), {"asked_for": options.probe}), [command, *rest])
+            if dry.refusal:
+                raise ValueError(dry.refusal)
     except _REASONS as error:
         sys.stderr.write(f"kdlightning estimate: {_reason(error)}\n")
         return 2
@@ -193,7 +204,7 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
         raise RecipeError("--probe is for a single run: estimate one stage's configuration")
     root, stages, _ = read_recipe(told.recipe, output=told.output, variables=dict(map(assignment, told.set)))
     check_chain(stages, root)
-    found, unknown = [], []
+    found, unknown, refused = [], [], False
     for stage in stages:
         if stage.changed:
             why = "has other settings than what lies there: `kdlightning run` will refuse it"
@@ -209,6 +220,13 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
             console.print(f"{stage.name}: nobody knows yet: {_reason(error)}", soft_wrap=True)
             unknown.append(stage.name)
             continue
+        if dry.refusal:
+            console.print(
+                f"{stage.name}: `kdlightning run` will refuse it: {dry.refusal}", soft_wrap=True, markup=False
+            )
+            unknown.append(stage.name)
+            refused = True
+            continue
         _print(console, stage.name, dry, options.rate)
         found += [] if dry.forecast is None else [dry.forecast]
     least, most = (sum(forecast.paid[side] for forecast in found) for side in (0, 1))
@@ -217,7 +235,7 @@ def _recipe(options: argparse.Namespace, arguments: Sequence[str], console: Cons
     price = [sum(price[side] for price in prices if price is not None) for side in (0, 1)]
     without = f"; without {', '.join(unknown)}" if unknown else ""
     console.print(f"[bold]all[/bold]: to pay {span(least, most)} images, price {span(*price)}{without}")
-    return 0
+    return 2 if refused else 0
 
 
 def _stage(stage: Stage) -> _Dry:

@@ -1,12 +1,14 @@
 """A data set of Python's own, any of `torch.utils.data`, as a datamodule of the package."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from kdlightning.data.base import ImageDataModule, Options
@@ -14,6 +16,7 @@ from kdlightning.data.batches import as_batch
 from kdlightning.data.sets import ImageSet, ImageTensorDataset
 
 _CHUNK = 1000  # images read at once
+_SPLITS = ("train", "val", "valid", "validation", "test")  # folders within a data set's
 
 
 class DatasetDataModule(ImageDataModule):
@@ -29,7 +32,7 @@ class DatasetDataModule(ImageDataModule):
         test: images to test on; None for none.
         val: images to validate on; None: ``num_val`` of the training images.
         num_classes: K; None: as many as ``train.classes`` has, or the labels tell.
-        name: in tables and manifests; None for the data set's class.
+        name: in tables and manifests; None for what :func:`name_of_set` says of ``train``.
         options: see :class:`ImageDataModule`; there is no ``root`` and no ``download``.
 
     Raises:
@@ -46,7 +49,7 @@ class DatasetDataModule(ImageDataModule):
         name: str | None = None,
         **options: Options,
     ) -> None:
-        self.name = name or type(train).__name__
+        self.name = name or name_of_set(train)
         splits = {"train": train, "val": val, "test": test}
         self._parts = {split: _read(given, split) for split, given in splits.items() if given is not None}
         images = self._parts["train"].images
@@ -68,6 +71,19 @@ class DatasetDataModule(ImageDataModule):
     def load(self) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
         """What was read."""
         return self._parts["train"], self._parts.get("val"), self._parts.get("test")
+
+
+def name_of_set(dataset: object) -> str:
+    """A data set's name: its ``name``, that of its folder, or else of its class; a part of one is called like it."""
+    if name := getattr(dataset, "name", None):
+        return str(name)
+    if isinstance(dataset, Subset):
+        return name_of_set(dataset.dataset)
+    # what is derived from these is named by its class
+    if isinstance(dataset, DatasetFolder) and type(dataset) in (ImageFolder, DatasetFolder):
+        folder = Path(dataset.root).resolve()
+        return folder.parent.name if folder.name in _SPLITS else folder.name
+    return type(dataset).__name__
 
 
 def _read(dataset: Dataset[Any], split: str) -> ImageTensorDataset:

@@ -31,12 +31,16 @@ def check_teacher(teacher: object, trainer: L.Trainer, views: Views | None = Non
 
     ``views``: what it sees in their place.
     """
-    data = _data_of(trainer)
-    if data is None or not isinstance(teacher, BlackBoxTeacher | WhiteBoxTeacher):
+    check_pair(teacher, getattr(trainer, "datamodule", None), trainer.strategy.root_device, views)
+
+
+def check_pair(teacher: object, data: Any, device: torch.device | str = "cpu", views: Views | None = None) -> None:  # noqa: ANN401
+    """The same of a datamodule that is set up, or None, where there is no trainer."""
+    if not _says_what_it_is(data) or not isinstance(teacher, BlackBoxTeacher | WhiteBoxTeacher):
         return
     shape = _shape(data) if views is None else views.shape
     if shape is not None:
-        teacher.rehearse(shape, trainer.strategy.root_device)
+        teacher.rehearse(shape, device)
     elif not getattr(teacher, "any_size", False):
         sizes = "teacher_size: original keeps the sizes of the images, which differ"
         raise ValueError(f"{sizes}, but a {type(teacher).__name__} takes images of one size: {ONE_SIZE}")
@@ -104,7 +108,11 @@ def _last_alone(loader: Any) -> int | None:  # noqa: ANN401 - a loader, or None
 def _data_of(trainer: L.Trainer) -> Any:  # noqa: ANN401 - a datamodule
     """The datamodule, if it says what its images are."""
     data = getattr(trainer, "datamodule", None)
-    return data if all(hasattr(data, told) for told in ("channels", "image_size", "num_classes")) else None
+    return data if _says_what_it_is(data) else None
+
+
+def _says_what_it_is(data: Any) -> bool:  # noqa: ANN401 - a datamodule, or None
+    return all(hasattr(data, told) for told in ("channels", "image_size", "num_classes"))
 
 
 def _shape(data: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a datamodule

@@ -18,7 +18,7 @@ from scipy import stats
 
 from kdlightning.report import text
 from kdlightning.report.records import Compared, ReportError, Row
-from kdlightning.report.rows import find
+from kdlightning.report.rows import find, same_images
 
 LEVEL = 0.05
 SEQUENTIAL = 0.01  #: where seeds were added until there was a verdict: Pocock's, rounded, for 13 looks
@@ -143,13 +143,16 @@ def compare_all(rows: Sequence[Row], baselines: Sequence[str] = ()) -> tuple[lis
             partners = _partners(row, find(rows, address))
             alone = baselines and not partners and row not in find(rows, address)
             lacking = [one for one in (row, *partners) if one.accuracies is None]
-            name = ", ".join(part for part in (row.label, row.student, row.place) if part)
             if alone:
-                notes.append(f"{name} on {row.dataset}: not compared, there is no '{address}' to pair it with.")
+                notes.append(f"{row.title} on {row.dataset}: not compared, there is no '{address}' to pair it with.")
             elif lacking and partners:
-                notes.append(f"{name} on {row.dataset}: not compared with '{address}', an accuracy is missing.")
+                notes.append(f"{row.title} on {row.dataset}: not compared with '{address}', an accuracy is missing.")
             for baseline in () if lacking else partners:
-                made.setdefault(frozenset((row.key, baseline.key)), compare(row, baseline))
+                if same_images(row, baseline):
+                    made.setdefault(frozenset((row.key, baseline.key)), compare(row, baseline))
+                else:
+                    told = f"not compared with '{address}', which was tested on different images"
+                    notes.append(f"{row.title} on {row.dataset}: {told}.")
     return _holm(list(made.values())), notes
 
 

@@ -146,6 +146,11 @@ class Compared(Named):
         return tuple(told[name] for name in Compared.model_fields)
 
     @property
+    def title(self) -> str:
+        """Method, variant, student and point, ``"DB3KD (mbd), LeNet5Fifth, images 200"``."""
+        return ", ".join(part for part in (self.label, self.student, self.place) if part)
+
+    @property
     def place(self) -> str:
         """The point in words, ``"images 1,000, share 0.1"``; empty where there is none."""
         return ", ".join(f"{name} {text.decimal(value)}" for name, value in self.point.items())
@@ -177,6 +182,7 @@ class Run(Compared, Finished):
     tested_on: Text | None = None  #: ``"test"``, ``"validation"`` or ``"held out"``: whose images these are
     test_images: Whole | None = None  #: how many were measured
     test_images_there: Whole | None = None  #: how many there are
+    test_fingerprint: Text | None = None  #: of these images and their labels, as they were measured
     teacher_accuracy: Fraction | None = None  #: on the same images
     teacher_parameters: Whole | None = None
     teacher_fingerprint: Text | None = None
@@ -210,9 +216,7 @@ class Row(Compared):
     bytes_down: Mean | None  #: as above
     seconds: Duration | None  #: mean over the seeds
     checkpoint: Text | None  #: the seeds' common value, else ``"mixed"``
-    commit: (
-        Text | None
-    )  #: the seeds' values, ``"abc1234, abc1234+"``; None where none is stated (``"mixed"`` in older records)
+    commit: Text | None  #: the seeds' values, ``"abc1234, abc1234+"``; None where none is stated (once ``"mixed"``)
     hardware: Text | None = None  #: the same; like all that follows, None in older records
     versions: Versions | None = None  #: package → version, ``"mixed"`` where the seeds differ
     accuracies: list[Fraction] | None = None  #: of the seeds, in their order, in [0, 1]; last checkpoints
@@ -222,6 +226,7 @@ class Row(Compared):
     teacher_fingerprint: Text | None = None  #: the seeds' common value, else ``"mixed"``
     fingerprints: list[Text] | None = None  #: of the seeds' networks, in their order; None unless all are known
     test_images: Whole | None = None  #: that were measured; the seeds' common value
+    test_fingerprints: list[Text] | None = None  #: of these images, for each seed; None unless all are known
     sequential: bool = False  #: seeds were added until there was a verdict
 
     def flat(self) -> dict[str, str | float | None]:

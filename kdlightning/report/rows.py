@@ -19,6 +19,8 @@ _ELSEWHERE = {
     "validation": "of the validation part",
     "held out": "with answers, which were kept from training",
 }
+# what a user may do about rows that were tested on different images
+_DIFFERENT = "or on the same at another size. A name of its own keeps a data set apart: docs/python.md"
 _ROLES = get_args(get_args(Role)[0])
 
 
@@ -62,7 +64,7 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
         members = [max(tries, key=lambda run: (bool(run.queries), run.time)) for _, tries in sorted(group.items())]
         rows.append(_average(members))
         one = members[0]
-        name = f"{', '.join(part for part in (one.label, one.student, one.place) if part)} on {one.dataset}"
+        name = f"{one.title} on {one.dataset}"
         notes += [
             f"{name}: seed {kept.seed} was run more than once; the newest is kept ({kept.path}: {_result(kept)}) "
             f"and {older.path} ({_result(older)}) is left out."
@@ -96,8 +98,38 @@ def summarise(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             for measured, there in sorted({(run.test_images, run.test_images_there) for run in members}, key=str)
             if there is not None and (measured or 0) < there
         ]
+        if len({run.test_fingerprint for run in members} - {None}) > 1:
+            notes.append(f"{name}: its seeds were tested on different images; {_DIFFERENT}.")
     rows.sort(key=_order)
-    return rows, notes
+    return rows, [*notes, *_unlike(rows)]
+
+
+def same_images(one: Row, other: Row) -> bool:
+    """Whether two rows were tested on the same images: for each seed that both have, or else at all.
+
+    Rows of which it is not known count as the same.
+    """
+    if one.test_fingerprints is None or other.test_fingerprints is None:
+        return True
+    ours, theirs = (dict(zip(row.seeds, row.test_fingerprints or (), strict=True)) for row in (one, other))
+    if both := ours.keys() & theirs.keys():
+        return all(ours[seed] == theirs[seed] for seed in both)
+    return set(ours.values()) == set(theirs.values())
+
+
+def _unlike(rows: Iterable[Row]) -> list[str]:
+    """A sentence for each data set whose rows were not all tested on the same images."""
+    alike: dict[str, list[list[Row]]] = {}
+    for row in rows:
+        groups = alike.setdefault(row.dataset, [])
+        fitting = next((group for group in groups if same_images(row, group[0])), None)
+        groups.append([row]) if fitting is None else fitting.append(row)
+    said = {
+        dataset: " | ".join("; ".join(row.title for row in group) for group in groups)
+        for dataset, groups in alike.items()
+        if len(groups) > 1
+    }
+    return [f"{dataset}: rows were tested on different images ({one}); {_DIFFERENT}." for dataset, one in said.items()]
 
 
 def find(rows: Iterable[Row], address: str) -> list[Row]:
@@ -145,7 +177,7 @@ def _unseen_teachers(runs: Sequence[Run]) -> list[Run]:
             path=run.path, modified=run.modified, seed=run.seed, role="teacher", method="Teacher",
             variant=(run.teacher_fingerprint or "")[:8] if shared[run.dataset, run.teacher] > 1 else None,
             dataset=run.dataset, teacher=None, student=run.teacher, access=None, accuracy=run.teacher_accuracy,
-            parameters=run.teacher_parameters, queries=0, checkpoint="last",
+            parameters=run.teacher_parameters, queries=0, checkpoint="last", test_fingerprint=run.test_fingerprint,
         )
         for run in found.values()
     ]  # fmt: skip
@@ -186,6 +218,7 @@ def _average(members: list[Run]) -> Row:
         accuracies=known,
         accuracies_best=complete["accuracy_best"],
         fingerprints=complete["fingerprint"],
+        test_fingerprints=complete["test_fingerprint"],
         sequential=any(each["sequential"]),
         configs=[hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in configs] if found else None,
     )

@@ -116,26 +116,31 @@ def test_a_labelling_says_who_labels_what_and_counts(teacher, capsys):
     assert lines[7].split()[:2] == ["64", "64"]
 
 
-def test_money_is_counted_where_the_teacher_has_a_price(tmp_path, teacher, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("price", "limit", "told"),
+    [(0.01, 5.0, ("5", "0.64")), (0.0001, 0.007, ("0.007", "0.0064")), (2.0, 1234.5, ("1,234.50", "128.00"))],
+)
+def test_money_is_counted_where_the_teacher_has_a_price(price, limit, told, tmp_path, teacher, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "priced", raising=False)
     (tmp_path / "priced.py").write_text(
         "from kdlightning.teachers import SoftLabelTeacher\n"
         "from kdlightning.accounting.accounts import Limits\n"
         "from kdlightning.accounting.terms import Prices\n"
         "class Priced(SoftLabelTeacher):\n"
         "    def terms(self, shape, count):\n"
-        "        limits = Limits(None, None, 5.0)\n"
-        "        return super().terms(shape, count)._replace(price=Prices.fixed(0.01), limits=limits)\n"
+        f"        limits = Limits(None, None, {limit})\n"
+        f"        return super().terms(shape, count)._replace(price=Prices.fixed({price}), limits=limits)\n"
         "    @property\n"
         "    def cost(self):\n"
-        "        return super().cost._replace(price=self.paid.queries / 100)\n"
+        f"        return super().cost._replace(price=self.paid.queries * {price})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["fit", "--model", "KD", *FIT[3:], "--model.teacher", "priced.Priced"]
     assert main([*arguments, "--model.teacher.network", teacher, "--trainer.max_epochs", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "KD: teacher LeNet5Fifth (soft) -> student LeNet5Fifth, 11,564 parameters"
-    assert lines[1] == "digits, 64 images; budget 5.00 to spend"
-    assert re.search(r", 64 queries(, \d+/s)?, 0\.64 of 5\.00 spent$", lines[2])
+    assert lines[1] == f"digits, 64 images; budget {told[0]} to spend"
+    assert re.search(rf", 64 queries(, \d+/s)?, {re.escape(told[1])} of {re.escape(told[0])} spent$", lines[2])
 
 
 def test_warnings_of_this_package_are_shown_and_those_of_libraries_are_kept(tmp_path, capsys):

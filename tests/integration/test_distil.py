@@ -12,6 +12,7 @@ from servers import serving
 import kdlightning as kd
 from kdlightning.__main__ import main
 from kdlightning.commands.case import CaseError
+from kdlightning.commands.recipes import read_recipe
 from kdlightning.networks import LeNet5, LeNet5Fifth, save_network
 from kdlightning.serving import ServedModel
 
@@ -122,3 +123,16 @@ def test_mistakes_at_the_front_door_are_said(mine):
             kd.distil(**{"teacher": mine / "teacher", "student": "LeNet5Fifth", **one, **wrong})
     with pytest.raises(AttributeError, match="no attribute 'destil'"):
         _ = kd.destil
+
+
+def test_distil_lists_the_classes_as_the_teacher_numbers_them(mine, monkeypatch):
+    def stop(stages, console):
+        raise SystemExit(2)
+
+    names = sorted(NAMES, reverse=True)
+    save_network(LeNet5(image_size=16), "backwards", class_names=names)
+    monkeypatch.setattr("kdlightning.start.run_stages", stop)
+    with pytest.raises(RuntimeError, match="a stage did not finish"):
+        kd.distil("backwards", "LeNet5Fifth", images=mine / "photos", budget=60, output="made")
+    stage = read_recipe("made/distil.yaml")[1][-1]
+    assert stage.config["data"]["init_args"]["classes"] == names

@@ -527,4 +527,4 @@ def test_a_teacher_that_a_function_makes_is_estimated_like_the_one_of_a_class(tm
         data = {"class_path": "DigitsDataModule", "init_args": {"image_size": 16, "num_samples": 40}}
         Path("labels.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
         assert main(["estimate", "--config", "labels.yaml"]) == 0
-        assert re.findall(r"queries +(\d+)", capsys.readouterr().out) == ["40"]
+        assert re.findall(r"queries +(\d+)", capsys.readouterr().out) == ["40", "100"]  # to ask, and the budget

@@ -37,7 +37,8 @@ def measure(root, **options):
     watching[0].on_fit_end(run, module)  # as if it had been fitted
     (tested,) = run.test(module, datamodule=data, verbose=False)
     if run.is_global_zero:
-        (Path(root) / "metrics.json").write_text(json.dumps({**validated, **tested, "images": watching[2]._tested}))
+        counted = {"images": watching[2]._tested, "mark": watching[2]._mark}
+        (Path(root) / "metrics.json").write_text(json.dumps({**validated, **tested, **counted}))
 
 
 SCRIPT = """
@@ -63,6 +64,7 @@ def test_two_processes_measure_what_one_measures(tmp_path):
     one, two = (json.loads((tmp_path / root / "metrics.json").read_text()) for root in ("one", "two"))
     assert one == two
     assert one["images"] == 397
+    assert one["mark"] > 2**32
     assert {"val/accuracy", "test/accuracy", "test/agreement"} <= set(one)
     counts = [json.loads((tmp_path / root / "confusion.json").read_text())["counts"] for root in ("one", "two")]
     assert counts[0] == counts[1]

@@ -2,7 +2,9 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 import warnings
+import zipfile
 import zlib
 from types import SimpleNamespace
 
@@ -375,3 +377,73 @@ def test_the_output_is_named_after_images_and_student():
     told = dict.fromkeys(("url", "key_env", "answers", "labels", "budget", "classes", "shape", "output"))
     told |= {"teacher": "weights", "network": "t", "images": "web:down loads", "student": "ResNet8"}
     assert case_of(told).output == "runs/down-loads-resnet8"
+
+
+def mixed(there, place):
+    """A teacher that numbers the classes otherwise than their folders sort."""
+    names = [NAMES[number] for number in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    assert names != sorted(names)
+    save_network(LeNet5(image_size=16), place, class_names=names)
+    return names
+
+
+def packed(root, place):
+    with zipfile.ZipFile(place, "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+    return place
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "with a test folder"])
+def test_classes_are_listed_as_the_teacher_numbers_them(there, tmp_path, kind, capsys):
+    names = mixed(there, tmp_path / "teacher")
+    images = there.root / "labelled"
+    if kind == "zip":
+        images = packed(images, tmp_path / "images.zip")
+    elif kind == "with a test folder":
+        images = tmp_path / "parts"
+        shutil.copytree(there.root / "labelled", images / "train")
+        shutil.copytree(there.root / "labelled", images / "test")
+    told = dataclasses.replace(
+        case(there), place=str(tmp_path / "teacher"), images=str(images), output=str(tmp_path / "out")
+    )
+    facts, (_, text) = look(told), recipe(told, "distil.yaml")
+    assert facts.numbered.startswith(f"0 {names[0]}, 1 {names[1]}, ")
+    file = tmp_path / "distil.yaml"
+    file.write_text(text)
+    data = read_recipe(file)[1][-1].config["data"]["init_args"]
+    assert data["classes"] == names
+    assert (
+        ImageFolderDataModule(**{name: data[name] for name in ("root", "train", "test", "classes")}).class_names
+        == names
+    )
+    assert main(["estimate", str(file)]) == 0
+    file.write_text(re.sub(r"\n +classes: .*", "", text))
+    capsys.readouterr()
+    assert main(["estimate", str(file)]) == 2
+    out = capsys.readouterr().out
+    assert re.search(r": `kdlightning run` will refuse it: \d+ of the 10 classes of .* have another number", out)
+
+
+def test_nothing_is_listed_where_the_folders_sort_as_the_teacher_numbers(there, tmp_path):
+    save_network(LeNet5(image_size=16), tmp_path / "teacher", class_names=sorted(NAMES))
+    _, text = recipe(dataclasses.replace(case(there), place=str(tmp_path / "teacher")), "distil.yaml")
+    assert "classes: [" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": NAMES}, "--classes: .* of the 10 classes of the data have another number for the teacher"),
+        ({"extra": "zebra"}, "--images: .* of the 10 classes of the data have another number for the teacher"),
+    ],
+)
+def test_classes_that_cannot_be_put_into_the_teachers_order_are_refused(there, tmp_path, changes, told):
+    names = mixed(there, tmp_path / "teacher")
+    if "extra" in changes:  # a name that the folders do not have
+        save_network(LeNet5(image_size=16), tmp_path / "teacher", class_names=["zebra", *names[1:]], overwrite=True)
+        one = case(there)
+    else:
+        one = case(there, images="flat", classes=list(changes["classes"]))
+    with pytest.raises(CaseError, match=told):
+        look(dataclasses.replace(one, place=str(tmp_path / "teacher")))

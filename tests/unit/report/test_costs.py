@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from kdlightning.accounting import QueryMeter
 from kdlightning.accounting.accounts import Cost
 from kdlightning.accounting.estimates import outcome, remember
 from kdlightning.report import write_report
@@ -45,9 +46,11 @@ def test_a_price_that_is_none_is_told(workspace):
     assert "price: expected a number that is not negative" in page
 
 
-def test_the_first_estimate_stays(tmp_path):
+def test_the_last_estimate_before_the_first_question_stays(tmp_path):
     assert outcome(tmp_path, Cost(100, 50)) == {}
+    remember(tmp_path / "run", (4.0, 5.0, 6.0))  # of a run that has asked nothing
     remember(tmp_path / "run", (1.0, 2.0, 3.0))
+    asking(tmp_path / "run", 1)
     remember(tmp_path / "run", (0.0, 0.5, 1.0))  # of a run that goes on
     told = {"price_estimated_least": 1.0, "price_estimated": 2.0, "price_estimated_most": 3.0}
     assert outcome(tmp_path / "run", Cost(9, 9, 0.5, 7, 8)) == {
@@ -55,6 +58,20 @@ def test_the_first_estimate_stays(tmp_path):
     }  # fmt: skip
     (tmp_path / "run" / "estimate.json").write_text("{")
     assert outcome(tmp_path / "run", Cost(9)) == {}
+
+
+def test_a_run_that_began_without_an_estimate_gets_none_when_it_goes_on(tmp_path):
+    asking(tmp_path / "run", 207)  # nobody knew the price of a token
+    remember(tmp_path / "run", (0.0, 0.001786, 0.001786))  # of the last images
+    assert outcome(tmp_path / "run", Cost(9, 9, 0.00576, 12_000, 30)) == {
+        "price": 0.00576, "input_tokens": 12_000, "output_tokens": 30
+    }  # fmt: skip
+
+
+def asking(directory, images):
+    meter = QueryMeter()
+    meter.share(directory / "queries.meter")
+    meter.charge(images)
 
 
 @pytest.mark.parametrize(("amount", "text"), [(None, "–"), (0.0, "0"), (0.0123456, "0.01235"), (1234.5, "1,234.50")])

@@ -20,7 +20,7 @@ KEYS = [
     *("accuracy_mean", "accuracy_std", "seeds", "agreement", "parameters", "macs"),
     *("queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit"),
     *("hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std"),
-    *("teacher_fingerprint", "fingerprints", "test_images", "sequential"),
+    *("teacher_fingerprint", "fingerprints", "test_images", "test_fingerprints", "sequential"),
 ]
 
 
