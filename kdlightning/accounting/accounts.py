@@ -28,7 +28,10 @@ _NANO = 10**9  # prices are whole billionths in the file: sums are exact, and a 
 
 
 def money(amount: float) -> str:
-    """Units of a currency: with two decimals, or four significant digits where it is less than ten."""
+    """Units of a currency: with two decimals, or four significant digits where it is less than ten.
+
+    Reports, which are read without torch, write it likewise.
+    """
     return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from kdlightning.accounting import accounts
-
 DASH = "–"
 _BARS = "·▁▂▃▄▅▆▇█"
 _MOST_BARS = 40
@@ -38,7 +36,7 @@ def decimal(number: float | None) -> str:
 
 def money(amount: float | None) -> str:
     """Units of a currency: with two decimals, or four significant digits where it is less than ten."""
-    return DASH if amount is None else accounts.money(amount)
+    return DASH if amount is None else f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"
 
 
 def bars(counts: Sequence[int] | None) -> str:
