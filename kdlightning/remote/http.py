@@ -81,7 +81,8 @@ scores_in`, or ``tokens``, the log-probabilities of a chat completion. Hard labe
         **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
         self._writer, self._reader = group_of(Writer, writer, "writer"), group_of(Reader, reader, "reader")
-        super().__init__(outputs, max_batch, **options)
+        super().__init__(**options)
+        self._answer_with(outputs, max_batch)
         self._words = None if self._labels is None else Words(self._labels, self._reader.match)
         if max_batch > 1 and self._reader.results is None:
             raise ValueError("several images in a request need reader.results, the path of the list with their answers")

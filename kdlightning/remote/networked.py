@@ -58,11 +58,10 @@ class NetworkedTeacher(ReadingTeacher):
     it was read from: where ``outputs``, ``labels`` or an answer's path are mended, that is read again, for free.
     An attempt that may have been answered stays counted. What another run asks at this moment is waited for.
 
-    A subclass sets ``_address`` and, unless offline, ``_connection``, and then calls :meth:`_identify`.
+    A subclass says what is answered (:meth:`_answer_with`), sets ``_address`` and, unless offline, ``_connection``, and
+    then calls :meth:`_identify`.
 
     Args:
-        outputs: what is answered. Soft labels: ``logits`` or ``probabilities``. Hard labels: ``index`` or ``text``.
-        max_batch: the most images in a request.
         labels: the label texts in the order of the classes, or the class index of each; for ``text``, and (JSON APIs)
             for scores that come by label.
         version: of the model; None for the server's choice, or where it is not known. Answers of another version are
@@ -94,8 +93,6 @@ class NetworkedTeacher(ReadingTeacher):
 
     def __init__(
         self,
-        outputs: Outputs,
-        max_batch: int,
         *,
         labels: list[str] | dict[str, int] | None = None,
         version: str | None = None,
@@ -110,24 +107,16 @@ class NetworkedTeacher(ReadingTeacher):
         offline: bool = False,
         max_unanswered: float = 0.2,
     ) -> None:
-        named = outputs in ("text", "tokens")
-        if outputs not in OUTPUTS[self.access] or (named and labels is None):
-            wanted = f"outputs {' or '.join(OUTPUTS[self.access])}, and labels with text"
-            got = f"outputs={outputs} {'without' if labels is None else 'with'} labels"
-            raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
-        if max_batch < 1 or concurrency < 1:
-            raise ValueError(f"expected max_batch and concurrency of at least 1, got {max_batch} and {concurrency}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency: expected at least 1, got {concurrency}")
         most = budget_of(budget)
         self._limits = Limits(None, most.bytes, most.price)
         if ledger is None and (self._limits != Limits() or offline):
             raise ValueError("limits of bytes or price, and answers without a server (offline), need a ledger")
-        self._outputs, self._labels = outputs, None if labels is None else index_of(labels)
+        self._labels = None if labels is None else index_of(labels)
         self._version, self._classes, self._known_as, self._offline = version, num_classes or 0, known_as, offline
-        self._max_batch, self._concurrency = max_batch, concurrency
-        self._patience, self._pace = (
-            self._usual if patience is None else group_of(Patience, patience, "patience"),
-            group_of(Pace, pace, "pace"),
-        )
+        self._concurrency, self._pace = concurrency, group_of(Pace, pace, "pace")
+        self._patience = self._usual if patience is None else group_of(Patience, patience, "patience")
         self._meter, self._ledger_path = QueryMeter(most.queries), ledger
         self._bill = Bill(tariff_of(price), counts=self._pace.tokens_per_minute is not None, jobs=self.in_jobs)
         self._lock = threading.Lock()  # the meter's own keeps out processes, not threads
@@ -135,6 +124,20 @@ class NetworkedTeacher(ReadingTeacher):
         if not 0 <= max_unanswered <= 1:
             raise ValueError(f"max_unanswered: expected a share from 0 to 1, got {max_unanswered}")
         self._most, self._asked_again = max_unanswered, set()
+
+    def _answer_with(self, outputs: Outputs, max_batch: int) -> None:
+        """Settle what is answered, and the most images in a request.
+
+        A ValueError for ``outputs`` that are not of this access, or texts without labels; for no image in a request.
+        """
+        named = outputs in ("text", "tokens")
+        if outputs not in OUTPUTS[self.access] or (named and self._labels is None):
+            wanted = f"outputs {' or '.join(OUTPUTS[self.access])}, and labels with text"
+            got = f"outputs={outputs} {'without' if self._labels is None else 'with'} labels"
+            raise ValueError(f"{type(self).__name__}: expected {wanted}, got {got}")
+        if max_batch < 1:
+            raise ValueError(f"max_batch: expected at least 1, got {max_batch}")
+        self._outputs, self._max_batch = outputs, max_batch
 
     def _identify(self, classes: int | None = None, /, **identity: str) -> dict[str, str]:
         """Settle who answers, and open the ledger; K as the server tells.

@@ -65,7 +65,8 @@ class RemoteTeacher(NetworkedTeacher):
         max_batch: int = 256,
         **options: Any,  # noqa: ANN401 - NetworkedTeacher's
     ) -> None:
-        super().__init__(outputs, max_batch, **options)
+        super().__init__(**options)
+        self._answer_with(outputs, max_batch)
         if outputs == "tokens":
             raise ValueError(
                 f"{type(self).__name__}: tokens are of chat completions; ask these by HTTPSoftLabelTeacher"

@@ -142,3 +142,15 @@ def test_modules_that_moved_are_still_found():
 def test_a_users_old_import_still_makes_a_method():
     code = "from kdlightning.methods.base import DistillationModule as Old; from kdlightning import modules"
     subprocess.run([sys.executable, "-c", f"{code}; assert Old is modules.DistillationModule"], check=True)
+
+
+def test_a_remote_teacher_is_a_page_and_has_few_options():
+    providers = PACKAGE / "remote" / "providers"
+    assert max(len(file.read_text().splitlines()) for file in providers.glob("*.py")) <= 120
+    told = {}
+    for file in [*(PACKAGE / "remote").glob("*.py"), *providers.glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                told[f"{file.name}:{node.lineno}"] = len([*node.args.args, *node.args.kwonlyargs]) - 1  # without self
+    assert {place: number for place, number in told.items() if number > 12} == {}
+    assert max(told.values()) == 12

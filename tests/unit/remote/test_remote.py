@@ -312,7 +312,8 @@ SCORES = {"name": "y", "datatype": "FP32", "shape": [-1, 3]}
         (about(outputs=[{**SCORES, "datatype": "INT64"}]), {}, "take the teacher class of the other access"),
         (about(), {"num_classes": 10}, "expected one number of classes"),
         (about(versions=["1", "2"]), {}, r"set `version` to one of \['1', '2'\]"),
-        (about(), {"max_batch": 0}, "max_batch and concurrency of at least 1"),
+        (about(), {"max_batch": 0}, "max_batch: expected at least 1, got 0"),
+        (about(), {"concurrency": 0}, "concurrency: expected at least 1, got 0"),
     ],
 )
 def test_metadata_that_does_not_fit_is_told_before_anything_is_paid(metadata, options, text):
