@@ -83,7 +83,7 @@ def test_a_recipe_runs_to_a_report_and_skips_what_is_finished(tmp_path, recipe, 
     (student,) = [row for row in rows if row["role"] == "student"]
     assert set(student) == {
         "method", "variant", "role", "dataset", "teacher", "student", "access", "point", "accuracy_mean",
-        "accuracy_std", "seeds", "test_images",
+        "accuracy_std", "seeds", "test_fingerprints", "test_images",
         "agreement", "parameters", "macs", "queries", "bytes_up", "bytes_down", "seconds", "checkpoint", "commit",
         "hardware", "versions", "accuracies", "accuracies_best", "configs", "agreement_std",
         "teacher_fingerprint", "fingerprints", "sequential",

@@ -30,9 +30,10 @@ def test_only_answers_come_out(network):
     assert not callable(teacher)
     public = {name for name in dir(teacher) if not name.startswith("_")}
     assert public == {
-        "access", "any_size", "apart", "ask", "bounds", "budget", "class_names", "cost", "expect",
-        "identity", "interrupt", "load_state_dict", "num_classes", "odd_answers", "paid", "query", "read_otherwise",
-        "rehearse", "remembers", "resume", "settle", "share", "shared", "size", "state_dict", "terms", "waiting",
+        "access", "ahead", "any_size", "apart", "ask", "bounds", "budget", "class_names", "cost", "expect",
+        "identity", "in_jobs", "interrupt", "load_state_dict", "num_classes", "odd_answers", "paid", "query",
+        "read_otherwise", "rehearse", "remembers", "resume", "settle", "share", "shared", "size", "state_dict",
+        "status", "terms", "waiting",
     }  # fmt: skip
 
 
